@@ -1,0 +1,360 @@
+"""One YAML per run, one typed model.
+
+In: a YAML file and `a.b=c` overrides. Out: a frozen `RunConfig`, or one `ConfigError` that lists every
+mistake with its dotted field, its value and what to write instead. Relative paths are relative to the
+working directory. Facts about the cluster (world size, GPU type) are not settings.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from ragray.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, with no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ColumnsConfig(Section):
+    """Which columns of a table, or keys of a JSON object, hold what. Ignored by text formats."""
+
+    question: str = Field("question", description="column with the question")
+    answer: str = Field("answer", description="column with the answer")
+    id: str | None = Field(None, description="column with a unique id; by default file name and row number")
+    lang: str | None = Field(None, description="column with the language code; detected by default")
+
+
+class FaqSourceConfig(Section):
+    """One source of question-answer pairs."""
+
+    path: str = Field(description="file, folder or glob, also .gz")
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "qa_text", "markdown"] = Field(
+        "auto", description="auto decides by the file's ending"
+    )
+    encoding: str = Field("auto", description="text encoding, such as utf-8 or gb18030; auto detects it")
+    columns: ColumnsConfig = ColumnsConfig()
+
+
+class DocumentSourceConfig(Section):
+    """One source of documents, split into passages."""
+
+    path: str = Field(description="file, folder or glob of .md and .txt files, also .gz")
+    encoding: str = Field("auto", description="text encoding; auto detects it")
+
+
+class CleanConfig(Section):
+    """What a record must look like; a record that does not is rejected with the reason."""
+
+    min_question_chars: Positive = Field(2, description="shortest question, characters")
+    max_question_chars: Positive = Field(500, description="longest question, characters")
+    min_answer_chars: Positive = Field(2, description="shortest answer, characters")
+    max_answer_chars: Positive = Field(8000, description="longest answer, characters")
+
+
+class DedupConfig(Section):
+    """Near-duplicate removal by MinHash LSH with verified Jaccard similarity."""
+
+    threshold: Share = Field(0.85, description="Jaccard similarity of question+answer shingles from which two are one")
+    num_permutations: Positive = Field(128, description="MinHash signature length")
+
+
+class SplitConfig(Section):
+    """Shares by group; groups named by `evaluate.questions` always go to test."""
+
+    valid: Share = Field(0.1, description="share of groups for validation")
+    test: Share = Field(0.1, description="share of groups for test, where no evaluation questions are given")
+    question_threshold: Share = Field(0.7, description="Jaccard similarity of questions from which two share a group")
+
+
+class DataConfig(Section):
+    """What is read, and how it is cleaned and split."""
+
+    faq: tuple[FaqSourceConfig, ...] = Field(min_length=1, description="sources of question-answer pairs")
+    documents: tuple[DocumentSourceConfig, ...] = Field((), description="sources of documents")
+    max_rejected_share: Share = Field(0.2, description="more rejected rows than this fail the stage")
+    max_records: Positive | None = Field(None, description="keep at most so many records, chosen by digest")
+    passage_chars: Positive = Field(500, description="longest passage of a document, characters")
+    passage_overlap_chars: int = Field(50, ge=0, description="overlap of consecutive passages, characters")
+    clean: CleanConfig = CleanConfig()
+    dedup: DedupConfig = DedupConfig()
+    split: SplitConfig = SplitConfig()
+
+
+class AugmentConfig(Section):
+    """Training examples made from the training split only."""
+
+    variants_per_question: int = Field(3, ge=0, description="question variants kept for each record")
+    negatives_per_question: int = Field(4, ge=0, description="mined negatives listed for each question")
+    absent_share: Share = Field(0.2, description="share of examples without the right passage, which decline")
+    closed_book_share: Share = Field(0.1, description="share of examples without any passage")
+    shuffled_share: Share = Field(0.3, description="share of examples whose passages are not in ranked order")
+
+
+class AnalyzerConfig(Section):
+    """How text becomes terms, the same for index and query."""
+
+    chinese: Literal["bigrams", "words", "both"] = Field("both", description="terms of Chinese text")
+    stem: bool = Field(True, description="English Snowball stemming")
+    stop_words: bool = Field(True, description="drop frequent English and Chinese function words")
+
+
+class Bm25Config(Section):
+    """BM25 scoring."""
+
+    variant: Literal["okapi", "lucene", "plus", "l"] = "lucene"
+    k1: float = Field(1.2, ge=0.0, description="term frequency saturation")
+    b: Share = Field(0.75, description="length normalization")
+
+
+class RetrievalConfig(Section):
+    """The hybrid retriever, and how much of its result the model reads."""
+
+    analyzer: AnalyzerConfig = AnalyzerConfig()
+    bm25: Bm25Config = Bm25Config()
+    sublinear_tf: bool = Field(True, description="TF-IDF uses 1 + log(tf)")
+    rrf_k: Positive = Field(60, description="constant of reciprocal rank fusion")
+    fusion_depth: Positive = Field(100, description="ranks of each list that are fused")
+    withhold_test_questions: bool | None = Field(
+        None,
+        description="index test records by their answer alone; by default so when evaluate.questions is not given",
+    )
+    prompt_passages: Positive = Field(3, le=9, description="passages shown to the model")
+    prompt_passage_chars: Positive = Field(500, description="characters of each shown to the model")
+    max_false_declines: Share = Field(
+        0.05, description="share of answerable questions that the decline threshold may refuse, on validation data"
+    )
+
+
+class LoraConfig(Section):
+    """Low-rank adaptation (Hu et al. 2021)."""
+
+    rank: Positive = Field(16, description="rank r of the update BA")
+    alpha: Positive = Field(32, description="scale: the update is multiplied by alpha / r")
+    dropout: Share = Field(0.0, description="dropout before A")
+    target_modules: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="linear layers that are adapted, by name",
+    )
+
+
+class TrainConfig(Section):
+    """LoRA training by Ray Train and DeepSpeed."""
+
+    base_model: str = Field(description="folder, or hub id, of a causal language model")
+    lora: LoraConfig = LoraConfig()
+    epochs: float = Field(3.0, gt=0, description="passes over the training examples")
+    max_steps: Positive | None = Field(None, description="stop after so many optimizer steps")
+    learning_rate: float = Field(2e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="after the warm-up")
+    warmup_share: Share = Field(0.05, description="share of the steps with rising learning rate")
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: float = Field(1.0, gt=0, description="largest global gradient norm")
+    label_smoothing: Share = 0.0
+    max_length: Positive = Field(1024, description="longest example, tokens; longer ones lose their last passages")
+    tokens_per_micro_batch: Positive = Field(4096, description="tokens packed into one row")
+    global_batch_examples: Positive = Field(16, description="examples of one optimizer step, over all workers")
+    num_workers: Positive = Field(1, description="Ray Train workers")
+    use_gpu: bool = False
+    threads_per_worker: Positive = Field(1, description="CPU threads of each worker")
+    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gradient_checkpointing: bool = False
+    checkpoint_every_steps: Positive = 50
+    keep_checkpoints: Positive = 2
+    max_failures: int = Field(2, ge=0, description="restarts after a lost worker")
+
+
+class QuantizeConfig(Section):
+    """Quantized checkpoints, each made by a remote task."""
+
+    methods: tuple[Literal["bitsandbytes_int8"], ...] = Field(("bitsandbytes_int8",), description="what to make")
+
+
+class EngineConfig(Section):
+    """What generates the answers."""
+
+    kind: Literal["openvino", "transformers"] = "openvino"
+    weights: Literal["fp32", "int8", "int4"] = Field("int8", description="weight format of an openvino engine")
+    cpu_threads: int = Field(0, ge=0, description="0: as many as there are cores")
+    max_batch_size: Positive = Field(64, description="sequences generated at once")
+    kv_cache_gib: Positive = Field(1, description="memory for attention keys and values, GiB")
+
+
+class EvaluateConfig(Section):
+    """Held-out questions and how answers to them are generated."""
+
+    questions: str | None = Field(None, description="JSONL of held-out questions; by default the test split's")
+    max_questions: Positive | None = Field(None, description="at most so many, chosen by digest")
+    max_new_tokens: Positive = 160
+    batch_size: Positive = 16
+    bootstrap_samples: Positive = Field(1000, description="resamples behind each confidence interval")
+
+
+class ServeConfig(Section):
+    """The API and the page."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; beyond loopback only on purpose")
+    port: int = Field(8000, ge=1, le=65535)
+    max_new_tokens: Positive = Field(256, description="longest answer, tokens")
+    max_question_chars: Positive = Field(2000, description="longest question, characters")
+    answer_cache_entries: int = Field(1024, ge=0, description="answers kept in memory")
+    retriever_replicas: Positive = 1
+    generator_replicas: Positive = 1
+    generator_gpus: float = Field(0.0, ge=0, description="GPUs of each generator replica")
+
+
+class RunConfig(Section):
+    """Everything that one run needs."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="short name, shown in reports")
+    output: str = Field(description="folder or s3:// or gs:// URI for the artifacts")
+    seed: int = 17
+    data: DataConfig
+    augment: AugmentConfig = AugmentConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    train: TrainConfig
+    quantize: QuantizeConfig = QuantizeConfig()
+    engine: EngineConfig = EngineConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    serve: ServeConfig = ServeConfig()
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> RunConfig:
+        split = self.data.split
+        if split.valid + split.test >= 1.0:
+            raise ValueError("data.split: valid + test must leave something for train")
+        if self.data.passage_overlap_chars * 2 > self.data.passage_chars:
+            raise ValueError("data.passage_overlap_chars must be at most half of data.passage_chars")
+        return self
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and check a run's configuration.
+
+    Args:
+        path: a YAML file.
+        overrides: `dotted.field=value` strings; the value is YAML.
+
+    Raises:
+        ConfigError: naming every mistake at once.
+    """
+    tree = _read_yaml(Path(path))
+    for override in overrides:
+        _apply(tree, override)
+    return validate_config(tree, str(path))
+
+
+def validate_config(tree: Mapping[str, Any], where: str) -> RunConfig:
+    """Check a configuration that is already a mapping; `where` names it in errors."""
+    return validate_section(RunConfig, tree, where)
+
+
+def validate_section(model: type[S], tree: Mapping[str, Any], where: str) -> S:
+    """`tree` as a `model`.
+
+    Raises:
+        ConfigError: naming every mistake at once.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{where}: {_explain(model, item)}" for item in error.errors()]
+        raise ConfigError("\n".join(lines), "correct the fields named above; all fields: docs/configuration.md") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file", "name an existing YAML file, such as configs/demo.yaml") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder", "name a YAML file in it") from None
+    except (UnicodeDecodeError, PermissionError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}", "name a readable UTF-8 YAML file") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}", "correct the line named above") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds no settings", "start from configs/demo.yaml")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    field, equals, text = override.partition("=")
+    if not equals or not field:
+        raise ConfigError(f"--set {override}: not of the form a.b=c", "write it like --set train.epochs=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML: {error}", "quote the value") from None
+    *parents, last = field.split(".")
+    node: Any = tree
+    for depth, name in enumerate(parents):
+        node = _child(node, name, ".".join(parents[: depth + 1]), override)
+    if isinstance(node, list):
+        node[_position(node, last, override)] = value
+    else:
+        node[last] = value
+
+
+def _child(node: Any, name: str, dotted: str, override: str) -> Any:
+    if isinstance(node, list):
+        child = node[_position(node, name, override)]
+    else:
+        child = node.get(name)
+        if child is None:
+            child = node[name] = {}
+    if not isinstance(child, dict | list):
+        raise ConfigError(f"--set {override}: {dotted} is a value, not a section", "name a field of a section")
+    return child
+
+
+def _position(items: list[Any], name: str, override: str) -> int:
+    if name.isdigit() and int(name) < len(items):
+        return int(name)
+    raise ConfigError(
+        f"--set {override}: {name!r} is no position in a list of {len(items)}", "write a number, counted from 0"
+    )
+
+
+def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
+    location = [part for part in error["loc"]]
+    dotted = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
+        return f"{dotted}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{dotted}: required, but not given"
+    if error["type"] == "value_error":
+        return error["msg"].removeprefix("Value error, ")
+    return f"{dotted}: {error['msg']} (got {error['input']!r})"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    current: type[BaseModel] = model
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = current.model_fields[part].annotation
+        candidates = [annotation, *get_args(annotation)]
+        current = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(current.model_fields)

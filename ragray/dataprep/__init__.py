@@ -1,0 +1,1 @@
+"""Reading, cleaning, de-duplicating, splitting and augmenting records: pure functions, no Ray."""

@@ -1,0 +1,102 @@
+"""What a stage is, and how one is run, skipped or resumed.
+
+In: a `RunConfig`. Out: artifacts. Each stage lives in its own file of this folder and exports one
+`Stage`; `bring_up_to_date` runs those that are not done, in the order of their needs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ragray.artifact import Artifact, Draft, Source, Store, artifact_key, code_digest
+from ragray.config import RunConfig
+
+Report = Callable[[str], None]  # shows one short line about what is going on
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage's `build` gets: fill `draft.folder`, `draft.counts`, `draft.metrics`, `draft.timings_s`."""
+
+    config: RunConfig
+    inputs: Mapping[str, Artifact]  # by the names in `Stage.needs`
+    draft: Draft
+    work_folder: Path  # survives a killed run of this same key: checkpoints go here
+    report: Report = lambda line: None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the chain.
+
+    `settings` picks the part of the configuration that the result depends on; `sources` lists input
+    files outside the store with their digests; `code` the modules whose change makes it run again.
+    """
+
+    name: str  # also the kind of its artifact and of its folder
+    format_version: int
+    needs: tuple[str, ...]
+    code: tuple[str, ...]
+    settings: Callable[[RunConfig], Mapping[str, Any]]
+    build: Callable[[Job], None]
+    headline: Callable[[Artifact], str]  # one short line for the closing table: rows or tokens, main figure
+    sources: Callable[[RunConfig], Mapping[str, Source]] = field(default=lambda config: {})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A stage's artifact, and whether it was made now."""
+
+    stage: Stage
+    artifact: Artifact
+    skipped: bool
+    seconds: float
+
+
+def bring_up_to_date(
+    config: RunConfig,
+    stages: Sequence[Stage],
+    *,
+    started: Callable[[Stage], None] = lambda stage: None,
+    finished: Callable[[Outcome], None] = lambda outcome: None,
+    report: Report = lambda line: None,
+) -> dict[str, Outcome]:
+    """Run `stages` (ordered by their needs), each only if its inputs, settings or code changed.
+
+    Raises:
+        RagrayError: a stage cannot be done; what was finished before stays.
+    """
+    store = Store(config.output)
+    outcomes: dict[str, Outcome] = {}
+    for stage in stages:
+        started(stage)
+        inputs = {need: outcomes[need].artifact for need in stage.needs}
+        outcome = _bring(config, store, stage, inputs, report)
+        outcomes[stage.name] = outcome
+        finished(outcome)
+    return outcomes
+
+
+def _bring(
+    config: RunConfig, store: Store, stage: Stage, inputs: Mapping[str, Artifact], report: Report
+) -> Outcome:
+    begin = time.perf_counter()
+    sources = {name: artifact.source() for name, artifact in inputs.items()} | dict(stage.sources(config))
+    settings = {**stage.settings(config), "seed": config.seed, "format": stage.format_version}
+    code = code_digest(stage.code)
+    key = artifact_key(stage.name, sources, settings, code)
+    found = store.find(stage.name, key)
+    skipped = found is not None
+    if found is None:
+        with store.draft(
+            stage.name, key, format_version=stage.format_version, inputs=sources, config=settings, code=code
+        ) as draft:
+            stage.build(Job(config, inputs, draft, store.work_folder(stage.name, key), report))
+        store.forget_work(stage.name, key)
+        found = draft.result
+        assert found is not None  # draft() sets it or raises
+    return Outcome(stage, found, skipped, time.perf_counter() - begin)

@@ -1,0 +1,1 @@
+"""Metrics of retrieval and of answers, and the report about them."""

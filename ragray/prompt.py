@@ -1,0 +1,100 @@
+"""The one prompt template, for pretraining, training, evaluation and serving.
+
+In: a question and passages in ranked order. Out: chat messages for `tokenizer.apply_chat_template`,
+and `parse_answer`, which reads the model's text back.
+
+The question stands before and after the passages, so that a causal model reads them knowing what is
+asked (query-aware contextualization). Source: Liu et al. 2023, "Lost in the Middle", section 4.2.
+An answer opens with the number of the passage that it rests on: choosing the source is the first
+thing that the model decides, and the citation comes with every answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+TEMPLATE_VERSION = 1
+
+SYSTEM = {
+    "en": "Answer from the passages and begin with the number of the one you use.",
+    "zh": "根据资料回答，先写所用资料的编号。",
+}
+SYSTEM_CLOSED_BOOK = {"en": "Answer the question.", "zh": "回答问题。"}
+QUESTION = {"en": "Question: ", "zh": "问题："}
+DECLINE = {
+    "en": "The documents do not answer this question.",
+    "zh": "文档没有回答这个问题。",
+}
+
+_CITATION = re.compile(r"^\s*\[(\d{1,2})\]\s*")
+_ANY_CITATION = re.compile(r"\[(\d{1,2})\]")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedAnswer:
+    """What a model's text says: the answer without its leading mark, the numbers cited, declined or not."""
+
+    text: str
+    cited: tuple[int, ...]
+    declined: bool
+
+
+def template_language(lang: str) -> str:
+    """The language of the fixed sentences: Chinese for "zh", else English."""
+    return "zh" if lang == "zh" else "en"
+
+
+def escape(text: str) -> str:
+    """Text that cannot pose as a control token or as another passage's number."""
+    text = text.replace("<|", "< |").replace("|>", "| >")
+    return re.sub(r"^(\s*)\[(\d{1,2})\]", r"\1(\2)", text, flags=re.MULTILINE)
+
+
+def cut(text: str, limit: int) -> str:
+    """`text` shortened to at most `limit` characters, at the end of a sentence or word where there is one."""
+    if len(text) <= limit:
+        return text
+    head = text[:limit]
+    for pattern in (r"[。！？.!?](?=\s|$|[^\x00-\x7f])", r"[\s，,;；]"):
+        ends = [m.end() for m in re.finditer(pattern, head)]
+        if ends and ends[-1] >= limit // 2:
+            return head[: ends[-1]].rstrip()
+    return head
+
+
+def render_passage(number: int, title: str, text: str) -> str:
+    """One passage as the model sees it: title, then the number and the text that it numbers."""
+    return f"{escape(title)}\n[{number}] {escape(text)}"
+
+
+def user_message(question: str, passages: Sequence[tuple[str, str]], lang: str) -> str:
+    """The user turn: question, numbered passages `(title, text)` in ranked order, question again."""
+    asked = QUESTION[template_language(lang)] + escape(question)
+    if not passages:
+        return asked
+    shown = (render_passage(n, title, text) for n, (title, text) in enumerate(passages, 1))
+    return "\n\n".join([asked, *shown, asked])
+
+
+def messages(question: str, passages: Sequence[tuple[str, str]] | None, lang: str) -> list[dict[str, str]]:
+    """Chat messages for one question; `passages=None` asks without retrieval."""
+    system = SYSTEM_CLOSED_BOOK if passages is None else SYSTEM
+    return [
+        {"role": "system", "content": system[template_language(lang)]},
+        {"role": "user", "content": user_message(question, passages or (), lang)},
+    ]
+
+
+def target(answer: str, number: int | None) -> str:
+    """The text that training teaches: the cited passage's number (None without retrieval), then the answer."""
+    return answer if number is None else f"[{number}] {answer}"
+
+
+def parse_answer(text: str) -> ParsedAnswer:
+    """Read a model's text: leading citation removed, all cited numbers listed, a decline recognised."""
+    body = _CITATION.sub("", text).strip()
+    cited = tuple(dict.fromkeys(int(n) for n in _ANY_CITATION.findall(text)))
+    declined = not body or any(body.startswith(sentence.rstrip(".。")) for sentence in DECLINE.values())
+    return ParsedAnswer(text=body, cited=() if declined else cited, declined=declined)

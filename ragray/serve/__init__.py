@@ -1,0 +1,1 @@
+"""Ray Serve deployments: retriever, generator, ingress, and the web page."""

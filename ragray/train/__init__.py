@@ -1,0 +1,1 @@
+"""LoRA training: examples, packing, losses, schedules, loop, checkpoints, monitor. No Ray."""
