@@ -89,7 +89,8 @@ class Manifest:
             return cls(**tree)
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
-                f"{where}: {MANIFEST} is damaged: {error}", f"remove the folder {where} and run the stage again"
+                f"{where}: {MANIFEST} is damaged: {error}",
+                f"remove the folder {where} and run the stage again",
             ) from None
 
 
@@ -118,7 +119,9 @@ class Artifact:
         """
         path = self.folder / name
         if not path.exists():
-            raise ArtifactError(f"{self.uri}: has no {name}", f"remove the folder {self.uri} and run the stage again")
+            raise ArtifactError(
+                f"{self.uri}: has no {name}", f"remove the folder {self.uri} and run the stage again"
+            )
         return path
 
     def verify(self) -> None:
@@ -208,7 +211,9 @@ class Store:
         kind, _, name = uri.rstrip("/").removeprefix(self.root).strip("/").partition("/")
         found = self._open(kind, name, None)
         if found is None:
-            raise ArtifactError(f"{uri}: no finished artifact here", "run the stage that makes it, such as `ragray run`")
+            raise ArtifactError(
+                f"{uri}: no finished artifact here", "run the stage that makes it, such as `ragray run`"
+            )
         return found
 
     @contextmanager
@@ -245,7 +250,11 @@ class Store:
 
         For a remote store it is on this machine's disk.
         """
-        parent = Path(tempfile.gettempdir()) / f"ragray-work-{os.getuid()}" if self._remote else Path(self._base) / ".work"
+        parent = (
+            Path(tempfile.gettempdir()) / f"ragray-work-{os.getuid()}"
+            if self._remote
+            else Path(self._base) / ".work"
+        )
         folder = parent / f"{kind}-{key[:16]}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -267,7 +276,9 @@ class Store:
             manifest = Manifest.from_json(stream.read().decode(), uri)
         if key is not None and manifest.key != key:
             return None
-        return Artifact(uri=uri, folder=self._fetch(place, manifest) if self._remote else Path(place), manifest=manifest)
+        return Artifact(
+            uri=uri, folder=self._fetch(place, manifest) if self._remote else Path(place), manifest=manifest
+        )
 
     def _fetch(self, place: str, manifest: Manifest) -> Path:
         """A local copy of a remote artifact, fetched once per machine."""
@@ -275,7 +286,9 @@ class Store:
         if not target.exists():
             aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
             aside.mkdir(parents=True, mode=0o700)
-            pafs.copy_files(place, str(aside), source_filesystem=self._fs, destination_filesystem=pafs.LocalFileSystem())
+            pafs.copy_files(
+                place, str(aside), source_filesystem=self._fs, destination_filesystem=pafs.LocalFileSystem()
+            )
             _rename(aside, target)
         return target
 
@@ -298,7 +311,9 @@ class Store:
         name = manifest.key[:16]
         place = f"{self._base}/{manifest.kind}/{name}"
         if self._remote:
-            pafs.copy_files(str(aside), place, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=self._fs)
+            pafs.copy_files(
+                str(aside), place, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=self._fs
+            )
             with self._fs.open_output_stream(f"{place}/{MANIFEST}") as stream:
                 stream.write(manifest.to_json().encode())
         else:
@@ -317,9 +332,13 @@ def explain_os_error(error: OSError, where: str) -> WorkError:
     """The error of a full disk, a missing permission or another fault of the storage, for a person."""
     what = f"{error.filename or where}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return WorkError(f"{what} (while writing below {where})", "free disk space, or set `output` to another disk")
+        return WorkError(
+            f"{what} (while writing below {where})", "free disk space, or set `output` to another disk"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return WorkError(f"{what} (while writing below {where})", "set `output` to a folder that you may write to")
+        return WorkError(
+            f"{what} (while writing below {where})", "set `output` to a folder that you may write to"
+        )
     return WorkError(f"{what} (while writing below {where})", "check the storage that `output` names")
 
 
@@ -341,7 +360,9 @@ def _manifest(
         for name in _files_below(draft.folder)
     }
     if unknown := draft.volatile - set(files):
-        raise ArtifactError(f"{kind}: no such volatile files: {sorted(unknown)}", "report this as a defect of ragray")
+        raise ArtifactError(
+            f"{kind}: no such volatile files: {sorted(unknown)}", "report this as a defect of ragray"
+        )
     digest = _content_digest({name: str(f["sha256"]) for name, f in files.items() if not f["volatile"]})
     return Manifest(
         kind=kind,

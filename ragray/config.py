@@ -70,7 +70,9 @@ class CleanConfig(Section):
 class DedupConfig(Section):
     """Near-duplicate removal by MinHash LSH with verified Jaccard similarity."""
 
-    threshold: Share = Field(0.85, description="Jaccard similarity of question+answer shingles from which two are one")
+    threshold: Share = Field(
+        0.85, description="Jaccard similarity of question+answer shingles from which two are one"
+    )
     num_permutations: Positive = Field(128, description="MinHash signature length")
 
 
@@ -79,7 +81,9 @@ class SplitConfig(Section):
 
     valid: Share = Field(0.1, description="share of groups for validation")
     test: Share = Field(0.1, description="share of groups for test, where no evaluation questions are given")
-    question_threshold: Share = Field(0.7, description="Jaccard similarity of questions from which two share a group")
+    question_threshold: Share = Field(
+        0.7, description="Jaccard similarity of questions from which two share a group"
+    )
 
 
 class DataConfig(Section):
@@ -137,7 +141,8 @@ class RetrievalConfig(Section):
     prompt_passages: Positive = Field(3, le=9, description="passages shown to the model")
     prompt_passage_chars: Positive = Field(500, description="characters of each shown to the model")
     max_false_declines: Share = Field(
-        0.05, description="share of answerable questions that the decline threshold may refuse, on validation data"
+        0.05,
+        description="share of answerable questions that the decline threshold may refuse, on validation data",
     )
 
 
@@ -166,9 +171,13 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float = Field(1.0, gt=0, description="largest global gradient norm")
     label_smoothing: Share = 0.0
-    max_length: Positive = Field(1024, description="longest example, tokens; longer ones lose their last passages")
+    max_length: Positive = Field(
+        1024, description="longest example, tokens; longer ones lose their last passages"
+    )
     tokens_per_micro_batch: Positive = Field(4096, description="tokens packed into one row")
-    global_batch_examples: Positive = Field(16, description="examples of one optimizer step, over all workers")
+    global_batch_examples: Positive = Field(
+        16, description="examples of one optimizer step, over all workers"
+    )
     num_workers: Positive = Field(1, description="Ray Train workers")
     use_gpu: bool = False
     threads_per_worker: Positive = Field(1, description="CPU threads of each worker")
@@ -183,14 +192,18 @@ class TrainConfig(Section):
 class QuantizeConfig(Section):
     """Quantized checkpoints, each made by a remote task."""
 
-    methods: tuple[Literal["bitsandbytes_int8"], ...] = Field(("bitsandbytes_int8",), description="what to make")
+    methods: tuple[Literal["bitsandbytes_int8"], ...] = Field(
+        ("bitsandbytes_int8",), description="what to make"
+    )
 
 
 class EngineConfig(Section):
     """What generates the answers."""
 
     kind: Literal["openvino", "transformers"] = "openvino"
-    weights: Literal["fp32", "int8", "int4"] = Field("int8", description="weight format of an openvino engine")
+    weights: Literal["fp32", "int8", "int4"] = Field(
+        "int8", description="weight format of an openvino engine"
+    )
     cpu_threads: int = Field(0, ge=0, description="0: as many as there are cores")
     max_batch_size: Positive = Field(64, description="sequences generated at once")
     kv_cache_gib: Positive = Field(1, description="memory for attention keys and values, GiB")
@@ -199,7 +212,9 @@ class EngineConfig(Section):
 class EvaluateConfig(Section):
     """Held-out questions and how answers to them are generated."""
 
-    questions: str | None = Field(None, description="JSONL of held-out questions; by default the test split's")
+    questions: str | None = Field(
+        None, description="JSONL of held-out questions; by default the test split's"
+    )
     max_questions: Positive | None = Field(None, description="at most so many, chosen by digest")
     max_new_tokens: Positive = 160
     batch_size: Positive = 16
@@ -275,14 +290,18 @@ def validate_section(model: type[S], tree: Mapping[str, Any], where: str) -> S:
         return model.model_validate(tree)
     except ValidationError as error:
         lines = [f"{where}: {_explain(model, item)}" for item in error.errors()]
-        raise ConfigError("\n".join(lines), "correct the fields named above; all fields: docs/configuration.md") from None
+        raise ConfigError(
+            "\n".join(lines), "correct the fields named above; all fields: docs/configuration.md"
+        ) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file", "name an existing YAML file, such as configs/demo.yaml") from None
+        raise ConfigError(
+            f"{path}: no such file", "name an existing YAML file, such as configs/demo.yaml"
+        ) from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder", "name a YAML file in it") from None
     except (UnicodeDecodeError, PermissionError) as error:
@@ -303,7 +322,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {error}", "quote the value") from None
+        raise ConfigError(
+            f"--set {override}: the value is not valid YAML: {error}", "quote the value"
+        ) from None
     *parents, last = field.split(".")
     node: Any = tree
     for depth, name in enumerate(parents):
@@ -322,7 +343,9 @@ def _child(node: Any, name: str, dotted: str, override: str) -> Any:
         if child is None:
             child = node[name] = {}
     if not isinstance(child, dict | list):
-        raise ConfigError(f"--set {override}: {dotted} is a value, not a section", "name a field of a section")
+        raise ConfigError(
+            f"--set {override}: {dotted} is a value, not a section", "name a field of a section"
+        )
     return child
 
 
@@ -330,7 +353,8 @@ def _position(items: list[Any], name: str, override: str) -> int:
     if name.isdigit() and int(name) < len(items):
         return int(name)
     raise ConfigError(
-        f"--set {override}: {name!r} is no position in a list of {len(items)}", "write a number, counted from 0"
+        f"--set {override}: {name!r} is no position in a list of {len(items)}",
+        "write a number, counted from 0",
     )
 
 

@@ -81,22 +81,42 @@ def bring_up_to_date(
     return outcomes
 
 
+@dataclass(frozen=True)
+class StageKey:
+    """What a stage's artifact is made from, and the key that follows from it."""
+
+    key: str
+    sources: Mapping[str, Source]
+    settings: Mapping[str, Any]
+    code: str
+
+
+def stage_key(config: RunConfig, stage: Stage, inputs: Mapping[str, Artifact]) -> StageKey:
+    """The key of a stage's artifact, from its inputs, settings and code."""
+    sources = {name: artifact.source() for name, artifact in inputs.items()} | dict(stage.sources(config))
+    settings = {**stage.settings(config), "seed": config.seed, "format": stage.format_version}
+    code = code_digest(stage.code)
+    return StageKey(artifact_key(stage.name, sources, settings, code), sources, settings, code)
+
+
 def _bring(
     config: RunConfig, store: Store, stage: Stage, inputs: Mapping[str, Artifact], report: Report
 ) -> Outcome:
     begin = time.perf_counter()
-    sources = {name: artifact.source() for name, artifact in inputs.items()} | dict(stage.sources(config))
-    settings = {**stage.settings(config), "seed": config.seed, "format": stage.format_version}
-    code = code_digest(stage.code)
-    key = artifact_key(stage.name, sources, settings, code)
-    found = store.find(stage.name, key)
+    made_from = stage_key(config, stage, inputs)
+    found = store.find(stage.name, made_from.key)
     skipped = found is not None
     if found is None:
         with store.draft(
-            stage.name, key, format_version=stage.format_version, inputs=sources, config=settings, code=code
+            stage.name,
+            made_from.key,
+            format_version=stage.format_version,
+            inputs=made_from.sources,
+            config=made_from.settings,
+            code=made_from.code,
         ) as draft:
-            stage.build(Job(config, inputs, draft, store.work_folder(stage.name, key), report))
-        store.forget_work(stage.name, key)
+            stage.build(Job(config, inputs, draft, store.work_folder(stage.name, made_from.key), report))
+        store.forget_work(stage.name, made_from.key)
         found = draft.result
         assert found is not None  # draft() sets it or raises
     return Outcome(stage, found, skipped, time.perf_counter() - begin)

@@ -1,0 +1,261 @@
+"""The command line: one command per stage, and those that ask, serve and explain.
+
+In: arguments. Out: artifacts, tables, exit codes (0 done, 2 usage or config, 3 data, 4 work, 130
+interrupted). `jobs/*.py` call `main` with the same arguments. Heavy packages are imported by the
+commands that need them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import ragray
+from ragray.config import RunConfig, load_config
+from ragray.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, RagrayError
+
+if TYPE_CHECKING:
+    from ragray.artifact import Artifact
+    from ragray.distributed.stage import Outcome
+
+DEMO_CONFIG = "configs/demo.yaml"
+DEMO_QUESTIONS = (
+    "训练中断了怎么接着跑？",
+    "Which port does the API listen on, and how do I change it?",
+    "What will the weather be like in Paris tomorrow?",
+)
+
+app = typer.Typer(
+    name="ragray",
+    help="Turn FAQ and documents into an assistant that answers from them, every step on Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The run's YAML file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="A.B=C", help="Override one field; repeatable.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and no progress.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with the code that `errors.py` names."""
+    try:
+        app(args=list(arguments) if arguments is not None else None)
+    except RagrayError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        from ragray.artifact import explain_os_error
+
+        _fail(explain_os_error(error, "this run"))
+
+
+def _fail(error: RagrayError) -> None:
+    from ragray.terminal import err
+
+    err.print("error: ", style="bold red", end="")
+    err.print(str(error), markup=False, soft_wrap=True)
+    sys.exit(error.exit_code)
+
+
+def _show_version(shown: bool) -> None:
+    if shown:
+        typer.echo(f"ragray {ragray.__version__}")
+        raise typer.Exit(EXIT_DONE)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+def _stage_command(name: str, targets: tuple[str, ...], help_text: str) -> None:
+    @app.command(name, help=help_text)
+    def command(config: ConfigOption, set_: SetOption = None, json_: JsonOption = False) -> None:
+        _run(load_config(config, set_ or ()), targets, json_)
+
+
+_stage_command("prepare", ("prepare",), "Read, clean, de-duplicate and split the data.")
+_stage_command("index", ("index",), "Build the hybrid index over FAQ and documents.")
+_stage_command("augment", ("augment",), "Make question variants, negatives and training examples.")
+_stage_command("calibrate", ("calibrate",), "Fit the confidence below which questions are declined.")
+_stage_command("train", ("train",), "Train the LoRA adapter by Ray Train and DeepSpeed.")
+_stage_command("merge", ("merge",), "Merge the adapter into the base model.")
+_stage_command("quantize", ("quantize",), "Quantize the merged model by remote tasks.")
+_stage_command("build-engine", ("engine",), "Build the engine that generates answers on this device.")
+_stage_command("evaluate", ("evaluate",), "Answer the held-out questions and write the report.")
+_stage_command("run", (), "Run the whole chain; what is unchanged is not run again.")
+
+
+def _run(config: RunConfig, targets: tuple[str, ...], as_json: bool) -> dict[str, Outcome]:
+    """Bring `targets` (all stages by default) and what they need up to date, showing progress."""
+    from ragray.distributed.pipeline import STAGES, stages_for
+    from ragray.distributed.stage import bring_up_to_date
+    from ragray.terminal import StageDisplay, out, outcome_table
+
+    stages = stages_for(*targets) if targets else list(STAGES)
+    display = StageDisplay(len(stages), quiet=as_json)
+    with display.live():
+        outcomes = bring_up_to_date(
+            config, stages, started=display.started, finished=display.finished, report=display.report
+        )
+    if as_json:
+        typer.echo(json.dumps({name: _outcome_tree(o) for name, o in outcomes.items()}, ensure_ascii=False))
+    else:
+        out.print(outcome_table(list(outcomes.values())))
+    return outcomes
+
+
+def _outcome_tree(outcome: Outcome) -> dict[str, Any]:
+    manifest = outcome.artifact.manifest
+    return {
+        "artifact": outcome.artifact.uri,
+        "digest": manifest.digest,
+        "unchanged": outcome.skipped,
+        "seconds": manifest.timings_s["total"],
+        "counts": manifest.counts,
+        "metrics": manifest.metrics,
+    }
+
+
+@app.command()
+def demo(config: ConfigOption = Path(DEMO_CONFIG), set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Run the whole chain on the bundled data, then answer three questions."""
+    from ragray.terminal import answer_panel, out
+
+    settings = load_config(config, set_ or ())
+    outcomes = _run(settings, (), json_)
+    answers = _answers(settings, {name: o.artifact for name, o in outcomes.items()}, DEMO_QUESTIONS)
+    if json_:
+        return
+    for question, answer in zip(DEMO_QUESTIONS, answers, strict=True):
+        out.print(answer_panel(question, answer))
+    out.print("[bold]Next[/]")
+    out.print(f"  ragray ask 'How do I add my own FAQ?' --config {config}   ask from the terminal")
+    out.print("  make serve                                                  the API and the page")
+    out.print(f"  open {outcomes['evaluate'].artifact.uri}/report.html")
+
+
+@app.command()
+def ask(question: str, config: ConfigOption, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Answer one question with the finished index and engine."""
+    from dataclasses import asdict
+
+    from ragray.distributed.pipeline import finished
+    from ragray.terminal import answer_panel, out
+
+    settings = load_config(config, set_ or ())
+    (answer,) = _answers(settings, finished(settings, "calibrate", "engine"), [question])
+    if json_:
+        typer.echo(json.dumps(asdict(answer), ensure_ascii=False))
+    else:
+        out.print(answer_panel(question, answer))
+
+
+def _answers(config: RunConfig, artifacts: dict[str, Artifact], questions: Sequence[str]) -> list[Any]:
+    from ragray.engine.assistant import Assistant
+    from ragray.engine.runtime import load_engine
+    from ragray.retrieval.confidence import Confidence
+    from ragray.retrieval.index import HybridIndex
+
+    engine = load_engine(artifacts["engine"].folder, config.engine)
+    try:
+        index = HybridIndex.open(artifacts["index"].folder)
+        assistant = Assistant(index, Confidence.open(artifacts["calibrate"].folder), engine)
+        return [assistant.ask(question) for question in questions]
+    finally:
+        engine.close()
+
+
+@app.command()
+def search(
+    query: str,
+    config: ConfigOption,
+    set_: SetOption = None,
+    top_k: Annotated[int, typer.Option(min=1, help="How many hits.")] = 5,
+    explain: Annotated[bool, typer.Option(help="Show each term's contribution.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Search the finished index."""
+    from ragray.distributed.pipeline import finished
+    from ragray.retrieval.index import HybridIndex
+    from ragray.terminal import search_lines
+
+    settings = load_config(config, set_ or ())
+    index = HybridIndex.open(finished(settings, "index")["index"].folder)
+    for line in search_lines(index, query, index.search(query, top_k), explain, json_):
+        typer.echo(line)
+
+
+@app.command()
+def serve(
+    config: ConfigOption,
+    set_: SetOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Serve the API and the page on the finished artifacts until interrupted."""
+    from ragray.serve.app import serve_app
+
+    overrides = list(set_ or ())
+    overrides += [
+        f"serve.{name}={value}" for name, value in (("host", host), ("port", port)) if value is not None
+    ]
+    serve_app(load_config(config, overrides))
+
+
+@app.command()
+def inspect(
+    what: Annotated[str, typer.Argument(help="'config', 'fields', or an artifact's folder.")],
+    config: Annotated[Path, typer.Option("--config", "-c")] = Path(DEMO_CONFIG),
+    set_: SetOption = None,
+) -> None:
+    """Show the resolved configuration, all its fields as Markdown, or an artifact's manifest."""
+    if what == "config":
+        typer.echo(load_config(config, set_ or ()).model_dump_json(indent=2))
+    elif what == "fields":
+        from ragray.config_reference import reference
+
+        typer.echo(reference(), nl=False)
+    else:
+        typer.echo(_open_artifact(what).manifest.to_json(), nl=False)
+
+
+@app.command()
+def lineage(artifact: Annotated[str, typer.Argument(help="An artifact's folder.")]) -> None:
+    """Show what an artifact was made from, back to the source files."""
+    from ragray.terminal import lineage_tree, out
+
+    out.print(lineage_tree(_open_artifact(artifact)))
+
+
+def _open_artifact(uri: str) -> Artifact:
+    from ragray.artifact import Store
+
+    root, _, _ = uri.rstrip("/").rpartition("/")
+    root, _, kind = root.rpartition("/")
+    if not kind or not root:
+        raise ConfigError(
+            f"{uri}: not an artifact's folder", "name one like artifacts/demo/index/0123456789abcdef"
+        )
+    return Store(root).open(uri.rstrip("/"))
+
+
+if __name__ == "__main__":
+    main()

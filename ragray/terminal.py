@@ -1,0 +1,180 @@
+"""What a person sees while stages run, and the tables at the end.
+
+In: stages' beginnings, lines and outcomes. Out: text on the terminal; plain lines where there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.tree import Tree
+
+if TYPE_CHECKING:
+    from ragray.artifact import Artifact, Store
+    from ragray.distributed.stage import Outcome, Stage
+    from ragray.engine.assistant import Answer
+    from ragray.retrieval.index import Hit, HybridIndex
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+
+
+class StageDisplay:
+    """Shows which stage runs, what it says, and what it ended with."""
+
+    def __init__(self, total: int, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._total = total
+        self._console = err
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[line]}"),
+            console=err,
+            transient=True,
+            disable=quiet or not err.is_terminal,
+        )
+        self._task = self._progress.add_task("starting", total=total, line="")
+        self._shown = 0.0
+
+    @contextmanager
+    def live(self) -> Iterator[StageDisplay]:
+        """Draw while the block runs."""
+        with self._progress:
+            yield self
+
+    def started(self, stage: Stage) -> None:
+        """A stage begins."""
+        self._progress.update(self._task, description=stage.name, line="")
+        self._say(f"{stage.name} ...", only_plain=True)
+
+    def report(self, line: str) -> None:
+        """A running stage says something; without a terminal at most a line each 5 seconds is printed."""
+        self._progress.update(self._task, line=escape(line)[: max(20, err.width - 60)])
+        now = time.monotonic()
+        if now - self._shown >= 5:
+            self._shown = now
+            self._say(f"    {escape(line)}", only_plain=True)
+
+    def finished(self, outcome: Outcome) -> None:
+        """A stage ended, or was up to date."""
+        self._progress.advance(self._task)
+        state = "unchanged" if outcome.skipped else f"{outcome.seconds:.1f} s"
+        line = f"[green]done[/] {outcome.stage.name}: {state}, {escape(outcome.stage.headline(outcome.artifact))}"
+        self._say(line)
+        if outcome.stage.name == "prepare":
+            self._say(f"     {escape(accounting(outcome.artifact))}")
+
+    def _say(self, line: str, only_plain: bool = False) -> None:
+        if self._quiet or (only_plain and err.is_terminal):
+            return
+        self._progress.console.print(line)
+
+
+def accounting(prepared: Artifact) -> str:
+    """One line per source: rows in = records + rejected + duplicates."""
+    sources: Mapping[str, Mapping[str, int]] = prepared.manifest.metrics.get("sources", {})
+    lines = [
+        f"{name}: {c['rows_in']} rows = {c['records']} records + {c['rejected']} rejected"
+        f" + {c['duplicates']} duplicates"
+        for name, c in sources.items()
+    ]
+    return "\n     ".join(lines)
+
+
+def outcome_table(outcomes: Sequence[Outcome]) -> Table:
+    """The closing table: stage, seconds, what it counts, artifact folder."""
+    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
+    table.add_column("result", overflow="fold", ratio=1)
+    table.add_column("artifact", overflow="fold")
+    for outcome in outcomes:
+        seconds = outcome.artifact.manifest.timings_s["total"]
+        shown = f"{seconds:.1f} (kept)" if outcome.skipped else f"{seconds:.1f}"
+        headline = escape(outcome.stage.headline(outcome.artifact))
+        table.add_row(outcome.stage.name, shown, headline, escape(outcome.artifact.uri))
+    return table
+
+
+def answer_panel(question: str, answer: Answer) -> Panel:
+    """A question, its answer, the passages it cites and the time each part took."""
+    lines = [escape(answer.text)]
+    for citation in answer.citations:
+        lines.append(f"[dim]  \\[{citation.number}] {escape(citation.title)} ({escape(citation.doc_id)})[/]")
+    times = ", ".join(f"{name} {value:.0f} ms" for name, value in answer.timings_ms.items())
+    declined = f", declined by {answer.declined_by}" if answer.declined else ""
+    lines.append(f"[dim]{times}; confidence {answer.probability:.2f}{declined}[/]")
+    return Panel("\n".join(lines), title=escape(question), title_align="left")
+
+
+def search_lines(
+    index: HybridIndex, query: str, hits: Sequence[Hit], explain: bool, as_json: bool
+) -> list[str]:
+    """The hits of a query as plain lines, or as one JSON document."""
+    if as_json:
+        return [json.dumps([_hit_tree(index, query, hit, explain) for hit in hits], ensure_ascii=False)]
+    lines = []
+    for hit in hits:
+        passage = index.passage(hit.doc_id)
+        lines.append(
+            f"{hit.rank}. {passage.title or passage.text[:60]}  ({hit.doc_id})\n"
+            f"   fused {hit.score:.4f}, BM25 rank {hit.bm25_rank or '-'} score {hit.bm25_score:.3f},"
+            f" TF-IDF rank {hit.tfidf_rank or '-'} score {hit.tfidf_score:.3f}"
+        )
+        if explain:
+            lines += [
+                f"     {c.term}: BM25 {c.bm25:.3f}, TF-IDF {c.tfidf:.3f}"
+                for c in index.explain(query, hit.doc_id)
+            ]
+    return lines or ["nothing found"]
+
+
+def _hit_tree(index: HybridIndex, query: str, hit: Hit, explain: bool) -> dict[str, Any]:
+    passage = index.passage(hit.doc_id)
+    tree = {**asdict(hit), "title": passage.title, "text": passage.text}
+    if explain:
+        tree["terms"] = [asdict(contribution) for contribution in index.explain(query, hit.doc_id)]
+    return tree
+
+
+def lineage_tree(artifact: Artifact) -> Tree:
+    """An artifact and, below it, its inputs back to the source files."""
+    from ragray.artifact import Store
+
+    root = artifact.uri.removesuffix(f"/{artifact.manifest.kind}/{artifact.manifest.key[:16]}")
+    store = Store(root)
+    tree = Tree(_node(artifact.manifest.kind, artifact.uri, artifact.digest))
+    _grow(tree, artifact, store)
+    return tree
+
+
+def _grow(tree: Tree, artifact: Artifact, store: Store) -> None:
+    for name, source in artifact.manifest.inputs.items():
+        branch = tree.add(_node(name, source.uri, source.digest))
+        if source.kind != "file":
+            _grow(branch, store.open(source.uri), store)
+
+
+def _node(name: str, uri: str, digest: str) -> str:
+    return f"[bold]{escape(name)}[/] {escape(uri)} [dim]{digest[:16]}[/]"
