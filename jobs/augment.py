@@ -1,4 +1,7 @@
-"""`ragray augment` as a Ray job: ray job submit --working-dir . -- python jobs/augment.py --config configs/demo.yaml."""
+"""`ragray augment` as a Ray job.
+
+ray job submit --working-dir . -- python jobs/augment.py --config configs/demo.yaml
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""`ragray build-engine` as a Ray job: ray job submit --working-dir . -- python jobs/build_engine.py --config configs/demo.yaml."""
+"""`ragray build-engine` as a Ray job.
+
+ray job submit --working-dir . -- python jobs/build_engine.py --config configs/demo.yaml
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""`ragray calibrate` as a Ray job: ray job submit --working-dir . -- python jobs/calibrate.py --config configs/demo.yaml."""
+"""`ragray calibrate` as a Ray job.
+
+ray job submit --working-dir . -- python jobs/calibrate.py --config configs/demo.yaml
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""`ragray evaluate` as a Ray job: ray job submit --working-dir . -- python jobs/evaluate.py --config configs/demo.yaml."""
+"""`ragray evaluate` as a Ray job.
+
+ray job submit --working-dir . -- python jobs/evaluate.py --config configs/demo.yaml
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""`ragray index` as a Ray job: ray job submit --working-dir . -- python jobs/index.py --config configs/demo.yaml."""
+"""`ragray index` as a Ray job.
+
+ray job submit --working-dir . -- python jobs/index.py --config configs/demo.yaml
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""`ragray merge` as a Ray job: ray job submit --working-dir . -- python jobs/merge.py --config configs/demo.yaml."""
+"""`ragray merge` as a Ray job.
+
+ray job submit --working-dir . -- python jobs/merge.py --config configs/demo.yaml
+"""
 
 import sys
 

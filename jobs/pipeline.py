@@ -1,4 +1,7 @@
-"""`ragray run` as a Ray job: ray job submit --working-dir . -- python jobs/pipeline.py --config configs/demo.yaml."""
+"""`ragray run` as a Ray job.
+
+ray job submit --working-dir . -- python jobs/pipeline.py --config configs/demo.yaml
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""`ragray prepare` as a Ray job: ray job submit --working-dir . -- python jobs/prepare.py --config configs/demo.yaml."""
+"""`ragray prepare` as a Ray job.
+
+ray job submit --working-dir . -- python jobs/prepare.py --config configs/demo.yaml
+"""
 
 import sys
 

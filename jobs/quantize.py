@@ -1,4 +1,7 @@
-"""`ragray quantize` as a Ray job: ray job submit --working-dir . -- python jobs/quantize.py --config configs/demo.yaml."""
+"""`ragray quantize` as a Ray job.
+
+ray job submit --working-dir . -- python jobs/quantize.py --config configs/demo.yaml
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""`ragray train` as a Ray job: ray job submit --working-dir . -- python jobs/train.py --config configs/demo.yaml."""
+"""`ragray train` as a Ray job.
+
+ray job submit --working-dir . -- python jobs/train.py --config configs/demo.yaml
+"""
 
 import sys
 

@@ -9,89 +9,38 @@ and is never read. The digest covers the files' contents, not the times in the m
 from __future__ import annotations
 
 import errno
-import hashlib
-import importlib.metadata
-import json
 import os
 import shutil
 import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
 
-import ragray
 from ragray.errors import ArtifactError, WorkError
+from ragray.manifest import (
+    MANIFEST,
+    Manifest,
+    Source,
+    artifact_key,
+    code_digest,
+    content_digest,
+    file_digest,
+    files_below,
+    folder_digest,
+    package_versions,
+)
 
-MANIFEST = "manifest.json"
-MANIFEST_VERSION = 1
-_RECORDED_PACKAGES = (
-    "ray", "torch", "transformers", "peft", "deepspeed", "bitsandbytes", "openvino", "nncf", "pyarrow",
-    "numpy", "scikit-learn", "numba", "tokenizers", "safetensors",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """An input of an artifact: another artifact or a file."""
-
-    kind: str  # the artifact's kind, or "file"
-    uri: str
-    digest: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What an artifact says about itself. `digest` identifies its content, `key` what it was made from."""
-
-    kind: str
-    key: str
-    digest: str
-    format_version: int
-    inputs: dict[str, Source]
-    config: dict[str, Any]
-    code: str
-    counts: dict[str, int]
-    metrics: dict[str, Any]
-    timings_s: dict[str, float]
-    files: dict[str, dict[str, Any]]  # name -> {"bytes", "sha256", "volatile"}
-    packages: dict[str, str]
-    ragray_version: str = ragray.__version__
-    manifest_version: int = MANIFEST_VERSION
-    created: str = ""
-
-    def to_json(self) -> str:
-        """The manifest as indented JSON with sorted keys."""
-        return json.dumps(asdict(self), ensure_ascii=False, indent=2, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, where: str) -> Manifest:
-        """Read a manifest.
-
-        Raises:
-            ArtifactError: it is damaged or of another version.
-        """
-        try:
-            tree = json.loads(text)
-            version = tree["manifest_version"]
-            if version != MANIFEST_VERSION:
-                raise ArtifactError(
-                    f"{where}: manifest version {version}, this ragray reads {MANIFEST_VERSION}",
-                    f"remove the folder {where} and run the stage again",
-                )
-            tree["inputs"] = {name: Source(**source) for name, source in tree["inputs"].items()}
-            return cls(**tree)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(
-                f"{where}: {MANIFEST} is damaged: {error}",
-                f"remove the folder {where} and run the stage again",
-            ) from None
+__all__ = [
+    "Artifact", "Draft", "Manifest", "Source", "Store", "artifact_key", "code_digest", "explain_os_error",
+    "file_digest", "folder_digest",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,9 +68,7 @@ class Artifact:
         """
         path = self.folder / name
         if not path.exists():
-            raise ArtifactError(
-                f"{self.uri}: has no {name}", f"remove the folder {self.uri} and run the stage again"
-            )
+            raise ArtifactError(f"{self.uri}: has no {name}", f"remove the folder {self.uri} and run the stage again")
         return path
 
     def verify(self) -> None:
@@ -150,39 +97,6 @@ class Draft:
     result: Artifact | None = None
 
 
-def artifact_key(kind: str, inputs: Mapping[str, Source], config: Mapping[str, Any], code: str) -> str:
-    """The digest of all that an artifact is made from: equal keys mean that nothing needs to run again."""
-    tree = {
-        "kind": kind,
-        "inputs": {name: source.digest for name, source in inputs.items()},
-        "config": config,
-        "code": code,
-    }
-    return hashlib.sha256(json.dumps(tree, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of all files below a folder, hexadecimal."""
-    return _content_digest({name: file_digest(folder / name) for name in _files_below(folder)})
-
-
-def code_digest(modules: Sequence[str]) -> str:
-    """SHA-256 over the source of modules and packages of ragray, such as "dataprep" or "train.loop"."""
-    root = Path(__file__).parent
-    sources: dict[str, str] = {}
-    for module in modules:
-        path = root / module.replace(".", "/")
-        files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-        sources.update({str(f.relative_to(root)): file_digest(f) for f in files})
-    return _content_digest(sources)
-
-
 class Store:
     """Artifacts below one URI, as `<root>/<kind>/<first 16 digits of the key>/`."""
 
@@ -192,7 +106,7 @@ class Store:
         if self._remote:
             self._fs, self._base = pafs.FileSystem.from_uri(self.root)
         else:
-            self._fs, self._base = pafs.LocalFileSystem(), os.path.abspath(self.root.removeprefix("file://"))
+            self._fs, self._base = pafs.LocalFileSystem(), str(Path(self.root.removeprefix("file://")).absolute())
 
     def uri(self, kind: str, key: str) -> str:
         """Where the artifact of this kind and key is or would be."""
@@ -251,9 +165,7 @@ class Store:
         For a remote store it is on this machine's disk.
         """
         parent = (
-            Path(tempfile.gettempdir()) / f"ragray-work-{os.getuid()}"
-            if self._remote
-            else Path(self._base) / ".work"
+            Path(tempfile.gettempdir()) / f"ragray-work-{os.getuid()}" if self._remote else Path(self._base) / ".work"
         )
         folder = parent / f"{kind}-{key[:16]}"
         try:
@@ -332,13 +244,9 @@ def explain_os_error(error: OSError, where: str) -> WorkError:
     """The error of a full disk, a missing permission or another fault of the storage, for a person."""
     what = f"{error.filename or where}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return WorkError(
-            f"{what} (while writing below {where})", "free disk space, or set `output` to another disk"
-        )
+        return WorkError(f"{what} (while writing below {where})", "free disk space, or set `output` to another disk")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return WorkError(
-            f"{what} (while writing below {where})", "set `output` to a folder that you may write to"
-        )
+        return WorkError(f"{what} (while writing below {where})", "set `output` to a folder that you may write to")
     return WorkError(f"{what} (while writing below {where})", "check the storage that `output` names")
 
 
@@ -357,13 +265,11 @@ def _manifest(
             "sha256": file_digest(draft.folder / name),
             "volatile": name in draft.volatile,
         }
-        for name in _files_below(draft.folder)
+        for name in files_below(draft.folder)
     }
     if unknown := draft.volatile - set(files):
-        raise ArtifactError(
-            f"{kind}: no such volatile files: {sorted(unknown)}", "report this as a defect of ragray"
-        )
-    digest = _content_digest({name: str(f["sha256"]) for name, f in files.items() if not f["volatile"]})
+        raise ArtifactError(f"{kind}: no such volatile files: {sorted(unknown)}", "report this as a defect of ragray")
+    digest = content_digest({name: str(f["sha256"]) for name, f in files.items() if not f["volatile"]})
     return Manifest(
         kind=kind,
         key=key,
@@ -376,28 +282,9 @@ def _manifest(
         metrics=draft.metrics,
         timings_s={name: round(seconds, 3) for name, seconds in draft.timings_s.items()},
         files=files,
-        packages=_package_versions(),
+        packages=package_versions(),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-
-
-def _package_versions() -> dict[str, str]:
-    versions = {}
-    for package in _RECORDED_PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _files_below(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-
-
-def _content_digest(digests: Mapping[str, str]) -> str:
-    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(digests.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _write_durably(path: Path, text: str) -> None:

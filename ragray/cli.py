@@ -214,9 +214,7 @@ def serve(
     from ragray.serve.app import serve_app
 
     overrides = list(set_ or ())
-    overrides += [
-        f"serve.{name}={value}" for name, value in (("host", host), ("port", port)) if value is not None
-    ]
+    overrides += [f"serve.{name}={value}" for name, value in (("host", host), ("port", port)) if value is not None]
     serve_app(load_config(config, overrides))
 
 
@@ -251,9 +249,7 @@ def _open_artifact(uri: str) -> Artifact:
     root, _, _ = uri.rstrip("/").rpartition("/")
     root, _, kind = root.rpartition("/")
     if not kind or not root:
-        raise ConfigError(
-            f"{uri}: not an artifact's folder", "name one like artifacts/demo/index/0123456789abcdef"
-        )
+        raise ConfigError(f"{uri}: not an artifact's folder", "name one like artifacts/demo/index/0123456789abcdef")
     return Store(root).open(uri.rstrip("/"))
 
 

@@ -70,9 +70,7 @@ class CleanConfig(Section):
 class DedupConfig(Section):
     """Near-duplicate removal by MinHash LSH with verified Jaccard similarity."""
 
-    threshold: Share = Field(
-        0.85, description="Jaccard similarity of question+answer shingles from which two are one"
-    )
+    threshold: Share = Field(0.85, description="Jaccard similarity of question+answer shingles from which two are one")
     num_permutations: Positive = Field(128, description="MinHash signature length")
 
 
@@ -81,9 +79,7 @@ class SplitConfig(Section):
 
     valid: Share = Field(0.1, description="share of groups for validation")
     test: Share = Field(0.1, description="share of groups for test, where no evaluation questions are given")
-    question_threshold: Share = Field(
-        0.7, description="Jaccard similarity of questions from which two share a group"
-    )
+    question_threshold: Share = Field(0.7, description="Jaccard similarity of questions from which two share a group")
 
 
 class DataConfig(Section):
@@ -171,13 +167,9 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float = Field(1.0, gt=0, description="largest global gradient norm")
     label_smoothing: Share = 0.0
-    max_length: Positive = Field(
-        1024, description="longest example, tokens; longer ones lose their last passages"
-    )
+    max_length: Positive = Field(1024, description="longest example, tokens; longer ones lose their last passages")
     tokens_per_micro_batch: Positive = Field(4096, description="tokens packed into one row")
-    global_batch_examples: Positive = Field(
-        16, description="examples of one optimizer step, over all workers"
-    )
+    global_batch_examples: Positive = Field(16, description="examples of one optimizer step, over all workers")
     num_workers: Positive = Field(1, description="Ray Train workers")
     use_gpu: bool = False
     threads_per_worker: Positive = Field(1, description="CPU threads of each worker")
@@ -192,18 +184,14 @@ class TrainConfig(Section):
 class QuantizeConfig(Section):
     """Quantized checkpoints, each made by a remote task."""
 
-    methods: tuple[Literal["bitsandbytes_int8"], ...] = Field(
-        ("bitsandbytes_int8",), description="what to make"
-    )
+    methods: tuple[Literal["bitsandbytes_int8"], ...] = Field(("bitsandbytes_int8",), description="what to make")
 
 
 class EngineConfig(Section):
     """What generates the answers."""
 
     kind: Literal["openvino", "transformers"] = "openvino"
-    weights: Literal["fp32", "int8", "int4"] = Field(
-        "int8", description="weight format of an openvino engine"
-    )
+    weights: Literal["fp32", "int8", "int4"] = Field("int8", description="weight format of an openvino engine")
     cpu_threads: int = Field(0, ge=0, description="0: as many as there are cores")
     max_batch_size: Positive = Field(64, description="sequences generated at once")
     kv_cache_gib: Positive = Field(1, description="memory for attention keys and values, GiB")
@@ -212,9 +200,7 @@ class EngineConfig(Section):
 class EvaluateConfig(Section):
     """Held-out questions and how answers to them are generated."""
 
-    questions: str | None = Field(
-        None, description="JSONL of held-out questions; by default the test split's"
-    )
+    questions: str | None = Field(None, description="JSONL of held-out questions; by default the test split's")
     max_questions: Positive | None = Field(None, description="at most so many, chosen by digest")
     max_new_tokens: Positive = 160
     batch_size: Positive = 16
@@ -299,9 +285,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file", "name an existing YAML file, such as configs/demo.yaml"
-        ) from None
+        raise ConfigError(f"{path}: no such file", "name an existing YAML file, such as configs/demo.yaml") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder", "name a YAML file in it") from None
     except (UnicodeDecodeError, PermissionError) as error:
@@ -322,9 +306,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"--set {override}: the value is not valid YAML: {error}", "quote the value"
-        ) from None
+        raise ConfigError(f"--set {override}: the value is not valid YAML: {error}", "quote the value") from None
     *parents, last = field.split(".")
     node: Any = tree
     for depth, name in enumerate(parents):
@@ -343,9 +325,7 @@ def _child(node: Any, name: str, dotted: str, override: str) -> Any:
         if child is None:
             child = node[name] = {}
     if not isinstance(child, dict | list):
-        raise ConfigError(
-            f"--set {override}: {dotted} is a value, not a section", "name a field of a section"
-        )
+        raise ConfigError(f"--set {override}: {dotted} is a value, not a section", "name a field of a section")
     return child
 
 
@@ -359,7 +339,7 @@ def _position(items: list[Any], name: str, override: str) -> int:
 
 
 def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
-    location = [part for part in error["loc"]]
+    location = list(error["loc"])
     dotted = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])

@@ -128,9 +128,7 @@ def answer_panel(question: str, answer: Answer) -> Panel:
     return Panel("\n".join(lines), title=escape(question), title_align="left")
 
 
-def search_lines(
-    index: HybridIndex, query: str, hits: Sequence[Hit], explain: bool, as_json: bool
-) -> list[str]:
+def search_lines(index: HybridIndex, query: str, hits: Sequence[Hit], explain: bool, as_json: bool) -> list[str]:
     """The hits of a query as plain lines, or as one JSON document."""
     if as_json:
         return [json.dumps([_hit_tree(index, query, hit, explain) for hit in hits], ensure_ascii=False)]
@@ -144,8 +142,7 @@ def search_lines(
         )
         if explain:
             lines += [
-                f"     {c.term}: BM25 {c.bm25:.3f}, TF-IDF {c.tfidf:.3f}"
-                for c in index.explain(query, hit.doc_id)
+                f"     {c.term}: BM25 {c.bm25:.3f}, TF-IDF {c.tfidf:.3f}" for c in index.explain(query, hit.doc_id)
             ]
     return lines or ["nothing found"]
 

@@ -99,9 +99,7 @@ def stage_key(config: RunConfig, stage: Stage, inputs: Mapping[str, Artifact]) -
     return StageKey(artifact_key(stage.name, sources, settings, code), sources, settings, code)
 
 
-def _bring(
-    config: RunConfig, store: Store, stage: Stage, inputs: Mapping[str, Artifact], report: Report
-) -> Outcome:
+def _bring(config: RunConfig, store: Store, stage: Stage, inputs: Mapping[str, Artifact], report: Report) -> Outcome:
     begin = time.perf_counter()
     made_from = stage_key(config, stage, inputs)
     found = store.find(stage.name, made_from.key)
