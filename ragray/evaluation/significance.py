@@ -41,54 +41,56 @@ class Difference:
     n: int
 
 
-def interval(values: Sequence[float], samples: int, seed: int, label: str) -> Interval:
-    """The mean and its percentile bootstrap interval.
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How intervals and tests are made: resamples of the questions, and the run's seed.
 
-    Args:
-        values: one for each question.
-        samples: resamples of the questions, with replacement.
-        seed: the run's seed.
-        label: names the figure, so that figures have independent resamples.
-
-    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3.
+    Each figure's `label` goes into its random numbers, so that figures have independent resamples.
     """
-    if not values:
-        return Interval(None, None, None, 0)
-    import numpy as np
 
-    data = np.asarray(values, dtype=np.float64)
-    low, high = _percentiles(_resampled_means(data, samples, _generator(seed, label)))
-    return Interval(float(data.mean()), low, high, len(data))
+    samples: int
+    seed: int
 
+    def interval(self, values: Sequence[float], label: str) -> Interval:
+        """The mean of one value for each question, and its percentile bootstrap interval.
 
-def compare(first: Sequence[float], second: Sequence[float], samples: int, seed: int, label: str) -> Difference:
-    """Two runs on the same questions: paired bootstrap interval, and paired randomization test.
+        Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3.
+        """
+        if not values:
+            return Interval(None, None, None, 0)
+        import numpy as np
 
-    The test swaps the two runs' values of a question with probability 1/2; p = (1 + how often the
-    difference is at least as large as seen) / (1 + samples).
-    Source: Noreen 1989; Smucker, Allan and Carterette 2007, "A Comparison of Statistical Significance
-    Tests for Information Retrieval Evaluation"; the +1: Phipson and Smyth 2010.
+        data = np.asarray(values, dtype=np.float64)
+        low, high = _percentiles(_resampled_means(data, self.samples, self._generator(label)))
+        return Interval(float(data.mean()), low, high, len(data))
 
-    Raises:
-        ValueError: the runs differ in length or are empty.
-    """
-    import numpy as np
+    def compare(self, first: Sequence[float], second: Sequence[float], label: str) -> Difference:
+        """Two runs on the same questions: paired bootstrap interval, and paired randomization test.
 
-    if len(first) != len(second) or not first:
-        raise ValueError(f"a paired comparison needs the same questions, got {len(first)} and {len(second)}")
-    gaps = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    random = _generator(seed, label)
-    low, high = _percentiles(_resampled_means(gaps, samples, random))
-    seen = abs(float(gaps.mean()))
-    swapped = np.abs(_swapped_means(gaps, samples, random))
-    as_large = int(np.count_nonzero(swapped >= seen - 1e-12))
-    return Difference(float(gaps.mean()), low, high, (1 + as_large) / (1 + samples), len(gaps))
+        The test swaps the two runs' values of a question with probability 1/2; p = (1 + how often the
+        difference is at least as large as seen) / (1 + samples).
+        Source: Noreen 1989; Smucker, Allan and Carterette 2007, "A Comparison of Statistical
+        Significance Tests for Information Retrieval Evaluation"; the +1: Phipson and Smyth 2010.
 
+        Raises:
+            ValueError: the runs differ in length or are empty.
+        """
+        import numpy as np
 
-def _generator(seed: int, label: str) -> np.random.Generator:
-    import numpy as np
+        if len(first) != len(second) or not first:
+            raise ValueError(f"a paired comparison needs the same questions, got {len(first)} and {len(second)}")
+        gaps = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+        random = self._generator(label)
+        low, high = _percentiles(_resampled_means(gaps, self.samples, random))
+        seen = abs(float(gaps.mean()))
+        swapped = np.abs(_swapped_means(gaps, self.samples, random))
+        as_large = int(np.count_nonzero(swapped >= seen - 1e-12))
+        return Difference(float(gaps.mean()), low, high, (1 + as_large) / (1 + self.samples), len(gaps))
 
-    return np.random.Generator(np.random.PCG64(stable_digest("bootstrap", seed, label)))
+    def _generator(self, label: str) -> np.random.Generator:
+        import numpy as np
+
+        return np.random.Generator(np.random.PCG64(stable_digest("bootstrap", self.seed, label)))
 
 
 def _resampled_means(
@@ -100,9 +102,7 @@ def _resampled_means(
     return np.concatenate(blocks)
 
 
-def _swapped_means(
-    gaps: npt.NDArray[np.float64], samples: int, random: np.random.Generator
-) -> npt.NDArray[np.float64]:
+def _swapped_means(gaps: npt.NDArray[np.float64], samples: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
     import numpy as np
 
     blocks = [
