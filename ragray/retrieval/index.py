@@ -1,0 +1,213 @@
+"""The hybrid index: BM25 and TF-IDF over the same postings, fused by rank.
+
+In: passages. Out: a folder (`build_index`), and `HybridIndex.open`, which memory-maps it, searches it and
+explains its answers. The folder records the analyzer and all settings: the query side asks the index, never the user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from ragray.config import RetrievalConfig
+from ragray.errors import ArtifactError, DataError
+from ragray.retrieval.analyzer import Analyzer, check_analyzer
+from ragray.retrieval.fusion import reciprocal_rank_fusion
+from ragray.retrieval.postings import Postings, QueryTerms, ranked, write_postings
+from ragray.retrieval.strings import Strings, byte_order, write_strings
+from ragray.schema import Passage, records_of, table_of
+
+FORMAT_VERSION = 1
+DESCRIPTION = "index.json"
+TITLE_WEIGHT = 2  # a title's terms count so often; measured, see docs
+MAX_QUERY_TERMS = 1024  # a longer query is cut here
+_ROWS_PER_GROUP = 256  # passages that are read from disk together
+_REBUILD = "build the index again: remove its folder, then `ragray index --config FILE`"
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A document that was found. Ranks count from 1; None where it is not in that list's fused depth."""
+
+    doc_id: str
+    rank: int
+    score: float  # reciprocal rank fusion
+    bm25_rank: int | None
+    bm25_score: float
+    tfidf_rank: int | None
+    tfidf_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class TermContribution:
+    """What one term of the query adds to a document's two scores."""
+
+    term: str
+    bm25: float
+    tfidf: float
+
+
+def build_index(passages: Sequence[Passage], settings: RetrievalConfig, folder: Path) -> dict[str, int]:
+    """Write an index of `passages` in their order; returns counts of documents, terms and postings.
+
+    Raises:
+        DataError: there are no passages, or two have the same id.
+    """
+    if not passages:
+        raise DataError("there is nothing to index: no passages", "check `data.faq` and `data.documents`")
+    ids = [passage.doc_id for passage in passages]
+    order = byte_order(ids)
+    for before, after in itertools.pairwise(order):
+        if ids[before] == ids[after]:
+            raise DataError(f"two passages have the id {ids[before]!r}", "give every record its own id")
+    analyzer = Analyzer(settings.analyzer)
+    counts = write_postings([passage_terms(analyzer, passage) for passage in passages], settings, folder)
+    write_strings(ids, folder, "ids")
+    np.save(folder / "ids.order.npy", np.array(order, np.int64))
+    table = table_of(Passage, passages)
+    pq.write_table(table, folder / "passages.parquet", compression="zstd", row_group_size=_ROWS_PER_GROUP)
+    counts = {"documents": len(passages), **counts}
+    description = {
+        "format_version": FORMAT_VERSION,
+        "analyzer": analyzer.describe(),
+        "title_weight": TITLE_WEIGHT,
+        "settings": settings.model_dump(),
+        "counts": counts,
+        "digest": _content_digest(folder),
+    }
+    text = json.dumps(description, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    return counts
+
+
+def passage_terms(analyzer: Analyzer, passage: Passage) -> list[str]:
+    """The terms that a passage is indexed by: its title's, repeated by their weight, then its text's."""
+    return analyzer.terms(passage.title) * TITLE_WEIGHT + analyzer.terms(passage.text)
+
+
+class HybridIndex:
+    """An opened index: read-only, memory-mapped, safe to share between threads."""
+
+    def __init__(self, folder: Path, description: dict[str, Any]) -> None:
+        self.folder = folder
+        self.settings = RetrievalConfig.model_validate(description["settings"])
+        self.digest: str = description["digest"]
+        self.analyzer = check_analyzer(description["analyzer"], str(folder))
+        self.postings = Postings(folder, self.settings)
+        self._ids = Strings(folder, "ids")
+        self._id_order = np.asarray(np.load(folder / "ids.order.npy", mmap_mode="r"))
+        self._table = pq.ParquetFile(folder / "passages.parquet", memory_map=True)
+        self._lock = threading.Lock()
+        self._groups: dict[int, list[Passage]] = {}
+
+    @classmethod
+    def open(cls, folder: Path) -> HybridIndex:
+        """Open the index in `folder`.
+
+        Raises:
+            ArtifactError: there is none, it is damaged, or another analyzer or format made it.
+        """
+        folder = Path(folder)
+        try:
+            description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            version = description["format_version"]
+            if version != FORMAT_VERSION:
+                raise ArtifactError(f"{folder}: index format {version}, this ragray reads {FORMAT_VERSION}", _REBUILD)
+            return cls(folder, description)
+        except FileNotFoundError as error:
+            missing = Path(str(error.filename)).name
+            raise ArtifactError(f"{folder}: no index here: {missing} is missing", _REBUILD) from None
+        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+            raise ArtifactError(f"{folder}: the index is damaged: {error}", _REBUILD) from None
+
+    def __len__(self) -> int:
+        return len(self.postings)
+
+    def search(self, query: str, top_k: int, exclude: Collection[str] = ()) -> list[Hit]:
+        """The best `top_k` documents for `query`, fused from both lists to `settings.fusion_depth` each.
+
+        Args:
+            query: any text; without a term that the index knows, nothing is found.
+            top_k: how many at most; not more than both lists hold together.
+            exclude: ids of documents that are treated as absent from the lists.
+        """
+        terms = self.query_terms(query)
+        bm25_scores, tfidf_scores = self.postings.score(terms)
+        candidates = np.flatnonzero(tfidf_scores > 0.0)
+        if exclude:
+            candidates = np.setdiff1d(candidates, [n for n in map(self._number, exclude) if n is not None])
+        depth = self.settings.fusion_depth
+        by_bm25 = ranked(bm25_scores, candidates, depth).tolist()
+        by_tfidf = ranked(tfidf_scores, candidates, depth).tolist()
+        bm25_ranks = {document: rank for rank, document in enumerate(by_bm25, 1)}
+        tfidf_ranks = {document: rank for rank, document in enumerate(by_tfidf, 1)}
+        fused = reciprocal_rank_fusion([by_bm25, by_tfidf], self.settings.rrf_k)[:top_k]
+        return [
+            Hit(
+                self._ids[document], rank, score,
+                bm25_ranks.get(document), float(bm25_scores[document]),
+                tfidf_ranks.get(document), float(tfidf_scores[document]),
+            )
+            for rank, (document, score) in enumerate(fused, 1)
+        ]  # fmt: skip
+
+    def search_batch(
+        self, queries: Sequence[str], top_k: int, exclude: Sequence[Collection[str]] = ()
+    ) -> list[list[Hit]]:
+        """`search` for each query; `exclude` is empty, or has one collection for each query."""
+        absent = exclude or [()] * len(queries)
+        return [self.search(query, top_k, skip) for query, skip in zip(queries, absent, strict=True)]
+
+    def query_terms(self, query: str) -> QueryTerms:
+        """The query's terms that the index knows, with their weights; at most 1,024 terms are read."""
+        return self.postings.query(self.analyzer.terms(query)[:MAX_QUERY_TERMS])
+
+    def passage(self, doc_id: str) -> Passage:
+        """The passage with this id.
+
+        Raises:
+            DataError: the index has no such document.
+        """
+        number = self._known(doc_id)
+        group, row = divmod(number, _ROWS_PER_GROUP)
+        with self._lock:
+            if group not in self._groups:
+                self._groups[group] = records_of(Passage, self._table.read_row_group(group))
+            return self._groups[group][row]
+
+    def explain(self, query: str, doc_id: str) -> list[TermContribution]:
+        """What each known term of `query` adds to the document's scores, the greatest first; their sums.
+
+        Raises:
+            DataError: the index has no such document.
+        """
+        parts = self.postings.contributions(self.query_terms(query), self._known(doc_id))
+        named = [TermContribution(self.postings.vocabulary[number], b, t) for number, b, t in parts]
+        return sorted(named, key=lambda part: (-part.bm25, -part.tfidf, part.term))
+
+    def _number(self, doc_id: str) -> int | None:
+        return self._ids.find(doc_id, self._id_order)
+
+    def _known(self, doc_id: str) -> int:
+        number = self._number(doc_id)
+        if number is None:
+            raise DataError(f"{self.folder}: no document {doc_id!r}", "use a doc_id that a search returned")
+        return number
+
+
+def _content_digest(folder: Path) -> str:
+    """SHA-256 over the names and bytes of the files written so far."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,65 @@
+"""A list of strings that opens without reading it: UTF-8 bytes end to end, and where each begins.
+
+In: strings. Out: two `.npy` files that are memory-mapped, read by number, and searched by binary search
+where they are sorted by their bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def write_strings(strings: Sequence[str], folder: Path, name: str) -> None:
+    """Write `strings` as `<name>.bytes.npy` (uint8) and `<name>.starts.npy` (int64, one more)."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in strings]
+    starts = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(data) for data in encoded], out=starts[1:])
+    np.save(folder / f"{name}.bytes.npy", np.frombuffer(b"".join(encoded), np.uint8))
+    np.save(folder / f"{name}.starts.npy", starts)
+
+
+class Strings:
+    """Strings by number, memory-mapped."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._bytes = memoryview(np.load(folder / f"{name}.bytes.npy", mmap_mode="r"))
+        self._starts: NDArray[np.int64] = np.asarray(np.load(folder / f"{name}.starts.npy", mmap_mode="r"))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, number: int) -> str:
+        return self._raw(number).decode("utf-8", "surrogatepass")
+
+    def find(self, text: str, order: NDArray[np.int64] | None = None) -> int | None:
+        """The number of `text`, or None.
+
+        Args:
+            text: what to look for.
+            order: the strings' numbers sorted by their bytes; None where they are stored sorted.
+        """
+        key = text.encode("utf-8", "surrogatepass")
+        low, high = 0, len(self)
+        while low < high:
+            middle = (low + high) // 2
+            if self._raw(middle if order is None else int(order[middle])) < key:
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(self):
+            return None
+        number = low if order is None else int(order[low])
+        return number if self._raw(number) == key else None
+
+    def _raw(self, number: int) -> bytes:
+        return bytes(self._bytes[self._starts[number] : self._starts[number + 1]])
+
+
+def byte_order(strings: Sequence[str]) -> list[int]:
+    """The numbers of `strings`, sorted by their bytes; equal strings keep their order."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in strings]
+    return sorted(range(len(encoded)), key=encoded.__getitem__)
