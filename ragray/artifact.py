@@ -102,11 +102,11 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
-        self._remote = "://" in root and not root.startswith("file://")
+        self._remote = "://" in root  # file:// too: it goes the way of s3://
         if self._remote:
             self._fs, self._base = pafs.FileSystem.from_uri(self.root)
         else:
-            self._fs, self._base = pafs.LocalFileSystem(), str(Path(self.root.removeprefix("file://")).absolute())
+            self._fs, self._base = pafs.LocalFileSystem(), str(Path(self.root).absolute())
 
     def uri(self, kind: str, key: str) -> str:
         """Where the artifact of this kind and key is or would be."""
@@ -223,6 +223,7 @@ class Store:
         name = manifest.key[:16]
         place = f"{self._base}/{manifest.kind}/{name}"
         if self._remote:
+            self._fs.create_dir(place, recursive=True)
             pafs.copy_files(
                 str(aside), place, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=self._fs
             )
