@@ -1,0 +1,73 @@
+"""Every YAML loads, every documented command exists, every job is a real entry."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ragray.config import load_config
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = {
+    "prepare", "index", "augment", "calibrate", "train", "merge", "quantize", "build-engine", "evaluate", "run",
+    "demo", "ask", "search", "serve", "inspect", "lineage",
+}  # fmt: skip
+
+
+def tracked(pattern: str) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", pattern], cwd=ROOT, capture_output=True)
+    return [ROOT / line for line in listed.stdout.decode().splitlines()]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_configs_load(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", tracked("*.yaml") + tracked("*.yml"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_yaml_parses(path: Path) -> None:
+    assert list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "serve_configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_serve_configs_fit_rays_schema_and_the_app(path: Path) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    from ragray.config import validate_section
+    from ragray.serve.app import AppArgs
+
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    schema = ServeDeploySchema.model_validate(tree)
+    assert set(tree) <= set(ServeDeploySchema.model_fields), "Ray ignores unknown keys"
+    for application in schema.applications:
+        module, _, name = application.import_path.partition(":")
+        assert hasattr(__import__(module, fromlist=[name]), name)
+        validate_section(AppArgs, application.args, path.name)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_commands_exist(command: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "ragray.cli", command, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "Usage" in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.py")), ids=lambda p: p.name)
+def test_jobs_start(path: Path) -> None:
+    done = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "--config" in done.stdout or "--data" in done.stdout
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
+def test_documented_commands_and_settings_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for command in re.findall(r"^\s*(?:\$ )?ragray ([a-z-]+)", text, flags=re.MULTILINE):
+        assert command in COMMANDS, f"{path.name}: ragray {command}"
+    for target in re.findall(r"`make ([a-z]+)", text):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE), f"make {target}"
+    overrides = re.findall(r"--set ([a-z_]+(?:\.[a-z0-9_]+)+)=([^\s`\"']+)", text)
+    for field, value in overrides:
+        load_config(ROOT / "configs" / "demo.yaml", [f"{field}={value}"])
