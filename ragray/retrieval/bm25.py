@@ -30,11 +30,11 @@ def idf(settings: Bm25Config, documents: int, frequencies: NDArray[np.int64]) ->
     """
     n, df = float(documents), frequencies.astype(np.float64)
     if settings.variant == "lucene":
-        return np.asarray(np.log1p((n - df + 0.5) / (df + 0.5)))
+        return np.log((n + 1.0) / (df + 0.5))  # = ln(1 + (n - df + 0.5) / (df + 0.5))
     if settings.variant == "plus":
-        return np.log((n + 1) / df)
+        return np.log((n + 1.0) / df)
     if settings.variant == "l":
-        return np.log(n + 1) - np.log(df + 0.5)
+        return np.log((n + 1.0) / (df + 0.5))
     plain: Floats = np.log(n - df + 0.5) - np.log(df + 0.5)
     if len(plain):
         plain[plain < 0] = EPSILON * plain.mean()

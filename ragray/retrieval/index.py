@@ -30,7 +30,7 @@ from ragray.schema import Passage, records_of, table_of
 FORMAT_VERSION = 1
 DESCRIPTION = "index.json"
 TITLE_WEIGHT = 2  # a title's terms count so often; measured, see docs
-MAX_QUERY_TERMS = 1024  # a longer query is cut here
+MAX_QUERY_CHARS, MAX_QUERY_TERMS = 32_768, 1024  # a longer query is cut here
 _ROWS_PER_GROUP = 256  # passages that are read from disk together
 _REBUILD = "build the index again: remove its folder, then `ragray index --config FILE`"
 
@@ -145,7 +145,7 @@ class HybridIndex:
         bm25_scores, tfidf_scores = self.postings.score(terms)
         candidates = np.flatnonzero(tfidf_scores > 0.0)
         if exclude:
-            candidates = np.setdiff1d(candidates, [n for n in map(self._number, exclude) if n is not None])
+            candidates = np.setdiff1d(candidates, [n for n in map(self._find, exclude) if n is not None])
         depth = self.settings.fusion_depth
         by_bm25 = ranked(bm25_scores, candidates, depth).tolist()
         by_tfidf = ranked(tfidf_scores, candidates, depth).tolist()
@@ -168,9 +168,13 @@ class HybridIndex:
         absent = exclude or [()] * len(queries)
         return [self.search(query, top_k, skip) for query, skip in zip(queries, absent, strict=True)]
 
+    def terms(self, query: str) -> list[str]:
+        """The first 1,024 terms of a query, as the index's analyzer makes them."""
+        return self.analyzer.terms(query[:MAX_QUERY_CHARS])[:MAX_QUERY_TERMS]
+
     def query_terms(self, query: str) -> QueryTerms:
-        """The query's terms that the index knows, with their weights; at most 1,024 terms are read."""
-        return self.postings.query(self.analyzer.terms(query)[:MAX_QUERY_TERMS])
+        """The query's terms that the index knows, with their weights."""
+        return self.postings.query(self.terms(query))
 
     def passage(self, doc_id: str) -> Passage:
         """The passage with this id.
@@ -178,7 +182,7 @@ class HybridIndex:
         Raises:
             DataError: the index has no such document.
         """
-        number = self._known(doc_id)
+        number = self.number(doc_id)
         group, row = divmod(number, _ROWS_PER_GROUP)
         with self._lock:
             if group not in self._groups:
@@ -191,15 +195,20 @@ class HybridIndex:
         Raises:
             DataError: the index has no such document.
         """
-        parts = self.postings.contributions(self.query_terms(query), self._known(doc_id))
+        parts = self.postings.contributions(self.query_terms(query), self.number(doc_id))
         named = [TermContribution(self.postings.vocabulary[number], b, t) for number, b, t in parts]
         return sorted(named, key=lambda part: (-part.bm25, -part.tfidf, part.term))
 
-    def _number(self, doc_id: str) -> int | None:
+    def _find(self, doc_id: str) -> int | None:
         return self._ids.find(doc_id, self._id_order)
 
-    def _known(self, doc_id: str) -> int:
-        number = self._number(doc_id)
+    def number(self, doc_id: str) -> int:
+        """The document's number in index order, from 0.
+
+        Raises:
+            DataError: the index has no such document.
+        """
+        number = self._find(doc_id)
         if number is None:
             raise DataError(f"{self.folder}: no document {doc_id!r}", "use a doc_id that a search returned")
         return number

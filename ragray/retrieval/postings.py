@@ -141,17 +141,25 @@ class Postings:
         scores = [np.bincount(documents, weights=part, minlength=len(self)).astype(np.float64) for part in added]
         return scores[0] + query.floor, scores[1]
 
+    def held(self, numbers: Ints, document: int) -> set[int]:
+        """Those of the terms that a document holds."""
+        return {int(number) for number in numbers if self._place(number, document) is not None}
+
     def contributions(self, query: QueryTerms, document: int) -> list[tuple[int, float, float]]:
         """For each term of the query: its number, and what it adds to the BM25 score and cosine."""
         rows = []
         for number, w_bm25, w_tfidf in zip(query.numbers, query.bm25, query.tfidf, strict=True):
-            begin, end = self.pointers[number], self.pointers[number + 1]
-            at = int(begin + np.searchsorted(self.documents[begin:end], document))
-            held = at < end and self.documents[at] == document
+            at = self._place(number, document)
             floor = float(bm25.floor(self._settings.bm25, self.idf_bm25[number : number + 1])[0] * w_bm25)
-            added = (float(self.bm25[at] * w_bm25), float(self.tfidf[at] * w_tfidf)) if held else (0.0, 0.0)
+            added = (float(self.bm25[at] * w_bm25), float(self.tfidf[at] * w_tfidf)) if at is not None else (0.0, 0.0)
             rows.append((int(number), floor + added[0], added[1]))
         return rows
+
+    def _place(self, number: int, document: int) -> int | None:
+        """Where the posting of a term and a document stands, or None."""
+        begin, end = int(self.pointers[number]), int(self.pointers[number + 1])
+        at = begin + int(np.searchsorted(self.documents[begin:end], np.uint32(document)))
+        return at if at < end and self.documents[at] == document else None
 
 
 def _mapped(folder: Path, name: str) -> Any:
