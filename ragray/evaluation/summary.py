@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ragray.evaluation import answers
-from ragray.evaluation.answers import Scores, column
+from ragray.evaluation.answers import column
+from ragray.evaluation.predictions import Prediction
 from ragray.evaluation.significance import Difference, Interval, Resampling
 
 GOOD_F1 = 0.5  # from here on an answer counts as found when losses are explained
@@ -44,32 +45,6 @@ OUTCOMES = {
     "wrong_passage": "the right passage was shown, another one was cited",
     "different_answer": "the right passage was cited or none was, the text differs",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One question answered in one cell, with all that led to the answer."""
-
-    query_id: str
-    cell: str
-    lang: str
-    question: str
-    references: tuple[str, ...]
-    right: tuple[str, ...]  # ids of the passages that hold the answer; none: nothing answers it
-    shown: tuple[str, ...]  # ids of the passages that the model read, in ranked order
-    probability: float | None  # that the shown passages answer; None without retrieval
-    text: str
-    cited: tuple[str, ...]  # ids
-    declined_by: str  # "", "retrieval" (the confidence gate) or "model"
-    prompt_tokens: int
-    completion_tokens: int
-    finish_reason: str
-    scores: Scores
-
-    @property
-    def answerable(self) -> bool:
-        """Whether anything in the corpus answers the question."""
-        return bool(self.right)
 
 
 @dataclass(frozen=True, slots=True)

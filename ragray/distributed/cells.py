@@ -1,0 +1,162 @@
+"""What one task of the evaluation does: retrieve for all questions, or answer them all with one model.
+
+In: artifacts and questions. Out: `Found` and `CellAnswers`. No Ray here: these functions run the same
+in a task on another machine and in a test.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ragray.artifact import Artifact, Store
+from ragray.config import EngineConfig
+from ragray.evaluation.answers import Given
+from ragray.evaluation.report import Answerer
+from ragray.prompt import parse_answer
+from ragray.schema import EvalQuestion
+
+if TYPE_CHECKING:
+    from ragray.engine.assistant import Retrieved
+    from ragray.engine.protocol import Completion, Engine
+
+RANKING_DEPTH = 100  # documents of each ranking that are judged
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What one task needs to answer all questions with one model."""
+
+    name: str
+    kind: Literal["model", "engine"]  # a Hugging Face folder, or a built engine
+    model: Artifact | str  # the artifact that holds it, or the base model's folder or hub id
+    batch_size: int
+    max_new_tokens: int
+    engine: EngineConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What retrieval found: for the prompts, and the rankings of each retriever."""
+
+    retrieved: tuple[Retrieved, ...]  # in the questions' order
+    rankings: dict[str, dict[str, list[str]]]  # retriever -> query -> documents, best first
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One question answered."""
+
+    given: Given
+    declined_by: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CellAnswers:
+    """All questions answered in one cell, in their order, and how long that took."""
+
+    answers: tuple[Answered, ...]
+    answerer: Answerer
+    load_seconds: float
+    generate_seconds: float
+
+
+def retrieve_all(index: Artifact, calibrate: Artifact, questions: Sequence[EvalQuestion]) -> Found:
+    """Retrieve for every question: as the assistant does, and the rankings of each retriever."""
+    from ragray.engine.assistant import retrieve_batch
+    from ragray.retrieval.confidence import Confidence
+    from ragray.retrieval.index import HybridIndex
+
+    begin = time.perf_counter()
+    opened = HybridIndex.open(_folder(index))
+    texts = [q.question for q in questions]
+    retrieved = retrieve_batch(opened, Confidence.open(_folder(calibrate)), texts)
+    rankings: dict[str, dict[str, list[str]]] = {"hybrid": {}, "bm25": {}, "tfidf": {}}
+    every = 2 * max(RANKING_DEPTH, opened.settings.fusion_depth)  # the union of both lists
+    for question, hits in zip(questions, opened.search_batch(texts, every), strict=True):
+        ranked = {
+            "hybrid": sorted((h.rank, h.doc_id) for h in hits),
+            "bm25": sorted((h.bm25_rank, h.doc_id) for h in hits if h.bm25_rank is not None),
+            "tfidf": sorted((h.tfidf_rank, h.doc_id) for h in hits if h.tfidf_rank is not None),
+        }
+        for name, ranking in ranked.items():
+            rankings[name][question.query_id] = [doc_id for _, doc_id in ranking[:RANKING_DEPTH]]
+    return Found(tuple(retrieved), rankings, time.perf_counter() - begin)
+
+
+def answer_all(cell: Cell, questions: Sequence[EvalQuestion], found: Found | None) -> CellAnswers:
+    """Answer every question with one model, deterministically; `found=None` asks without retrieval."""
+    begin = time.perf_counter()
+    engine = _load(cell)
+    try:
+        loaded = time.perf_counter()
+        answers = _closed_book(engine, cell, questions) if found is None else _with_retrieval(engine, cell, found)
+        return CellAnswers(
+            tuple(answers), Answerer(**asdict(engine.info)), loaded - begin, time.perf_counter() - loaded
+        )
+    finally:
+        engine.close()
+
+
+def _load(cell: Cell) -> Engine:
+    from ragray.engine.runtime import load_engine
+    from ragray.engine.transformers_runtime import load_model_folder
+
+    if cell.kind == "engine":
+        assert isinstance(cell.model, Artifact)
+        return load_engine(_folder(cell.model), cell.engine)
+    folder = _folder(cell.model) / "model" if isinstance(cell.model, Artifact) else cell.model
+    return load_model_folder(folder, cell.batch_size, threads=1)
+
+
+def _with_retrieval(engine: Engine, cell: Cell, found: Found) -> list[Answered]:
+    from ragray.engine.assistant import prompt_tokens
+    from ragray.engine.protocol import SamplingParams
+
+    asked = [r for r in found.retrieved if r.answerable]
+    prompts = [prompt_tokens(engine.tokenizer, r) for r in asked]
+    completions = iter(engine.generate(prompts, SamplingParams(max_new_tokens=cell.max_new_tokens)))
+    return [_with_citations(r, next(completions) if r.answerable else None) for r in found.retrieved]
+
+
+def _with_citations(retrieved: Retrieved, completion: Completion | None) -> Answered:
+    from ragray.engine.assistant import compose
+
+    answer = compose(retrieved, completion)
+    cited = tuple(citation.doc_id for citation in answer.citations)
+    given = Given(text=answer.text, declined=answer.declined, cited=cited)
+    return _answered(given, answer.declined_by, completion)
+
+
+def _closed_book(engine: Engine, cell: Cell, questions: Sequence[EvalQuestion]) -> list[Answered]:
+    from ragray.engine.assistant import closed_book_tokens
+    from ragray.engine.protocol import SamplingParams
+
+    prompts = [closed_book_tokens(engine.tokenizer, q.question) for q in questions]
+    completions = engine.generate(prompts, SamplingParams(max_new_tokens=cell.max_new_tokens))
+    answered = []
+    for completion in completions:
+        parsed = parse_answer(completion.text)
+        given = Given(text=parsed.text, declined=parsed.declined, closed_book=True)
+        answered.append(_answered(given, "model" if parsed.declined else "", completion))
+    return answered
+
+
+def _answered(given: Given, declined_by: str, completion: Completion | None) -> Answered:
+    if completion is None:
+        return Answered(given, declined_by, 0, 0, "")
+    return Answered(given, declined_by, completion.prompt_tokens, len(completion.token_ids), completion.finish_reason)
+
+
+def _folder(artifact: Artifact) -> Path:
+    """The artifact's files on the machine where this runs; a remote store's are fetched."""
+    if "://" not in artifact.uri:
+        return artifact.folder
+    return Store(artifact.uri.rsplit("/", 2)[0]).open(artifact.uri).folder

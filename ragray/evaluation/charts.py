@@ -1,0 +1,126 @@
+"""The report's charts, as SVG text.
+
+In: a `Summary`. Out: one SVG for each chart, the same bytes for the same figures. All labels are ours and
+ASCII, so that any font can draw them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ragray.evaluation.significance import Interval
+from ragray.evaluation.summary import CELLS, Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# chart -> what it shows, for people who cannot see it
+CHARTS = {
+    "answers": "Exact match, token F1 and ROUGE-L of each cell",
+    "declines": "Share of unanswerable and of answerable questions that each cell declined",
+    "retrieval": "Recall, MRR and nDCG of each retriever",
+}
+_COLORS = {
+    "base_closed_book": "#c9ced6",
+    "base_retrieval": "#8d99a8",
+    "tuned_closed_book": "#a8cdf0",
+    "tuned_retrieval": "#1f6fb8",
+    "engine_retrieval": "#12877a",
+    "tfidf": "#c9ced6",
+    "bm25": "#8d99a8",
+    "hybrid": "#1f6fb8",
+}
+_RETRIEVERS = {"tfidf": "TF-IDF", "bm25": "BM25", "hybrid": "Hybrid"}
+_ANSWER_METRICS = {"exact_match": "exact match", "f1": "token F1", "rouge_l": "ROUGE-L"}
+_DECLINE_METRICS = {
+    "declined_unanswerable": "unanswerable declined\n(higher is better)",
+    "declined_answerable": "answerable declined\n(lower is better)",
+}
+_RETRIEVAL_METRICS = {
+    "recall@1": "recall@1",
+    "recall@3": "recall@3",
+    "recall@5": "recall@5",
+    "recall@10": "recall@10",
+    "mrr@10": "MRR@10",
+    "ndcg@10": "nDCG@10",
+}
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "ragray",
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": "#9aa3ad",
+    "text.color": "#24292f",
+    "axes.labelcolor": "#24292f",
+    "xtick.color": "#24292f",
+    "ytick.color": "#57606a",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Bars:
+    """Groups of bars: one group for each metric, one bar in each group for each series."""
+
+    series: Mapping[str, str]  # name -> label
+    metrics: Mapping[str, str]  # name -> label
+    values: Mapping[str, Mapping[str, Interval]]  # series -> metric
+
+
+def draw(summary: Summary) -> dict[str, str]:
+    """The charts by name, as in `CHARTS`."""
+    bars = {
+        "answers": _Bars(CELLS, _ANSWER_METRICS, summary.cells),
+        "declines": _Bars(CELLS, _DECLINE_METRICS, summary.cells),
+        "retrieval": _Bars(_RETRIEVERS, _RETRIEVAL_METRICS, summary.retrieval),
+    }
+    return {name: _svg(groups) for name, groups in bars.items()}
+
+
+def _svg(bars: _Bars) -> str:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.2, 3.5), layout="constrained")
+        _plot(figure.add_subplot(), bars)
+        _add_legend(figure)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    return stream.getvalue()
+
+
+def _plot(axes: Axes, bars: _Bars) -> None:
+    present = [name for name in bars.series if name in bars.values]
+    width = 0.82 / max(len(present), 1)
+    for place, name in enumerate(present):
+        shift = (place - (len(present) - 1) / 2) * width
+        _plot_series(axes, bars, name, [group + shift for group in range(len(bars.metrics))], width)
+    axes.set_xticks(range(len(bars.metrics)), list(bars.metrics.values()))
+    axes.set_ylim(0.0, 1.08)
+    axes.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0])
+    axes.tick_params(length=0)
+    axes.grid(axis="y", color="#e3e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _plot_series(axes: Axes, bars: _Bars, name: str, places: Sequence[float], width: float) -> None:
+    """One series with its intervals as whiskers; a metric that counts no question has no bar."""
+    found = [bars.values[name][metric] for metric in bars.metrics]
+    means = [interval.mean or 0.0 for interval in found]
+    axes.bar(places, means, width * 0.92, color=_COLORS[name], label=bars.series[name])
+    for place, interval in zip(places, found, strict=True):
+        if interval.mean is None or interval.low is None or interval.high is None:
+            axes.text(place, 0.02, "-", ha="center", color="#57606a")
+            continue
+        axes.vlines(place, interval.low, interval.high, color="#24292f", linewidth=0.9)
+        axes.text(place, interval.high + 0.015, f"{interval.mean:.2f}", ha="center", fontsize=7.5)
+
+
+def _add_legend(figure: Figure) -> None:
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
