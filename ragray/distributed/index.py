@@ -23,6 +23,9 @@ from ragray.retrieval.index import build_index
 from ragray.schema import Passage, QARecord, records_of, table_of
 
 IN_PROCESS_BELOW = 20_000  # passages
+INDEX_CODE = tuple(
+    f"retrieval.{name}" for name in ("analyzer", "bm25", "index", "postings", "stopwords", "strings", "tfidf")
+)
 
 
 def withholds_test_questions(config: RunConfig) -> bool:
@@ -93,7 +96,7 @@ STAGE = Stage(
     name="index",
     format_version=1,
     needs=("prepare",),
-    code=("schema", "retrieval", "distributed.index"),
+    code=("schema", *INDEX_CODE, "distributed.index"),
     settings=_settings,
     build=_build,
     headline=_headline,

@@ -94,6 +94,19 @@ class Analyzer:
             yield from (w for w in rjieba.cut(run) if len(w) > shorter and w not in self._chinese)
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text as they stand: Chinese by the dictionary, others as they are separated."""
+    words: list[str] = []
+    for match in _TOKEN.finditer(text):
+        if match.lastgroup == "cjk":
+            import rjieba
+
+            words.extend(rjieba.cut(match.group()))
+        else:
+            words.append(match.group())
+    return words
+
+
 def check_analyzer(recorded: Mapping[str, Any], where: str) -> Analyzer:
     """The analyzer that an index was made with.
 

@@ -43,7 +43,7 @@ def features(index: HybridIndex, query: str, hits: Sequence[Hit]) -> Floats:
     if not hits or total <= 0.0:
         return np.zeros(len(FEATURES))
     held = [_held(index, known, hit) for hit in hits[:_READ]]
-    covered = [sum(known[number] for number in numbers) / total for numbers in held]
+    covered = [sum(known[number] for number in sorted(numbers)) / total for numbers in held]
     titles = [_title_match(index, known, total, hit) for hit in hits[:_READ]]
     cosines = sorted((hit.tfidf_score for hit in hits), reverse=True)
     bm25 = sorted((hit.bm25_score for hit in hits), reverse=True)
@@ -64,6 +64,14 @@ def features(index: HybridIndex, query: str, hits: Sequence[Hit]) -> Floats:
             np.log1p(len(known)),
         ]
     )
+
+
+def coverage(index: HybridIndex, text: str, doc_id: str) -> float:
+    """How much of what `text` says a document holds: the share of its terms, weighted by their information."""
+    known, unknown = _information(index, text)
+    total = sum(known.values()) + unknown
+    numbers = index.postings.held(np.array(sorted(known), np.int64), index.number(doc_id))
+    return sum(known[number] for number in sorted(numbers)) / total if total > 0.0 else 0.0
 
 
 def _information(index: HybridIndex, query: str) -> tuple[dict[int, float], float]:
@@ -122,6 +130,7 @@ class Confidence:
     threshold: float
     max_false_declines: float
     counts: dict[str, int]
+    metrics: dict[str, float]  # on validation questions: shares declined, Brier score
     reliability: tuple[Bin, ...]
     index_digest: str = ""
     features: tuple[str, ...] = FEATURES
@@ -190,15 +199,23 @@ def fit(examples: Examples, max_false_declines: float, index_digest: str = "") -
         raise DataError("too few questions to learn when to decline", "give more records, or a larger data.split.valid")
     intercept, coefficients = logistic_regression(examples.rows[train], examples.answered[train])
     probabilities = _sigmoid(examples.rows @ coefficients + intercept)
+    threshold = decline_threshold(probabilities[held_out], max_false_declines)
+    declined = probabilities < threshold
+    errors = (probabilities - examples.answered)[examples.validation]
     return Confidence(
         intercept=intercept,
         coefficients=tuple(coefficients.tolist()),
-        threshold=decline_threshold(probabilities[held_out], max_false_declines),
+        threshold=threshold,
         max_false_declines=max_false_declines,
         counts={
             "train": int(train.sum()),
             "validation": int(examples.validation.sum()),
             "validation_answerable": int(held_out.sum()),
+        },
+        metrics={
+            "declined_answerable": float(declined[held_out].mean()),
+            "declined_unanswerable": float(declined[examples.validation & ~examples.answerable].mean()),
+            "brier": float((errors**2).mean()),
         },
         reliability=reliability(probabilities[~train], examples.answered[~train]),
         index_digest=index_digest,
