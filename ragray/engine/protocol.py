@@ -1,0 +1,158 @@
+"""What every engine and every engine builder offers, whatever runs underneath.
+
+In: token ids. Out: `Completion`s, at once (`Engine.generate`) or piece by piece (`Engine.submit`).
+Token ids, not text, cross this border: the prompt is rendered once, by the tokenizer of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. `temperature` 0 is greedy: the most probable token, always."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0  # smallest set of tokens with this probability, 1.0 keeps all
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"max_new_tokens >= 1, temperature >= 0 and 0 < top_p <= 1 are needed: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What was generated. `token_ids` and `text` are without the prompt and without the stop token."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What is running: for lineage in answers and reports."""
+
+    kind: str  # "openvino" or "transformers"
+    device: str  # "cpu", or the accelerator's type
+    weights: str  # "fp32", "int8", ...
+    model: str  # name of the model's architecture and size
+    digest: str  # sha256 of the engine's files
+
+
+class Handle(Protocol):
+    """One running request."""
+
+    def read(self, timeout_s: float | None = None) -> str | None:
+        """The next piece of text, whole characters only; None at the end.
+
+        Raises:
+            TimeoutError: nothing came within `timeout_s` seconds.
+            EngineError: the engine failed or was closed.
+        """
+
+    def cancel(self) -> None:
+        """Stop generating; what was generated so far stays readable."""
+
+    def completion(self) -> Completion:
+        """Wait for the end and return the whole.
+
+        Raises:
+            EngineError: the engine failed or was closed.
+        """
+
+
+class Engine(Protocol):
+    """A loaded model."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is running."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's own tokenizer, with its chat template."""
+
+    def submit(self, token_ids: Sequence[int], params: SamplingParams) -> Handle:
+        """Start one request; it joins the running batch at the next step.
+
+        Raises:
+            EngineError: the prompt is empty or too long, or the engine failed or is closed.
+        """
+
+    def generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[Completion]:
+        """Complete all prompts; results in their order, equal for equal calls."""
+
+    def stats(self) -> dict[str, float]:
+        """Counts since loading: requests, active, prompt_tokens, completion_tokens."""
+
+    def close(self) -> None:
+        """Stop all requests and free the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """A device that engines are built for and run on. CPU devices leave the GPU fields None."""
+
+    type: str  # "cpu", or Ray's accelerator type such as "H100"
+    arch: str  # machine architecture, such as "x86_64"
+    name: str  # the processor's or GPU's own name
+    features: tuple[str, ...] = ()  # instruction sets that change how fast an engine runs
+    memory_bytes: int | None = None
+    compute_capability: str | None = None
+    driver: str | None = None
+    cuda: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What to build: the weight format, and the limits that an engine may be compiled for."""
+
+    weights: str
+    max_batch_size: int
+    max_new_tokens: int | None = None
+    max_input_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """What a builder says about the engine that it wrote."""
+
+    format: str  # "openvino_ir", "huggingface"
+    quantization: str | None  # algorithm, such as "int8_asym"
+    kv_cache: str  # number format of cached attention keys and values
+    runtime: Mapping[str, str]  # package -> release that loading needs ("2026.4" accepts 2026.4.x)
+    versions: Mapping[str, str] = field(default_factory=dict)  # packages that took part in the build
+
+
+class EngineBuilder(Protocol):
+    """Turns a checkpoint (Hugging Face folder) into an engine for one type of device."""
+
+    @property
+    def name(self) -> str:
+        """The engine kind, as in `engine.kind`."""
+
+    def version(self) -> str:
+        """Versions of everything that decides the engine's bytes: part of an engine's key."""
+
+    def supports(self, device: DeviceInfo, spec: EngineSpec) -> str | None:
+        """None, or the reason why this engine cannot be built for `device`."""
+
+    def build(self, checkpoint: Path, spec: EngineSpec, out: Path) -> BuiltEngine:
+        """Write the engine into the existing folder `out`, the same bytes for the same input.
+
+        Raises:
+            EngineError: the model's architecture is not supported, or the build failed.
+        """
