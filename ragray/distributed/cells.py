@@ -108,11 +108,12 @@ def answer_all(cell: Cell, questions: Sequence[EvalQuestion], found: Found | Non
 def _load(cell: Cell) -> Engine:
     from ragray.engine.runtime import load_engine
     from ragray.engine.transformers_runtime import load_model_folder
+    from ragray.train.loading import model_folder
 
     if cell.kind == "engine":
         assert isinstance(cell.model, Artifact)
         return load_engine(_folder(cell.model), cell.engine)
-    folder = _folder(cell.model) / "model" if isinstance(cell.model, Artifact) else cell.model
+    folder = _folder(cell.model) / "model" if isinstance(cell.model, Artifact) else model_folder(cell.model)
     return load_model_folder(folder, cell.batch_size, threads=1)
 
 

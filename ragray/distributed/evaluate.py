@@ -98,7 +98,7 @@ def _run_tasks(job: Job, questions: Sequence[EvalQuestion]) -> tuple[Found, dict
 
 def _cells(job: Job) -> list[Cell]:
     config = job.config
-    base = json.loads(job.inputs["train"].file("base_model.json").read_text(encoding="utf-8"))["path"]
+    base = _base_model(job.inputs["train"])
     tuned, built = job.inputs["merge"], job.inputs["engine"]
     one_thread = config.engine.model_copy(update={"cpu_threads": 1})
     models: dict[str, tuple[Literal["model", "engine"], Artifact | str]] = {
@@ -112,6 +112,12 @@ def _cells(job: Job) -> list[Cell]:
         Cell(name, kind, model, config.evaluate.batch_size, config.evaluate.max_new_tokens, one_thread)
         for name, (kind, model) in models.items()
     ]
+
+
+def _base_model(train: Artifact) -> str:
+    """The base model's folder, absolute because a task may have another working folder, or its hub id."""
+    path = str(json.loads(train.file("base_model.json").read_text(encoding="utf-8"))["path"])
+    return str(Path(path).resolve()) if Path(path).is_dir() else path
 
 
 def _collect(refs: Mapping[ray.ObjectRef[Any], str], questions: int, report: Report) -> dict[str, Any]:

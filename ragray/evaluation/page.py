@@ -35,7 +35,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: #fff; line-height: 1.5; font-size: 15px;
   font-family: system-ui, "Segoe UI", Roboto, "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
+main { max-width: 68rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
 h1 { font-size: 1.8rem; margin: 0 0 .5rem; }
 h2 { font-size: 1.25rem; margin: 2.75rem 0 .5rem; padding-top: .75rem; border-top: 1px solid var(--line); }
 p { max-width: 52rem; margin: .4rem 0 .9rem; color: var(--soft); }
@@ -53,7 +53,7 @@ td { vertical-align: top; font-variant-numeric: tabular-nums; }
 td:first-child { font-weight: 500; }
 td small { display: block; color: var(--soft); white-space: nowrap; }
 tbody tr:hover { background: var(--wash); }
-img { width: 100%; max-width: 54rem; height: auto; margin: .5rem 0 1rem; }
+img { width: 100%; max-width: 58rem; height: auto; margin: .5rem 0 1rem; }
 details { border: 1px solid var(--line); border-radius: 10px; margin: .6rem 0; padding: .7rem 1rem; }
 summary { cursor: pointer; font-weight: 600; }
 summary span { color: var(--soft); font-weight: 400; font-size: .85rem; margin-left: .5rem; }

@@ -74,9 +74,7 @@ def test_rouge_l_of_lin_2004():
 
 @given(WORDS, WORDS)
 def test_longest_common_subsequence_equals_the_definition(first, second):
-    subsequences = {
-        s for size in range(len(first) + 1) for s in itertools.combinations(first, size)
-    }
+    subsequences = {s for size in range(len(first) + 1) for s in itertools.combinations(first, size)}
     best = max(len(s) for s in subsequences if _is_subsequence(s, second))
     assert longest_common_subsequence(first, second) == best
 

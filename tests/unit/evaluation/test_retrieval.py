@@ -71,9 +71,7 @@ def test_records_with_the_same_answer_are_relevant_too():
 
 def test_trec_formats():
     rankings = {"q2": ["b"], "q1": ["x", "a"]}
-    assert trec_run(rankings, "bm25") == (
-        "q1 Q0 x 1 1.000000 bm25\nq1 Q0 a 2 0.500000 bm25\nq2 Q0 b 1 1.000000 bm25\n"
-    )
+    assert trec_run(rankings, "bm25") == ("q1 Q0 x 1 1.000000 bm25\nq1 Q0 a 2 0.500000 bm25\nq2 Q0 b 1 1.000000 bm25\n")
     assert trec_qrels({"q1": {"b": 1, "a": 1}}) == "q1 0 a 1\nq1 0 b 1\n"
 
 
