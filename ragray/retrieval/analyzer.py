@@ -33,6 +33,7 @@ _JOINT = re.compile(r"[.\-/:_]+")
 _NUMBERS = re.compile(r"v?(\d+(?:\.\d+)+)")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SHORTEST_HUMP = 3  # "TorchTrainer" is two words, "LoRA" is one
+_IRREGULAR = {"gpus": "gpu", "cpus": "cpu", "tpus": "tpu"}  # Snowball takes them for Latin words in -us
 _LONGEST_TERM = 64  # characters; longer runs are data, not words
 
 
@@ -82,7 +83,7 @@ class Analyzer:
             import Stemmer
 
             stem = self._local.stem = Stemmer.Stemmer("english").stemWord  # a stemmer belongs to one thread
-        return stem(word)
+        return _IRREGULAR.get(word) or stem(word)
 
     def _split_chinese(self, run: str) -> Iterator[str]:
         if self.settings.chinese != "words":
@@ -90,7 +91,7 @@ class Analyzer:
         if self.settings.chinese != "bigrams":
             import rjieba
 
-            shorter = 0 if self.settings.chinese == "words" else 2  # two characters are a bigram already
+            shorter = 0 if self.settings.chinese == "words" else 1  # a word of two characters counts twice
             yield from (w for w in rjieba.cut(run) if len(w) > shorter and w not in self._chinese)
 
 

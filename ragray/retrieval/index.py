@@ -125,8 +125,7 @@ class HybridIndex:
                 raise ArtifactError(f"{folder}: index format {version}, this ragray reads {FORMAT_VERSION}", _REBUILD)
             return cls(folder, description)
         except FileNotFoundError as error:
-            missing = Path(str(error.filename)).name
-            raise ArtifactError(f"{folder}: no index here: {missing} is missing", _REBUILD) from None
+            raise ArtifactError(f"{folder}: no index here: {error.filename or error}", _REBUILD) from None
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
             raise ArtifactError(f"{folder}: the index is damaged: {error}", _REBUILD) from None
 

@@ -1,0 +1,171 @@
+"""The hybrid index: found, ranked, explained, and defined for every query."""
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import PASSAGES  # type: ignore[import-not-found]
+
+from ragray.config import AnalyzerConfig, RetrievalConfig
+from ragray.errors import ArtifactError, DataError
+from ragray.retrieval.fusion import reciprocal_rank_fusion
+from ragray.retrieval.index import DESCRIPTION, HybridIndex, build_index
+
+
+def found(index: HybridIndex, query: str, top_k: int = 10) -> list[str]:
+    return [hit.doc_id for hit in index.search(query, top_k)]
+
+
+@pytest.mark.parametrize(
+    ("query", "first"),
+    [
+        ("train with two gpus", "gpu"),
+        ("num-gpus", "gpu"),
+        ("ray.train.report", "gpu"),
+        ("report", "gpu"),
+        ("K8s集群怎么部署", "deploy"),
+        ("2.60", "deploy"),
+        ("make demo", "demo"),
+        ("lora rank", "demo"),
+        ("模型量化", "quantize"),
+        ("stopping", "stop"),
+    ],
+)
+def test_finds(index: HybridIndex, query: str, first: str) -> None:
+    assert found(index, query)[0] == first
+
+
+def test_equal_documents_stand_in_index_order(index: HybridIndex) -> None:
+    hits = index.search("stop training", 10)
+    assert [hit.doc_id for hit in hits[:2]] == ["stop", "stop-again"]
+    assert hits[0].bm25_score == hits[1].bm25_score
+
+
+def test_the_fused_score_is_rrf_of_the_ranks_shown(index: HybridIndex) -> None:
+    hits = index.search("train the model on gpus", 10)
+    for hit in hits:
+        assert hit.bm25_rank is not None and hit.tfidf_rank is not None
+        assert hit.score == pytest.approx(1 / (60 + hit.bm25_rank) + 1 / (60 + hit.tfidf_rank))
+    by_bm25 = sorted(hits, key=lambda hit: hit.bm25_rank or 0)
+    by_tfidf = sorted(hits, key=lambda hit: hit.tfidf_rank or 0)
+    numbers = {hit.doc_id: index.number(hit.doc_id) for hit in hits}
+    fused = reciprocal_rank_fusion([[numbers[h.doc_id] for h in by_bm25], [numbers[h.doc_id] for h in by_tfidf]], 60)
+    assert [numbers[hit.doc_id] for hit in hits] == [document for document, _ in fused]
+
+
+def test_a_shorter_result_begins_the_longer(index: HybridIndex) -> None:
+    hits = index.search("train the model", 100)
+    assert all(index.search("train the model", k) == hits[:k] for k in range(8))
+
+
+@pytest.mark.parametrize("query", ["", "   ", "?!…，。", "😀🎉", "how is it", "怎么", "zzyzx", "\ud800", "\x00"])
+def test_queries_without_a_known_term_find_nothing(index: HybridIndex, query: str) -> None:
+    assert index.search(query, 10) == []
+
+
+def test_a_query_of_100_000_characters_is_cut(index: HybridIndex) -> None:
+    assert found(index, "gpu train " * 10_000)[0] == "gpu"
+    assert found(index, "训练" * 50_000) == found(index, "训练" * 20_000)
+
+
+def test_top_k_beyond_the_corpus_gives_all_that_share_a_term(index: HybridIndex) -> None:
+    assert set(found(index, "train", 10_000)) == {"gpu", "demo", "stop", "stop-again"}
+
+
+def test_excluded_documents_do_not_hold_a_rank(index: HybridIndex) -> None:
+    hits = index.search("stop training", 10, exclude=("stop", "never indexed"))
+    assert hits[0].doc_id == "stop-again"
+    assert (hits[0].bm25_rank, hits[0].tfidf_rank) == (1, 1)
+
+
+def test_a_batch_equals_single_searches(index: HybridIndex) -> None:
+    queries, exclude = ["train", "部署", ""], [("gpu",), (), ()]
+    single = [index.search(q, 3, e) for q, e in zip(queries, exclude, strict=True)]
+    assert index.search_batch(queries, 3, exclude) == single
+    assert index.search_batch(queries, 3) == [index.search(q, 3) for q in queries]
+
+
+def test_explanations_sum_to_the_scores(index: HybridIndex) -> None:
+    for hit in index.search("train on gpus with ray.train.report", 10):
+        parts = index.explain("train on gpus with ray.train.report", hit.doc_id)
+        assert sum(part.bm25 for part in parts) == pytest.approx(hit.bm25_score)
+        assert sum(part.tfidf for part in parts) == pytest.approx(hit.tfidf_score)
+        assert parts == sorted(parts, key=lambda part: -part.bm25)
+
+
+def test_passages_come_back_whole(index: HybridIndex) -> None:
+    assert [index.passage(p.doc_id) for p in PASSAGES] == PASSAGES
+    assert len(index) == len(PASSAGES)
+    with pytest.raises(DataError, match="'absent'"):
+        index.passage("absent")
+
+
+def test_passages_beyond_one_row_group(tmp_path: Path) -> None:
+    from conftest import passage
+
+    many = [passage(f"d{number}", "", f"word{number}") for number in range(600)]
+    build_index(many, RetrievalConfig(), tmp_path)
+    opened = HybridIndex.open(tmp_path)
+    assert [opened.passage(f"d{n}").text for n in (0, 255, 256, 599)] == ["word0", "word255", "word256", "word599"]
+    assert found(opened, "word599") == ["d599"]
+
+
+def test_the_same_passages_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    build_index(PASSAGES, RetrievalConfig(), tmp_path)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == sorted(path.name for path in tmp_path.iterdir())
+    assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in names)
+
+
+def test_the_index_knows_its_settings(tmp_path: Path) -> None:
+    settings = RetrievalConfig(analyzer=AnalyzerConfig(stem=False), rrf_k=7)
+    build_index(PASSAGES, settings, tmp_path)
+    opened = HybridIndex.open(tmp_path)
+    assert opened.settings == settings
+    assert found(opened, "stopping") == []
+    assert opened.search("stop", 1)[0].score == pytest.approx(2 / (7 + 1))
+
+
+def test_threads_share_one_index(index: HybridIndex) -> None:
+    queries = ["train gpus", "部署集群", "stop", "量化模型"] * 25
+    with ThreadPoolExecutor(4) as pool:
+        shared = list(pool.map(lambda q: [index.passage(h.doc_id) for h in index.search(q, 3)], queries))
+    assert shared == [[index.passage(h.doc_id) for h in index.search(q, 3)] for q in queries]
+
+
+def test_no_passages_and_repeated_ids_are_data_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing to index"):
+        build_index([], RetrievalConfig(), tmp_path)
+    with pytest.raises(DataError, match="'gpu'"):
+        build_index([PASSAGES[0], PASSAGES[0]], RetrievalConfig(), tmp_path)
+
+
+@pytest.mark.parametrize("missing", [DESCRIPTION, "bm25.npy", "passages.parquet", "vocabulary.bytes.npy"])
+def test_a_folder_with_a_missing_file_says_which(folder: Path, tmp_path: Path, missing: str) -> None:
+    broken = shutil.copytree(folder, tmp_path / "index")
+    (broken / missing).unlink()
+    with pytest.raises(ArtifactError, match=missing):
+        HybridIndex.open(broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [(DESCRIPTION, b"{"), (DESCRIPTION, b"[]"), ("tfidf.npy", b"not an array"), ("passages.parquet", b"PAR")],
+)
+def test_a_damaged_file_is_an_artifact_error(folder: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    broken = shutil.copytree(folder, tmp_path / "index")
+    (broken / name).write_bytes(content)
+    with pytest.raises(ArtifactError) as caught:
+        HybridIndex.open(broken)
+    assert caught.value.fix
+
+
+def test_another_format_or_analyzer_is_refused(folder: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(folder, tmp_path / "index")
+    description = json.loads((changed / DESCRIPTION).read_text())
+    for change, message in (({"format_version": 99}, "format 99"), ({"analyzer": {"name": "x"}}, "analyzer x")):
+        (changed / DESCRIPTION).write_text(json.dumps(description | change))
+        with pytest.raises(ArtifactError, match=message):
+            HybridIndex.open(changed)
