@@ -29,7 +29,7 @@ from ragray.schema import Passage, records_of, table_of
 
 FORMAT_VERSION = 1
 DESCRIPTION = "index.json"
-TITLE_WEIGHT = 2  # a title's terms count so often; measured, see docs
+TITLE_WEIGHT = 3  # a title's terms count so often: nDCG@10 on FAQ .745 at 1, .783 at 2, .793 at 3; papers lose at 4
 MAX_QUERY_CHARS, MAX_QUERY_TERMS = 32_768, 1024  # a longer query is cut here
 _ROWS_PER_GROUP = 256  # passages that are read from disk together
 _REBUILD = "build the index again: remove its folder, then `ragray index --config FILE`"
