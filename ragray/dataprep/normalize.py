@@ -1,0 +1,150 @@
+"""Text as people write it: one form for each character, no markup, no remnants of templates.
+
+In: a raw text. Out: the same text for a reader. What changes meaning is left alone: superscripts, units,
+Chinese punctuation, code between backticks, and `<name>` or `List<int>` that only look like HTML.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import re
+import unicodedata
+
+from ragray.dataprep.language import has_han
+
+_TAGS = (
+    "a abbr address article aside b big blockquote br caption center code col colgroup dd del details div dl dt em "
+    "figcaption figure font footer h1 h2 h3 h4 h5 h6 header hr i iframe img ins kbd li main mark nav nobr ol p pre s "
+    "section small span strike strong style script sub summary sup table tbody td tfoot th thead tr tt u ul var video wbr"
+).split()
+_STANDALONE = frozenset("br hr img p li tr td th dt dd wbr col".split())  # need no closing tag
+_BLOCK = "p,div,br,hr,li,dt,dd,tr,h1,h2,h3,h4,h5,h6,pre,blockquote,section,article,header,footer,figure,caption"
+_TAG = re.compile(rf"<(/?)({'|'.join(_TAGS)})(\s[^<>]*|\s*/)?>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_CODE = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)[^\S\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+_TEMPLATE = re.compile(r"(?<!\$)(?:\{\{\{[^{}\n]{0,200}\}\}\}|\{\{[^{}\n]{0,200}\}\}|\{%[^\n]{0,200}?%\})")
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\ue000\ue001]"
+)
+_LINE_BREAK = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+_SPACES = re.compile(r"[^\S\n]+")
+_BLANK_LINES = re.compile(r"\n{3,}")
+_HELD = re.compile("\ue000(\\d+)\ue001")
+_CHINESE_PUNCTUATION = "！（），：；？～"
+_KEPT = "℃℉…‥ﬀ"
+_KEPT_FORMS = ("<super>", "<sub>", "<fraction>", "<circle>", "<square>", "<small>", "<vertical>")
+
+
+def clean_text(text: str) -> str:
+    """`text` without markup, control characters and template remnants, in normal form, with tidy white space."""
+    text = _LINE_BREAK.sub("\n", text)
+    text = _INVISIBLE.sub("", text)
+    held: list[str] = []
+    text = _CODE.sub(lambda match: _hold(held, match[0]), text)
+    text = _without_tags(text)
+    text = html.unescape(text) if "&" in text else text
+    text = _INVISIBLE_BUT_MARKS.sub("", _LINE_BREAK.sub("\n", text))
+    text = _TEMPLATE.sub("", text)
+    text = normal_form(text)
+    text = tidy_spaces(text)
+    return _HELD.sub(lambda match: held[int(match[1])], text).strip()
+
+
+_INVISIBLE_BUT_MARKS = re.compile(_INVISIBLE.pattern.replace("\ue000\ue001", ""))
+
+
+def clean_line(text: str) -> str:
+    """`clean_text` on one line: the form of a question or a title."""
+    return " ".join(clean_text(text).split())
+
+
+def normal_form(text: str) -> str:
+    """Unicode NFKC except where it would change meaning or Chinese typography.
+
+    Full-width letters, digits and signs become half-width; `²`, `½`, `①`, `℃`, `㎡` and `…` stay, and so do
+    `！（），：；？～` in a text with Chinese characters.
+    """
+    if text.isascii():
+        return text
+    table = _compatibility_table()
+    if has_han(text):
+        table = _chinese_table()
+    return unicodedata.normalize("NFC", text.translate(table))
+
+
+def tidy_spaces(text: str) -> str:
+    """One space between words, no space at line ends, at most one blank line."""
+    lines = (_SPACES.sub(" ", line).strip() for line in text.split("\n"))
+    return _BLANK_LINES.sub("\n\n", "\n".join(lines)).strip()
+
+
+def remove_invisible(text: str) -> str:
+    """`text` with "\\n" line breaks and without control and zero-width characters."""
+    return _INVISIBLE.sub("", _LINE_BREAK.sub("\n", text))
+
+
+def _hold(held: list[str], code: str) -> str:
+    held.append(code)
+    return f"\ue000{len(held) - 1}\ue001"
+
+
+def _without_tags(text: str) -> str:
+    """The text of an HTML fragment; a text without real tags is returned as it is."""
+    if "<" not in text or not any(_is_markup(match, text) for match in _TAG.finditer(text)):
+        return text
+    from selectolax.lexbor import LexborHTMLParser
+
+    pieces, end = [], 0
+    for match in _TAG.finditer(text):
+        pieces.append(text[end : match.start()].replace("<", "&lt;"))
+        pieces.append(match[0] if _is_markup(match, text) else match[0].replace("<", "&lt;"))
+        end = match.end()
+    pieces.append(text[end:].replace("<", "&lt;"))
+    return _text_of("".join(pieces), LexborHTMLParser)
+
+
+def _text_of(fragment: str, parser: type[LexborHTMLParser]) -> str:
+    # "&" is doubled so that entities are resolved once, by the caller, for marked and unmarked text alike.
+    tree = parser(re.sub("&(?!lt;)", "&amp;", fragment))
+    body = tree.body
+    if body is None:
+        return ""
+    for node in body.css("script,style"):
+        node.decompose()
+    for node in body.css("td,th"):
+        node.insert_after(" ")
+    for node in body.css(_BLOCK):
+        node.insert_before("\n")
+        node.insert_after("\n")
+    return str(body.text())
+
+
+def _is_markup(match: re.Match[str], text: str) -> bool:
+    """Whether a tag-like piece is HTML: a comment, a tag with attributes, or one that is also closed."""
+    name = match[2]
+    if name is None or match[3]:
+        return True
+    if name.lower() in _STANDALONE:
+        return match.start() == 0 or not (text[match.start() - 1].isalnum() and len(name) == 1 and not match[1])
+    other = f"<{name}" if match[1] else f"</{name}>"
+    return other.lower() in text.lower()
+
+
+@functools.cache
+def _compatibility_table() -> dict[int, str]:
+    """NFKC of each character that it changes, except those that must stay."""
+    table = {}
+    for code in range(0xA0, 0x20000):
+        char = chr(code)
+        form = unicodedata.decomposition(char)
+        if not form.startswith("<") or form.startswith(_KEPT_FORMS) or char in _KEPT:
+            continue
+        normal = unicodedata.normalize("NFKC", char)
+        if normal != char and not (normal.startswith(" ") and len(normal) > 1):  # a spacing accent
+            table[code] = normal
+    return table
+
+
+@functools.cache
+def _chinese_table() -> dict[int, str]:
+    return {code: form for code, form in _compatibility_table().items() if chr(code) not in _CHINESE_PUNCTUATION}
