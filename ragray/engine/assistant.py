@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from ragray import prompt
 from ragray.dataprep.language import detect_language
 from ragray.engine.protocol import Completion, Engine, SamplingParams
-from ragray.errors import EngineError
+from ragray.engine.tokens import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,12 +110,12 @@ def retrieve_batch(index: HybridIndex, confidence: Confidence | None, questions:
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, retrieved: Retrieved) -> list[int]:
     """The prompt that asks for an answer from the retrieved passages, as token ids."""
     passages = [(citation.title, citation.text) for citation in retrieved.citations]
-    return _render(tokenizer, prompt.messages(retrieved.question, passages, retrieved.lang))
+    return render(tokenizer, prompt.messages(retrieved.question, passages, retrieved.lang))
 
 
 def closed_book_tokens(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
     """The prompt that asks without any passage, as token ids."""
-    return _render(tokenizer, prompt.messages(question, None, detect_language(question)))
+    return render(tokenizer, prompt.messages(question, None, detect_language(question)))
 
 
 def compose(retrieved: Retrieved, completion: Completion | None) -> Answer:
@@ -232,13 +232,6 @@ def _answer(
 
 def _decline_sentence(retrieved: Retrieved) -> str:
     return prompt.DECLINE[prompt.template_language(retrieved.lang)]
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> list[int]:
-    if tokenizer.chat_template is None:
-        raise EngineError("the model's tokenizer has no chat template", "choose an instruction-tuned base model")
-    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
-    return [int(token) for token in ids]
 
 
 def _checked(top_k: int) -> int:

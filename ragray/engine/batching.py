@@ -31,6 +31,12 @@ class Request:
         self.params = params
         self.tokens: list[int] = []
         self.finish_reason: FinishReason | None = None
+        self.error: EngineError | None = None  # why this request cannot be completed
+
+    @property
+    def ended(self) -> bool:
+        """No more tokens will come."""
+        return self.finish_reason is not None or self.error is not None
 
     def push(self, token: int, stops: frozenset[int]) -> None:
         """Take the next token; a stop token or the length limit ends the request."""
@@ -101,7 +107,9 @@ class RequestHandle:
         fresh = self.request.tokens[self._streamed :]
         self._streamed += len(fresh)
         self._give(self._stream.push(fresh))
-        if self.request.finish_reason is not None:
+        if self.request.error is not None:
+            self.fail(self.request.error)
+        elif self.request.finish_reason is not None:
             self._give(self._stream.flush())
             self._end()
         return len(fresh)
@@ -188,7 +196,7 @@ class BatchingLoop:
             for handle in joining:
                 if handle.cancelled:
                     handle.request.finish_reason = "cancelled"
-            self._decoder.add([h.request for h in joining if h.request.finish_reason is None])
+            self._decoder.add([h.request for h in joining if not h.request.ended])
             self._drop_cancelled()
             self._hand_out()
             if self._active:
@@ -196,7 +204,7 @@ class BatchingLoop:
 
     def _drop_cancelled(self) -> None:
         for handle in self._active:
-            if handle.cancelled and handle.request.finish_reason is None:
+            if handle.cancelled and not handle.request.ended:
                 self._decoder.drop(handle.request)
                 handle.request.finish_reason = "cancelled"
 
@@ -204,7 +212,7 @@ class BatchingLoop:
         tokens = sum(handle.advance() for handle in self._active)
         with self._wake:
             self._counts["completion_tokens"] += tokens
-            self._active = [h for h in self._active if h.request.finish_reason is None]
+            self._active = [h for h in self._active if not h.request.ended]
 
     def _end_all(self, error: EngineError) -> None:
         with self._wake:

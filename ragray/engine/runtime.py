@@ -1,0 +1,46 @@
+"""Loading whatever engine a folder holds.
+
+In: an engine artifact's folder (`engine.json` beside `engine/`). Out: a verified, loaded `Engine`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ragray.config import EngineConfig
+from ragray.engine.manifest import BUILD, ENGINE_FOLDER, EngineManifest, this_device, verified_manifest
+from ragray.engine.protocol import Engine
+from ragray.errors import EngineError
+
+
+def load_engine(folder: Path, settings: EngineConfig) -> Engine:
+    """Verify and load the engine that a folder holds; the folder, not the settings, says of which kind.
+
+    Args:
+        folder: holds engine.json and the folder engine/.
+        settings: threads, batch size and cache size.
+
+    Raises:
+        EngineError: it was built for another device or version, is damaged, or cannot be loaded.
+    """
+    manifest = verified_manifest(folder, this_device())
+    return start_engine(folder / ENGINE_FOLDER, manifest, settings)
+
+
+def start_engine(files: Path, manifest: EngineManifest, settings: EngineConfig) -> Engine:
+    """Load an engine whose manifest is known to be right.
+
+    Raises:
+        EngineError: it cannot be loaded.
+    """
+    match manifest.builder:
+        case "openvino":
+            from ragray.engine.openvino_runtime import OpenVinoEngine
+
+            return OpenVinoEngine(files, manifest, settings)
+        case "transformers":
+            from ragray.engine.transformers_runtime import load_model_folder
+
+            return load_model_folder(files, settings.max_batch_size, settings.cpu_threads, manifest.digest)
+        case other:
+            raise EngineError(f"{files}: an engine of kind {other!r}, which this ragray cannot run", BUILD)
