@@ -91,7 +91,7 @@ def _run_tasks(job: Job, questions: Sequence[EvalQuestion]) -> tuple[Found, dict
     for cell in _cells(job):
         read: Any = None if cell.name.endswith("closed_book") else found_ref
         refs[remote(answer_all).remote(cell, questions, read)] = cell.name
-    results = _collect(refs, len(questions), job.report)
+    results = collect(refs, len(questions), job.report)
     found = results.pop("retrieval")
     return found, {name: results[name] for name in CELLS}
 
@@ -120,8 +120,13 @@ def _base_model(train: Artifact) -> str:
     return str(Path(path).resolve()) if Path(path).is_dir() else path
 
 
-def _collect(refs: Mapping[ray.ObjectRef[Any], str], questions: int, report: Report) -> dict[str, Any]:
-    """The tasks' results by name, each reported as it finishes; the first failure cancels the others."""
+def collect(refs: Mapping[ray.ObjectRef[Any], str], questions: int, report: Report) -> dict[str, Any]:
+    """The tasks' results by name, each reported as it finishes; the first failure cancels the others.
+
+    Raises:
+        RagrayError: as the task raised it.
+        WorkError: a worker was lost more often than its task is retried.
+    """
     import ray
 
     results: dict[str, Any] = {}
@@ -136,9 +141,13 @@ def _collect(refs: Mapping[ray.ObjectRef[Any], str], questions: int, report: Rep
         if isinstance(error.cause, RagrayError):
             raise error.cause from None
         raise
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
+    except (
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.NodeDiedError,
+    ) as error:
         raise WorkError(
-            f"evaluate: the worker was lost {TASK_RETRIES + 1} times: {error}",
+            f"evaluate: {name}: its worker was lost {TASK_RETRIES + 1} times: {error}",
             "free memory, lower evaluate.batch_size, then run again",
         ) from None
     finally:

@@ -1,9 +1,9 @@
 """Stage evaluate on a small corpus and a random model: whole, deterministic, and clear when it cannot work."""
 
-import dataclasses
 import importlib.util
 import json
 import math
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,9 +13,10 @@ from ragray.artifact import Artifact
 from ragray.config import RunConfig, validate_config
 from ragray.distributed.build_engine import STAGE as ENGINE
 from ragray.distributed.evaluate import STAGE as EVALUATE
+from ragray.distributed.evaluate import collect
 from ragray.distributed.index import STAGE as INDEX
 from ragray.distributed.stage import Job, Stage, bring_up_to_date
-from ragray.errors import DataError, EngineError
+from ragray.errors import DataError, EngineError, WorkError
 from ragray.evaluation.predictions import PREDICTIONS
 from ragray.evaluation.summary import CELLS
 from ragray.prompt import DECLINE
@@ -29,7 +30,7 @@ RECORDS = [
     QARecord("f-4", "索引用什么？", "索引用 BM25 和 TF-IDF。", "zh", "f.csv", 4),
 ]
 QUESTIONS = [
-    EvalQuestion("q1", "how to install ragray", "en", ("f-1",), (RECORDS[0].answer,)),
+    EvalQuestion("q1", "how to install ragray and make an environment", "en", ("f-1",), (RECORDS[0].answer,)),
     EvalQuestion("q2", "训练使用什么方法", "zh", ("f-3",), (RECORDS[2].answer,)),
     EvalQuestion("q3", "xyzzy plugh", "en"),  # no term of it is in the index: the gate declines
 ]
@@ -63,7 +64,15 @@ def prepare(questions: list[EvalQuestion]) -> Stage:
 
 def calibrate(job: Job) -> None:
     """A gate that lets everything through that found any passage."""
-    Confidence(3.0, (0.0,) * len(FEATURES), 0.5, 0.05, {}, ()).write(job.draft.folder)
+    Confidence(
+        intercept=3.0,
+        coefficients=(0.0,) * len(FEATURES),
+        threshold=0.5,
+        max_false_declines=0.05,
+        counts={},
+        metrics={},
+        reliability=(),
+    ).write(job.draft.folder)
 
 
 def train(base_model: Path) -> Stage:
@@ -217,8 +226,17 @@ def test_no_questions_at_all_is_the_users_error(ray_local, base_model, tmp_path)
 def test_an_error_in_a_task_comes_back_as_it_was_raised(ray_local, base_model, tmp_path):
     stages = chain(base_model)
     broken = stage("merge", (), lambda job: None)
-    engine = dataclasses.replace(stage("engine", (), lambda job: None))
+    engine = stage("engine", (), lambda job: None)
     with pytest.raises(EngineError) as caught:
         bring_up_to_date(config_below(tmp_path), [*stages[:4], broken, engine, EVALUATE])
     assert caught.value.fix
     assert "ray::" not in str(caught.value)
+
+
+def test_a_worker_that_is_lost_for_good_is_named(ray_local):
+    import ray
+
+    lost = ray.remote(num_cpus=1, max_retries=0)(os._exit).remote(1)
+    with pytest.raises(WorkError, match="tuned_retrieval: its worker was lost") as caught:
+        collect({lost: "tuned_retrieval"}, 1, print)
+    assert caught.value.fix
