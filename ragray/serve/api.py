@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 # Parameters of OpenAI's API that are taken only with a value that asks for nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -68,7 +68,22 @@ class ApiError(Exception):
         """The error as OpenAI's clients read it."""
         kinds = {404: "not_found_error", 429: "rate_limit_error"}
         kind = "server_error" if self.status >= 500 else kinds.get(self.status, "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        message, param = _encodable(self.message), self.param and _encodable(self.param)
+        return {"error": {"message": message, "type": kind, "param": param, "code": self.code}}
+
+
+def _encodable(text: str) -> str:
+    """Text that UTF-8 can carry: JSON may spell halves of surrogate pairs, which no file or socket takes."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _whole(text: str) -> str:
+    if _encodable(text) != text:
+        raise ValueError("the text holds half a surrogate pair, which is no character")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
 
 
 def _joined_parts(content: Any) -> Any:
@@ -87,7 +102,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str | None, BeforeValidator(_joined_parts)] = None
+    content: Annotated[Text | None, BeforeValidator(_joined_parts)] = None
 
 
 class StreamOptions(BaseModel):
@@ -110,7 +125,7 @@ class ChatRequest(BaseModel):
     )
 
     messages: list[ChatMessage] = Field(min_length=1, description="the last user message is the question")
-    model: str | None = Field(None, description="the id that /v1/models lists; may be left out")
+    model: Text | None = Field(None, description="the id that /v1/models lists; may be left out")
     stream: bool = Field(False, description="answer as server-sent events")
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0.0, le=2.0, allow_inf_nan=False, description="default 0: greedy")
@@ -169,7 +184,7 @@ class SearchRequest(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"query": "install without a GPU", "top_k": 5}]}
     )
 
-    query: str = Field(description="what to look for")
+    query: Text = Field(description="what to look for")
     top_k: int = Field(10, ge=1, le=100, description="hits to return")
 
 

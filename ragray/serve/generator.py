@@ -43,10 +43,12 @@ class Generator:
     Args:
         engine: a loaded engine.
         max_batch_size: answers made at once, each read by a thread of its own.
+        context_tokens: prompt and answer together that the model can hold.
     """
 
-    def __init__(self, engine: Engine, max_batch_size: int) -> None:
+    def __init__(self, engine: Engine, max_batch_size: int, context_tokens: int) -> None:
         self._engine = engine
+        self._context_tokens = context_tokens
         self._readers = ThreadPoolExecutor(max_batch_size, thread_name_prefix="read-answer")
 
     async def stream(self, retrieved: Retrieved, params: SamplingParams) -> AsyncGenerator[str | Completion, None]:
@@ -76,15 +78,18 @@ class Generator:
 
     def _prompt(self, retrieved: Retrieved) -> list[int]:
         tokens = prompt_tokens(self._engine.tokenizer, retrieved)
-        most = self._engine.tokenizer.model_max_length
-        if len(tokens) >= most:
+        if len(tokens) >= self._context_tokens:
             raise ApiError(
                 400,
-                f"the question and its passages take {len(tokens)} tokens; the model reads fewer than {most}",
+                f"the question and its passages take {len(tokens)} tokens; the model holds {self._context_tokens}",
                 param="messages",
                 code="context_length_exceeded",
             )
         return tokens
+
+    async def stats(self) -> dict[str, float]:
+        """The engine's counts: requests, active, prompt_tokens, completion_tokens."""
+        return self._engine.stats()
 
     async def _pieces(self, handle: Handle) -> AsyncGenerator[str, None]:
         loop = asyncio.get_running_loop()
@@ -122,9 +127,12 @@ class GeneratorReplica(Generator):
     """
 
     def __init__(self, engine_uri: str, settings: EngineConfig) -> None:
+        from ragray.engine.manifest import EngineManifest
         from ragray.engine.runtime import load_engine
 
-        super().__init__(load_engine(open_artifact(engine_uri, "engine").folder, settings), settings.max_batch_size)
+        folder = open_artifact(engine_uri, "engine").folder
+        context_tokens = EngineManifest.read(folder).model.context_tokens
+        super().__init__(load_engine(folder, settings), settings.max_batch_size, context_tokens)
 
 
 class RemoteGenerator:

@@ -1,0 +1,276 @@
+"""The served application on a local Ray: three deployments, asked over HTTP on a port of their own."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from ragray.artifact import Artifact, Draft, Source, Store
+from ragray.config import EngineConfig, RetrievalConfig, ServeConfig
+from ragray.engine.build import build_engine
+from ragray.errors import ArtifactError, ConfigError, WorkError
+from ragray.prompt import DECLINE
+from ragray.retrieval.confidence import FEATURES, Confidence
+from ragray.retrieval.index import build_index
+from ragray.schema import Passage
+from ragray.serve.app import build, check_port
+
+PASSAGES = [
+    Passage(
+        "install-1", "How do I install ragray?", "Run make demo; it needs Python 3.11.", "en", "install.jsonl", "faq"
+    ),
+    Passage("train-1", "怎样训练模型？", "运行 ragray train，配置文件用 --config 指定。", "zh", "training.txt", "faq"),
+]
+QUESTION = "How do I install ragray?"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+ENGINE = EngineConfig(kind="transformers", cpu_threads=1, max_batch_size=4)
+Fill = Callable[[Draft], object]
+
+
+def save(store: Store, kind: str, fill: Fill, inputs: dict[str, Source] | None = None) -> Artifact:
+    with store.draft(kind, kind.ljust(64, "0"), format_version=1, inputs=inputs or {}, config={}, code="") as draft:
+        fill(draft)
+    assert draft.result is not None
+    return draft.result
+
+
+def random_model(folder: Path) -> Path:
+    """A Llama with random weights and a byte-level tokenizer: it writes nonsense, but really writes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    raw.train_from_iterator([p.text for p in PASSAGES], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", pad_token="<|pad|>")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=8192, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None, pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    root = tmp_path_factory.mktemp("served")
+    store = Store(str(root / "artifacts"))
+    model = random_model(root / "model")
+    weights = tuple(10.0 if name == "coverage_first" else 0.0 for name in FEATURES)
+    confidence = Confidence(-5.0, weights, 0.5, 0.05, {}, {}, ())
+    index = save(store, "index", lambda draft: build_index(PASSAGES, RetrievalConfig(), draft.folder))
+    adapter = Source("train", "elsewhere", "a" * 64)
+    merge = save(store, "merge", lambda draft: None, {"train": adapter})
+    return {
+        "index": index,
+        "calibrate": save(store, "calibrate", lambda d: confidence.write(d.folder), {"index": index.source()}),
+        "merge": merge,
+        "engine": save(store, "engine", lambda d: build_engine(model, ENGINE, d.folder), {"merge": merge.source()}),
+    }
+
+
+def args_for(artifacts: dict[str, Artifact], **more: Any) -> dict[str, Any]:
+    folders = {"index": "index", "confidence": "calibrate", "engine": "engine"}
+    limits = ServeConfig(max_new_tokens=4000, max_question_chars=500)
+    return {
+        "artifacts": {name: artifacts[kind].uri for name, kind in folders.items()},
+        "engine": ENGINE.model_dump(),
+        "serve": limits.model_dump(exclude={"host", "port"}),
+        **more,
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def url(ray_local: None, artifacts: dict[str, Artifact]) -> Iterator[str]:
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+
+    port = free_port()
+    serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port))
+    serve.run(build(args_for(artifacts)), name="ragray", route_prefix="/")
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+def ask(url: str, question: str = QUESTION, **more: Any) -> httpx.Response:
+    body = {"messages": [{"role": "user", "content": question}], "max_tokens": 12, **more}
+    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    assert lines.pop() == "[DONE]"
+    return [json.loads(line) for line in lines]
+
+
+def test_it_is_ready_and_shows_its_page_and_model(url: str) -> None:
+    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{url}/readyz").json()["status"] == "ready"
+    assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == "ragray"
+    assert "<title>ragray" in httpx.get(url).text
+
+
+def test_search_passes_both_rankings_through(url: str) -> None:
+    found = httpx.post(f"{url}/v1/search", json={"query": "训练模型"}).json()
+    assert (found["hits"][0]["doc_id"], found["hits"][0]["bm25_rank"], found["hits"][0]["tfidf_rank"]) == (
+        "train-1",
+        1,
+        1,
+    )
+
+
+def test_streamed_and_whole_answers_are_the_same(url: str, artifacts: dict[str, Artifact]) -> None:
+    whole = ask(url, cache=False)
+    assert whole.status_code == 200, whole.text
+    streamed = events(ask(url, cache=False, stream=True))
+    text = "".join(e["choices"][0]["delta"].get("content", "") for e in streamed)
+    assert text == whole.json()["choices"][0]["message"]["content"] != ""
+    last = streamed[-1]
+    assert last["citations"] == whole.json()["citations"]
+    assert last["lineage"] == {
+        "index": artifacts["index"].digest,
+        "confidence": artifacts["calibrate"].digest,
+        "engine": artifacts["engine"].digest,
+        "model": artifacts["merge"].digest,
+        "adapter": "a" * 64,
+    }
+
+
+def test_the_cache_answers_the_second_time(url: str) -> None:
+    question = "install ragray, please: how?"
+    first, second, unwilling = ask(url, question), ask(url, question), ask(url, question, cache=False)
+    assert [r.headers["x-ragray-cache"] for r in (first, second, unwilling)] == ["miss", "hit", "off"]
+    assert first.json()["choices"] == second.json()["choices"] == unwilling.json()["choices"]
+
+
+def test_a_question_that_nothing_answers_is_declined(url: str) -> None:
+    answer = ask(url, "Who won the chess championship yesterday evening?").json()
+    assert (answer["declined"], answer["declined_by"]) == (True, "retrieval")
+    assert answer["choices"][0]["message"]["content"] == DECLINE["en"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b'{"messages": "\xff"}', 400),
+        (b'{"messages": [{"role": "user", "content": "x"}], "n": 2}', 400),
+        (b'{"messages": [{"role": "user", "content": "x"}], "model": "other"}', 404),
+        (b'{"messages": [{"role": "user", "content": "' + b"x" * 501 + b'"}]}', 400),
+        (b'{"messages": [{"role": "user", "content": "' + b"x" * (1 << 20) + b'"}]}', 413),
+    ],
+    ids=["cut", "not utf-8", "n", "model", "long question", "large body"],
+)
+def test_bad_requests_get_openai_s_error(url: str, body: bytes, status: int) -> None:
+    headers = {"content-type": "application/json"}
+    response = httpx.post(f"{url}/v1/chat/completions", content=body, headers=headers)
+    assert response.status_code == status
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert "Traceback" not in response.text
+
+
+@contextmanager
+def long_answer(url: str, stream: bool) -> Iterator[None]:
+    """A client that asks for thousands of tokens and hangs up soon."""
+    body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 4000, "stream": stream, "cache": False}
+    with httpx.Client(timeout=httpx.Timeout(60, read=60 if stream else 1.0)) as client:
+        if stream:
+            with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
+                assert response.status_code == 200
+                next(response.iter_lines())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(f"{url}/v1/chat/completions", json=body)
+    yield
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+def test_a_client_that_hangs_up_stops_the_engine(url: str, stream: bool) -> None:
+    from ray import serve
+
+    generator = serve.get_deployment_handle("Generator", "ragray")
+    with long_answer(url, stream):
+        deadline = time.monotonic() + 10
+        while (running := generator.stats.remote().result()["active"]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert running == 0
+
+
+def test_only_loopback_listens(url: str) -> None:
+    beyond = []
+    for process in psutil.Process().children(recursive=True):
+        if "Proxy" in process.name() or "Serve" in process.name() or "ray::" in " ".join(process.cmdline()):
+            sockets = process.net_connections(kind="inet")
+            beyond += [s.laddr for s in sockets if s.status == "LISTEN" and s.laddr.ip not in ("127.0.0.1", "::1")]
+    assert beyond == []
+
+
+def test_a_port_in_use_is_named_with_the_way_out(url: str) -> None:
+    port = int(url.rsplit(":", 1)[1])
+    with pytest.raises(WorkError, match=rf"127.0.0.1:{port}.*\n.*--set serve.port={port + 1}"):
+        check_port("127.0.0.1", port)
+
+
+def test_wrong_arguments_are_refused_before_anything_starts(artifacts: dict[str, Artifact]) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean artifacts\?"):
+        build(args_for(artifacts, artefacts={}))
+    with pytest.raises(ConfigError, match="either config .* or artifacts"):
+        build({})
+    with pytest.raises(ConfigError, match="http_options"):
+        build(args_for(artifacts, serve={"port": 1234}))
+    missing = args_for(artifacts)
+    missing["artifacts"]["engine"] += "0"
+    with pytest.raises(ArtifactError, match="no finished artifact"):
+        build(missing)
+    swapped = args_for(artifacts)
+    swapped["artifacts"]["engine"] = swapped["artifacts"]["index"]
+    with pytest.raises(ArtifactError, match="not a folder of the engine stage"):
+        build(swapped)
+
+
+def test_an_index_of_another_run_is_refused(artifacts: dict[str, Artifact], tmp_path: Path) -> None:
+    other = save(Store(str(tmp_path)), "index", lambda d: build_index(PASSAGES[:1], RetrievalConfig(), d.folder))
+    args = args_for(artifacts)
+    args["artifacts"]["index"] = other.uri
+    with pytest.raises(ArtifactError, match="fitted on another index"):
+        build(args)
+
+
+def test_the_bundled_serve_file_listens_on_loopback_and_names_the_builder() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    tree = yaml.safe_load((Path(__file__).parents[2] / "serve_configs/local.yaml").read_text(encoding="utf-8"))
+    deploy = ServeDeploySchema.model_validate(tree)
+    assert deploy.http_options.host == "127.0.0.1"
+    assert set(tree["http_options"]) <= set(type(deploy.http_options).model_fields)  # Ray ignores unknown keys
+    assert deploy.applications[0].import_path == "ragray.serve.app:build"
