@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -91,11 +90,11 @@ class TransformersBuilder:
         return None
 
     def build(self, checkpoint: Path, spec: EngineSpec, out: Path) -> BuiltEngine:
-        """Take the checkpoint's files over, linked where the file system can."""
+        """Copy the checkpoint's files."""
         for path in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
             target = out / path.relative_to(checkpoint)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link_or_copy(path, target)
+            shutil.copyfile(path, target)
         versions = installed(*self._packages)
         return BuiltEngine(
             format="huggingface",
@@ -228,13 +227,6 @@ def _source(checkpoint: Path, tokenizer: PreTrainedTokenizerBase) -> SourceDiges
         tokenizer=file_digest(checkpoint / "tokenizer.json"),
         chat_template=hashlib.sha256(text.encode()).hexdigest(),
     )
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
 
 
 def _joined(versions: Mapping[str, str]) -> str:
