@@ -119,7 +119,7 @@ def _fit(job: Job, index: HybridIndex, records: Sequence[QARecord], asked: Seque
         right = {r.id for r in groups[one.record.group]} | set(same_answer[one.record.answer])
         for exclude in ((), hidden[one.record.id]):
             hits = index.search(one.text, max(top_k, 10), exclude)
-            rows.append(features(index, one.text, hits))
+            rows.append(features(index, one.text, hits, exclude))
             answerable.append(not exclude)
             answered.append(not exclude and any(hit.doc_id in right for hit in hits[:top_k]))
     held_out = _held_out([one.record for one in asked], job.config.seed)

@@ -12,7 +12,8 @@ likelihood); query performance prediction by coverage and margin: Carmel and Yom
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,14 +37,21 @@ _BINS = 10
 _REMAKE = "remove its folder and run `ragray run` again"
 
 
-def features(index: HybridIndex, query: str, hits: Sequence[Hit]) -> Floats:
-    """The figures named in `FEATURES`, float64 [features]; zeros where nothing was found."""
-    known, unknown = _information(index, query)
+def features(index: HybridIndex, query: str, hits: Sequence[Hit], absent: Collection[str] = ()) -> Floats:
+    """The figures named in `FEATURES`, float64 [features]; zeros where nothing was found.
+
+    Args:
+        index: where `hits` were found.
+        query: what was asked.
+        hits: the result of `index.search`, best first; ten are enough.
+        absent: ids that were excluded from the search: a term that they alone hold counts as unknown.
+    """
+    known, unknown = _information(index, query, absent)
     total = sum(known.values()) + unknown
     if not hits or total <= 0.0:
         return np.zeros(len(FEATURES))
     held = [_held(index, known, hit) for hit in hits[:_READ]]
-    covered = [sum(known[number] for number in sorted(numbers)) / total for numbers in held]
+    covered = [sum(known[number] for number in numbers) / total for numbers in held]
     titles = [_title_match(index, known, total, hit) for hit in hits[:_READ]]
     cosines = sorted((hit.tfidf_score for hit in hits), reverse=True)
     bm25 = sorted((hit.bm25_score for hit in hits), reverse=True)
@@ -70,26 +78,28 @@ def coverage(index: HybridIndex, text: str, doc_id: str) -> float:
     """How much of what `text` says a document holds: the share of its terms, weighted by their information."""
     known, unknown = _information(index, text)
     total = sum(known.values()) + unknown
-    numbers = index.postings.held(np.array(sorted(known), np.int64), index.number(doc_id))
-    return sum(known[number] for number in sorted(numbers)) / total if total > 0.0 else 0.0
+    numbers = index.postings.held(known, index.number(doc_id))
+    return sum(known[number] for number in numbers) / total if total > 0.0 else 0.0
 
 
-def _information(index: HybridIndex, query: str) -> tuple[dict[int, float], float]:
+def _information(
+    index: HybridIndex, query: str, absent: Collection[str] = ()
+) -> tuple[dict[int, float], float]:
     """What the query's known terms say, by number, and its unknown terms together: ln((1 + N) / (1 + df))."""
-    most = float(np.log(1.0 + len(index)))
-    known: dict[int, float] = {}
-    unknown = 0.0
-    for term in dict.fromkeys(index.terms(query)):
-        number = index.postings.vocabulary.find(term)
-        if number is None:
-            unknown += most
-        else:
-            known[number] = float(index.postings.idf_tfidf[number]) - 1.0
+    documents = len(index) - len(absent)
+    numbers = [index.postings.vocabulary.find(term) for term in dict.fromkeys(index.terms(query))]
+    frequencies = {number: index.postings.frequency(number) for number in numbers if number is not None}
+    for doc_id in absent:
+        for number in index.postings.held(frequencies, index.number(doc_id)):
+            frequencies[number] -= 1
+    lost = [number for number, df in frequencies.items() if df == 0]
+    unknown = (numbers.count(None) + len(lost)) * math.log(1.0 + documents)
+    known = {number: math.log((1.0 + documents) / (1.0 + df)) for number, df in frequencies.items() if df}
     return known, unknown
 
 
-def _held(index: HybridIndex, known: dict[int, float], hit: Hit) -> set[int]:
-    return index.postings.held(np.array(sorted(known), np.int64), index.number(hit.doc_id))
+def _held(index: HybridIndex, known: dict[int, float], hit: Hit) -> list[int]:
+    return index.postings.held(known, index.number(hit.doc_id))
 
 
 def _title_match(index: HybridIndex, known: dict[int, float], total: float, hit: Hit) -> tuple[float, float]:

@@ -18,7 +18,7 @@ give the same bytes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,9 +141,13 @@ class Postings:
         scores = [np.bincount(documents, weights=part, minlength=len(self)).astype(np.float64) for part in added]
         return scores[0] + query.floor, scores[1]
 
-    def held(self, numbers: Ints, document: int) -> set[int]:
-        """Those of the terms that a document holds."""
-        return {int(number) for number in numbers if self._place(number, document) is not None}
+    def frequency(self, number: int) -> int:
+        """How many documents hold a term."""
+        return int(self.pointers[number + 1] - self.pointers[number])
+
+    def held(self, numbers: Iterable[int], document: int) -> list[int]:
+        """Those of the terms that a document holds, in their order."""
+        return [number for number in numbers if self._place(number, document) is not None]
 
     def contributions(self, query: QueryTerms, document: int) -> list[tuple[int, float, float]]:
         """For each term of the query: its number, and what it adds to the BM25 score and cosine."""
