@@ -89,12 +89,12 @@ def start(name: str, work: Work[T], *arguments: Any, options: Mapping[str, Any],
     """
     import ray
 
-    task = ray.remote(
+    task: Any = ray.remote(_stream).options(
         max_retries=RETRIES,
         num_returns="streaming",
         _generator_backpressure_num_objects=_PIECES_AHEAD,
         **options,
-    )(_stream)
+    )
     return FolderTask(name, time.monotonic() + limit_s, limit_s, task.remote(work, arguments))
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from ragray import prompt
 from ragray.dataprep.language import detect_language
 from ragray.engine.protocol import Completion, Engine, SamplingParams
-from ragray.engine.tokens import render
+from ragray.train import examples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,12 +110,12 @@ def retrieve_batch(index: HybridIndex, confidence: Confidence | None, questions:
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, retrieved: Retrieved) -> list[int]:
     """The prompt that asks for an answer from the retrieved passages, as token ids."""
     passages = [(citation.title, citation.text) for citation in retrieved.citations]
-    return render(tokenizer, prompt.messages(retrieved.question, passages, retrieved.lang))
+    return examples.prompt_tokens(tokenizer, prompt.messages(retrieved.question, passages, retrieved.lang))
 
 
 def closed_book_tokens(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
     """The prompt that asks without any passage, as token ids."""
-    return render(tokenizer, prompt.messages(question, None, detect_language(question)))
+    return examples.prompt_tokens(tokenizer, prompt.messages(question, None, detect_language(question)))
 
 
 def compose(retrieved: Retrieved, completion: Completion | None) -> Answer:

@@ -140,6 +140,7 @@ class BatchingLoop:
         self._waiting: deque[RequestHandle] = deque()
         self._active: list[RequestHandle] = []
         self._closed = False
+        self._failure: EngineError | None = None
         self._counts = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
         self._thread = threading.Thread(target=self._run, name="ragray-engine", daemon=True)
         self._thread.start()
@@ -153,7 +154,7 @@ class BatchingLoop:
         handles = [RequestHandle(request, self._tokenizer) for request in requests]
         with self._wake:
             if self._closed:
-                raise EngineError("the engine is closed", _RESTART)
+                raise self._failure or EngineError("the engine is closed", _RESTART)
             self._waiting.extend(handles)
             self._counts["requests"] += len(handles)
             self._counts["prompt_tokens"] += sum(len(request.prompt) for request in requests)
@@ -178,7 +179,8 @@ class BatchingLoop:
                 self._decoder.step()
                 self._hand_out()
         except BaseException as error:
-            self._end_all(EngineError(f"the engine failed: {error}", _RESTART))
+            self._failure = EngineError(f"the engine failed: {error}", _RESTART)
+            self._end_all(self._failure)
             raise
         self._end_all(EngineError("the engine was closed", _RESTART))
 

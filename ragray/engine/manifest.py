@@ -172,18 +172,21 @@ def files_below(folder: Path, part: str = ENGINE_FOLDER) -> dict[str, dict[str, 
 
 def this_device() -> DeviceInfo:
     """The CPU of this machine."""
-    name, flags = platform.processor() or platform.machine(), set[str]()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        facts = dict(
-            (part.strip() for part in line.split(":", 1))
-            for line in cpuinfo.read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-            if ":" in line
-        )
-        name = facts.get("model name", name)
-        flags = set(facts.get("flags", facts.get("Features", "")).split())
+    facts = _cpu_facts()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    flags = facts.get("flags", facts.get("Features", "")).split()
     features = tuple(feature for feature in _CPU_FEATURES if feature in flags)
     return DeviceInfo(type="cpu", arch=platform.machine(), name=name, features=features)
+
+
+def _cpu_facts() -> dict[str, str]:
+    """What Linux says of the first processor; empty elsewhere."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return {}
+    lines = cpuinfo.read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    pairs = (line.partition(":") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def installed(*packages: str) -> dict[str, str]:

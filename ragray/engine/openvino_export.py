@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -113,7 +114,8 @@ class _WithPast(torch.nn.Module):
         query_at = torch.arange(new)[:, None] + (total - new)
         visible = (key_at <= query_at)[None, None] & attention_mask[:, None, None, :].bool()
         cache = DynamicCache()
-        cache.layers = [_layer(keys, values) for keys, values in zip(past[::2], past[1::2], strict=True)]
+        layers = [_layer(keys, values) for keys, values in zip(past[::2], past[1::2], strict=True)]
+        cache.layers = list(layers)
         output = self.model(
             input_ids=input_ids,
             attention_mask=torch.where(visible, 0.0, torch.finfo(torch.float32).min),
@@ -121,12 +123,12 @@ class _WithPast(torch.nn.Module):
             past_key_values=cache,
             use_cache=True,
         )
-        present = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        present = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
         return (output.logits, *present)
 
 
-def _layer(keys: torch.Tensor, values: torch.Tensor) -> DynamicLayer:
-    layer = DynamicLayer()
+def _layer(keys: torch.Tensor, values: torch.Tensor) -> Any:
+    layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]
     layer.keys, layer.values = keys, values
     layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
     return layer
@@ -153,8 +155,7 @@ def _trace(model: PreTrainedModel, shape: _Shape) -> ov.Model:
 def _quiet_tracer() -> Iterator[None]:
     """Tracing warns of every Python branch on a shape; those of these architectures do not matter."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore")
         yield
 
 

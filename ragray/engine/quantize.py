@@ -106,7 +106,7 @@ def _bitsandbytes_int8(model_folder: Path, out: Path) -> None:
     """
     model = AutoModelForCausalLM.from_pretrained(
         model_folder,
-        quantization_config=BitsAndBytesConfig(load_in_8bit=True),
+        quantization_config=BitsAndBytesConfig(load_in_8bit=True),  # type: ignore[no-untyped-call]
         dtype=torch.float32,
         local_files_only=True,
     )

@@ -62,13 +62,6 @@ def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     return str(text)
 
 
-def render(tokenizer: PreTrainedTokenizerBase, chat: Sequence[dict[str, str]]) -> list[int]:
-    """Chat messages as the token ids of a prompt that the assistant's answer follows."""
-    text = tokenizer.apply_chat_template(list(chat), add_generation_prompt=True, tokenize=False)
-    ids: list[int] = tokenizer(str(text), add_special_tokens=False)["input_ids"]
-    return ids
-
-
 class TextStream:
     """Tokens in, text out, in pieces that never split a character.
 

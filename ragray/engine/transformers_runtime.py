@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -57,16 +59,16 @@ def load_model(folder: Path) -> PreTrainedModel:
     Raises:
         EngineError: the files are missing, damaged, or of an unknown architecture.
     """
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise EngineError(
             f"{folder}: cannot be loaded as a language model: {error}", "name a whole Hugging Face model folder"
         ) from None
-    return model.eval()
+    return model  # from_pretrained leaves it in evaluation mode
 
 
 def weights_of(folder: Path) -> str:
@@ -210,7 +212,7 @@ class BatchDecoder:
             self._cache, self._mask = cache, mask
             return
         length = max(mask.shape[1], self._mask.shape[1])
-        for mine, theirs in zip(self._cache.layers, cache.layers, strict=True):
+        for mine, theirs in zip(_layers(self._cache), _layers(cache), strict=True):
             mine.keys = torch.cat([_pad_left(mine.keys, length), _pad_left(theirs.keys, length)])
             mine.values = torch.cat([_pad_left(mine.values, length), _pad_left(theirs.values, length)])
         masks = [torch.nn.functional.pad(m, (length - m.shape[1], 0)) for m in (self._mask, mask)]
@@ -230,7 +232,7 @@ class BatchDecoder:
         used = self._mask.any(0).nonzero()
         first = int(used[0]) if len(used) else 0
         self._mask = self._mask[:, first:]
-        for layer in self._cache.layers:
+        for layer in _layers(self._cache):
             layer.keys, layer.values = layer.keys[index, :, first:], layer.values[index, :, first:]
 
 
@@ -243,6 +245,11 @@ def sample(logits: torch.Tensor, params: SamplingParams, generator: torch.Genera
     ranked, ids = probabilities.sort(descending=True, stable=True)
     ranked[ranked.cumsum(0) - ranked >= params.top_p] = 0.0
     return int(ids[torch.multinomial(ranked, 1, generator=generator)])
+
+
+def _layers(cache: DynamicCache) -> list[Any]:
+    """The cache's layers, whose `keys` and `values` are tensors once the first prompt was read."""
+    return list(cache.layers)
 
 
 def _pad_left(tensor: torch.Tensor, length: int) -> torch.Tensor:

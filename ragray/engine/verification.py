@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ragray import prompt
 from ragray.engine.manifest import Verification
 from ragray.engine.protocol import Completion, Engine, SamplingParams
-from ragray.engine.tokens import render
+from ragray.train.examples import prompt_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,11 +39,11 @@ _QUESTIONS = {
 
 def fixed_prompts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Eight prompts as token ids: three with passages and one without, in each language."""
-    prompts = []
+    prompts: list[list[int]] = []
     for lang, questions in _QUESTIONS.items():
         chats = [prompt.messages(question, _PASSAGES[lang], lang) for question in questions]
         chats.append(prompt.messages(questions[0], None, lang))
-        prompts.extend(render(tokenizer, chat) for chat in chats)
+        prompts.extend(prompt_tokens(tokenizer, chat) for chat in chats)
     return prompts
 
 
