@@ -46,16 +46,14 @@ def _fault(row: RawRow, question: str, answer: str, settings: CleanConfig) -> tu
     for name, text in (("question", question), ("answer", answer)):
         if not _LETTER_OR_DIGIT.search(text):
             return "not_text", f"the {name} has no letter or digit"
-    return _length_fault("question", question, settings.min_question_chars, settings.max_question_chars) or _length_fault(
-        "answer", answer, settings.min_answer_chars, settings.max_answer_chars
-    )
-
-
-def _length_fault(name: str, text: str, shortest: int, longest: int) -> tuple[str, str] | None:
-    if len(text) < shortest:
-        return "too_short", f"the {name} has {len(text)} characters, data.clean.min_{name}_chars is {shortest}"
-    if len(text) > longest:
-        return "too_long", f"the {name} has {len(text)} characters, data.clean.max_{name}_chars is {longest}"
+    for name, text, shortest, longest in (
+        ("question", question, settings.min_question_chars, settings.max_question_chars),
+        ("answer", answer, settings.min_answer_chars, settings.max_answer_chars),
+    ):
+        if len(text) < shortest:
+            return "too_short", f"the {name} has {len(text)} characters, data.clean.min_{name}_chars is {shortest}"
+        if len(text) > longest:
+            return "too_long", f"the {name} has {len(text)} characters, data.clean.max_{name}_chars is {longest}"
     return None
 
 

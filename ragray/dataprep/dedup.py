@@ -27,9 +27,7 @@ def normalized(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(_ENDINGS)
 
 
-def remove_duplicates(
-    records: Sequence[QARecord], settings: DedupConfig
-) -> tuple[list[QARecord], list[Duplicate]]:
+def remove_duplicates(records: Sequence[QARecord], settings: DedupConfig) -> tuple[list[QARecord], list[Duplicate]]:
     """Split `records` into those that stay, in order, and the duplicates among them, in order."""
     firsts, exact = _remove_exact(records)
     kept, near = _remove_near(firsts, settings)
@@ -114,6 +112,4 @@ def rows_of_band(num_permutations: int, threshold: float) -> int:
 
 
 def _pointing_to(duplicate: Duplicate, kept: str) -> Duplicate:
-    return Duplicate(
-        duplicate.id, kept, duplicate.method, duplicate.similarity, duplicate.source, duplicate.line
-    )
+    return Duplicate(duplicate.id, kept, duplicate.method, duplicate.similarity, duplicate.source, duplicate.line)

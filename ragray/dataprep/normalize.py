@@ -14,13 +14,15 @@ import unicodedata
 from ragray.dataprep.language import has_han
 
 _TAGS = (
-    "a abbr address article aside b big blockquote br caption center code col colgroup dd del details div dl dt em "
-    "figcaption figure font footer h1 h2 h3 h4 h5 h6 header hr i iframe img ins kbd li main mark nav nobr ol p pre s "
-    "section small span strike strong style script sub summary sup table tbody td tfoot th thead tr tt u ul var video wbr"
-).split()
-_STANDALONE = frozenset("br hr img p li tr td th dt dd wbr col".split())  # need no closing tag
+    "a|abbr|address|article|aside|b|big|blockquote|br|caption|center|code|col|colgroup|dd|del|details|div|dl|dt|em|"
+    "figcaption|figure|font|footer|h1|h2|h3|h4|h5|h6|header|hr|i|iframe|img|ins|kbd|li|main|mark|nav|nobr|ol|p|pre|s|"
+    "section|small|span|strike|strong|style|script|sub|summary|sup|table|tbody|td|tfoot|th|thead|tr|tt|u|ul|var|wbr"
+)
+_STANDALONE = frozenset(
+    {"br", "hr", "img", "p", "li", "tr", "td", "th", "dt", "dd", "wbr", "col"}
+)  # need no closing tag
 _BLOCK = "p,div,br,hr,li,dt,dd,tr,h1,h2,h3,h4,h5,h6,pre,blockquote,section,article,header,footer,figure,caption"
-_TAG = re.compile(rf"<(/?)({'|'.join(_TAGS)})(\s[^<>]*|\s*/)?>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(rf"<(/?)({_TAGS})(\s[^<>]*|\s*/)?>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 _CODE = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)[^\S\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _TEMPLATE = re.compile(r"(?<!\$)(?:\{\{\{[^{}\n]{0,200}\}\}\}|\{\{[^{}\n]{0,200}\}\}|\{%[^\n]{0,200}?%\})")
 _INVISIBLE = re.compile(
@@ -92,20 +94,20 @@ def _without_tags(text: str) -> str:
     """The text of an HTML fragment; a text without real tags is returned as it is."""
     if "<" not in text or not any(_is_markup(match, text) for match in _TAG.finditer(text)):
         return text
-    from selectolax.lexbor import LexborHTMLParser
-
     pieces, end = [], 0
     for match in _TAG.finditer(text):
         pieces.append(text[end : match.start()].replace("<", "&lt;"))
         pieces.append(match[0] if _is_markup(match, text) else match[0].replace("<", "&lt;"))
         end = match.end()
     pieces.append(text[end:].replace("<", "&lt;"))
-    return _text_of("".join(pieces), LexborHTMLParser)
+    return _text_of("".join(pieces))
 
 
-def _text_of(fragment: str, parser: type[LexborHTMLParser]) -> str:
+def _text_of(fragment: str) -> str:
+    from selectolax.lexbor import LexborHTMLParser
+
     # "&" is doubled so that entities are resolved once, by the caller, for marked and unmarked text alike.
-    tree = parser(re.sub("&(?!lt;)", "&amp;", fragment))
+    tree = LexborHTMLParser(re.sub("&(?!lt;)", "&amp;", fragment))
     body = tree.body
     if body is None:
         return ""

@@ -99,9 +99,7 @@ def split_document(text: str, document: DocumentFile, settings: DataConfig) -> l
         for piece in split_text("".join(body), settings.passage_chars, settings.passage_overlap_chars):
             number = len(passages) + 1
             lang = detect_language(title + "\n" + piece)
-            passages.append(
-                Passage(f"{document.stem}#{number}", title, piece, lang, document.file.source, "document")
-            )
+            passages.append(Passage(f"{document.stem}#{number}", title, piece, lang, document.file.source, "document"))
     return passages
 
 

@@ -36,7 +36,9 @@ def read_questions(path: Path) -> list[EvalQuestion]:
             continue
         question = _parse(line, f"{path}:{number}")
         if question.query_id in questions:
-            raise DataError(f"{path}:{number}: the id {question.query_id!r} stands twice", "give each question its own id")
+            raise DataError(
+                f"{path}:{number}: the id {question.query_id!r} stands twice", "give each question its own id"
+            )
         questions[question.query_id] = question
     return list(questions.values())
 

@@ -69,7 +69,9 @@ def faq_files(sources: Collection[FaqSourceConfig]) -> list[FaqFile]:
             found.append((path, setting, source))
     labels = unique_labels([path for path, _, _ in found])
     return [
-        FaqFile(InputFile(path, str(path), label), setting, _format(path, source, setting), source.encoding, source.columns)
+        FaqFile(
+            InputFile(path, str(path), label), setting, _format(path, source, setting), source.encoding, source.columns
+        )
         for (path, setting, source), label in zip(found, labels, strict=True)
     ]
 
@@ -128,7 +130,9 @@ def _json(file: FaqFile) -> Iterator[RawRow]:
         ) from None
     entries = _only_list(tree)
     if entries is None:
-        raise DataError(f"{file.file.source}: holds no list of objects", 'write it like [{"question": ..., "answer": ...}]')
+        raise DataError(
+            f"{file.file.source}: holds no list of objects", 'write it like [{"question": ..., "answer": ...}]'
+        )
     seen = {key for entry in entries if isinstance(entry, dict) for key in entry}
     if any(isinstance(entry, dict) for entry in entries):
         _check_columns(file, seen)

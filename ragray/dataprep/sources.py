@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from ragray.errors import DataError
 
@@ -60,7 +61,7 @@ def expand(pattern: str, endings: Sequence[str], setting: str) -> list[Path]:
         found = sorted(p for p in path.rglob("*") if p.is_file() and ending_of(p) in endings)
         problem = f"{pattern}: no file in this folder ends in {', '.join(endings)} (or .gz of these)"
     else:
-        matches = (Path(p) for p in glob.glob(pattern, recursive=True))
+        matches = (Path(p) for p in glob.iglob(pattern, recursive=True))  # noqa: PTH207  (patterns may be absolute)
         found = sorted(p for p in matches if p.is_file() and ending_of(p) in endings)
         is_glob = glob.has_magic(pattern)
         problem = f"{pattern}: no file matches" if is_glob else f"{pattern}: no such file or folder"
@@ -97,9 +98,9 @@ def unique_labels(paths: Sequence[Path]) -> list[str]:
     return labels
 
 
-def open_bytes(path: Path) -> io.BufferedIOBase:
+def open_bytes(path: Path) -> BinaryIO:
     """A binary stream of the file's content, unpacked if its name ends in .gz."""
-    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+    return cast(BinaryIO, gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 def check_readable(path: Path) -> None:
@@ -194,7 +195,7 @@ def _guess(path: Path) -> str:
     return best.encoding if best is not None else "utf-8"
 
 
-class explained:  # noqa: N801  (reads as a statement: `with explained(path):`)
+class explained:
     """Turns faults of reading a file into a `DataError` that names it."""
 
     def __init__(self, path: Path) -> None:

@@ -72,7 +72,7 @@ def _assign(
     for record, group in zip(records, groups, strict=True):
         sizes[group] += 1
         langs.setdefault(group, record.lang)
-    splits: dict[str, Split] = {group: "test" for group in named or ()}
+    splits: dict[str, Split] = dict.fromkeys(named or (), "test")
     for lang in sorted(set(langs.values())):
         drawn = sorted(
             (group for group in sizes if langs[group] == lang and group not in splits),
@@ -118,7 +118,7 @@ def worst_overlap(records: Sequence[QARecord]) -> tuple[float, str, str]:
     """The highest Jaccard similarity of a test question and a train question, and the two ids."""
     sets = question_shingles(record.question for record in records)
     test, train = (
-        np.array([n for n, record in enumerate(records) if record.split == split], np.int64) for split in ("test", "train")
+        np.array([n for n, r in enumerate(records) if r.split == split], np.int64) for split in ("test", "train")
     )
     similarity, left, right = closest(sets, test, train)
     if left < 0:

@@ -122,9 +122,7 @@ class Composer:
     def _example(
         self, query: QARecord, passages: list[dict[str, str]], number: int, answer: str, closed_book: bool = False
     ) -> Example:
-        return Example(
-            query.id, query.split, query.question, query.lang, closed_book, passages, number, answer
-        )
+        return Example(query.id, query.split, query.question, query.lang, closed_book, passages, number, answer)
 
 
 def _build(job: Job) -> None:

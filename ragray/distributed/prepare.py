@@ -7,131 +7,28 @@ at once (duplicates, groups) runs here, on the collected table, so that blocks n
 
 from __future__ import annotations
 
-import functools
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ragray.artifact import Artifact, Source, file_digest
-from ragray.config import CleanConfig, RunConfig
-from ragray.dataprep.clean import clean_row
+from ragray.config import RunConfig
 from ragray.dataprep.dedup import remove_duplicates
 from ragray.dataprep.passages import document_files, read_passages
 from ragray.dataprep.questions import draw_questions, questions_of_test_split, read_questions, resolve_questions
-from ragray.dataprep.read import FaqFile, faq_files, read_rows
-from ragray.dataprep.rows import raw_rows, raw_table
+from ragray.dataprep.read import faq_files
 from ragray.dataprep.split import check_no_leak, split_records, worst_overlap
-from ragray.distributed.session import connect
+from ragray.distributed.read_clean import Outcomes, read_and_clean
 from ragray.distributed.stage import Job, Stage
-from ragray.errors import DataError, RagrayError, WorkError
+from ragray.errors import DataError, WorkError
 from ragray.schema import Duplicate, EvalQuestion, Passage, QARecord, R, Rejected, stable_digest, table_of
 
 NOT_SAMPLED = "not_sampled"  # left out by data.max_records; no fault of the row
-BLOCK_ROWS = 8192
-
-_FILE, _ORDINAL, _REASON = "file", "ordinal", "reason"
-_OUTCOME = pa.schema(
-    [(_FILE, pa.int64()), (_ORDINAL, pa.int64())]
-    + [(name, QARecord.schema.field(name).type) for name in ("id", "question", "answer", "lang", "source", "line")]
-    + [(name, Rejected.schema.field(name).type) for name in ("reason", "detail", "text")]
-)
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """What became of every row, in source order. `rejected_ids` gives the reasons of rejected rows by their ids."""
-
-    records: list[QARecord]
-    rejected: list[Rejected]
-    rejected_ids: dict[str, str]
-
-
-def read_and_clean(files: Sequence[FaqFile], settings: CleanConfig, block_rows: int = BLOCK_ROWS) -> Outcomes:
-    """Read and clean all rows of all files with Ray Data; the result does not depend on `block_rows`.
-
-    Raises:
-        DataError: a file cannot be used.
-    """
-    connect()
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    listed = ray.data.from_items([{_FILE: n} for n in range(len(files))], override_num_blocks=len(files))
-    rows = listed.map_batches(
-        functools.partial(_read_blocks, list(files), block_rows), batch_size=1, batch_format="pyarrow"
-    ).repartition(target_num_rows_per_block=block_rows)
-    cleaned = rows.map_batches(
-        functools.partial(_clean_block, list(files), settings), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
-    )
-    with _user_errors():
-        tables = [block for block in cleaned.iter_batches(batch_size=None, batch_format="pyarrow") if block.num_rows]
-    return _collect(tables, files)
-
-
-def _read_blocks(files: Sequence[FaqFile], block_rows: int, batch: pa.Table) -> Iterator[pa.Table]:
-    """Tables of raw rows of the files that a batch lists, at most `block_rows` at once in memory."""
-    for number in batch.column(_FILE).to_pylist():
-        rows = read_rows(files[number])
-        while block := list(islice(rows, block_rows)):
-            yield raw_table(block).append_column(_FILE, pa.array([number] * len(block), pa.int64()))
-
-
-def _clean_block(files: Sequence[FaqFile], settings: CleanConfig, block: pa.Table) -> pa.Table:
-    """One outcome for each raw row of a block."""
-    numbers = block.column(_FILE).to_pylist() if block.num_columns else []
-    columns: dict[str, list[Any]] = {name: [] for name in _OUTCOME.names}
-    for number, row in zip(numbers, raw_rows(block) if numbers else [], strict=True):
-        outcome = clean_row(row, files[number].file, settings)
-        given_id = row.id or f"{files[number].file.label}-{row.ordinal:04d}"
-        for name in _OUTCOME.names:
-            columns[name].append(getattr(outcome, name, ""))
-        columns[_FILE][-1], columns[_ORDINAL][-1], columns["id"][-1] = number, row.ordinal, given_id
-    return pa.table(columns, schema=_OUTCOME)
-
-
-def _collect(tables: Sequence[pa.Table], files: Sequence[FaqFile]) -> Outcomes:
-    """Outcomes in source order; a row whose id was taken before is rejected."""
-    table = pa.concat_tables(tables).select(_OUTCOME.names) if tables else _OUTCOME.empty_table()
-    table = table.sort_by([(_FILE, "ascending"), (_ORDINAL, "ascending")])
-    outcomes = Outcomes([], [], {})
-    places: dict[str, str] = {}
-    for row in table.to_pylist():
-        source, line = row["source"], row["line"]
-        if not row[_REASON] and row["id"] in places:
-            detail = f"the id {row['id']!r} was taken by {places[row['id']]}"
-            row |= {_REASON: "duplicate_id", "detail": detail, "text": row["question"]}
-        if row[_REASON]:
-            outcomes.rejected.append(Rejected(source, line, row[_REASON], row["detail"], row["text"]))
-            outcomes.rejected_ids.setdefault(row["id"], row[_REASON])
-            continue
-        places[row["id"]] = f"{source}:{line}"
-        outcomes.records.append(QARecord(row["id"], row["question"], row["answer"], row["lang"], source, line))
-    return outcomes
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """Raise a `RagrayError` of a Ray task as itself, without Ray's wrapping."""
-    import ray.exceptions
-
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, RagrayError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is None:
-            raise
-        raise cause from None
 
 
 def check_rejected_share(outcomes: Outcomes, rows_in: int, most: float) -> None:
@@ -178,7 +75,7 @@ def _build(job: Job) -> None:
     data, seed = job.config.data, job.config.seed
     with _timed(job, "read_clean", "reading and cleaning"):
         outcomes = read_and_clean(faq_files(data.faq), data.clean)
-    rows_in = Counter(row.source for row in (*outcomes.records, *outcomes.rejected))
+    rows_in = Counter(r.source for r in outcomes.records) + Counter(r.source for r in outcomes.rejected)
     check_rejected_share(outcomes, rows_in.total(), data.max_rejected_share)
     with _timed(job, "dedup", f"looking for duplicates among {len(outcomes.records):,} records"):
         unique, duplicates = remove_duplicates(outcomes.records, data.dedup)
@@ -229,7 +126,9 @@ def _account(
     Raises:
         WorkError: the sums do not agree.
     """
-    parts = {"records": records, "rejected": rejected, "duplicates": duplicates}
+    parts: dict[str, Sequence[QARecord | Rejected | Duplicate]] = {
+        "records": records, "rejected": rejected, "duplicates": duplicates,
+    }  # fmt: skip
     tallies = {name: Counter(row.source for row in rows) for name, rows in parts.items()}
     sources = {
         source: {"rows_in": rows, **{name: tally[source] for name, tally in tallies.items()}}
@@ -287,7 +186,7 @@ STAGE = Stage(
     name="prepare",
     format_version=1,
     needs=(),
-    code=("schema", "dataprep", "distributed.prepare"),
+    code=("schema", "dataprep", "distributed.prepare", "distributed.read_clean"),
     settings=_settings,
     build=_build,
     headline=_headline,
