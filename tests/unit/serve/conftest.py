@@ -20,12 +20,8 @@ from ragray.serve.ingress import Door
 from ragray.serve.retriever import Retriever
 
 PASSAGES = [
-    Passage(
-        "install-1", "How do I install ragray?", "Run make demo; it needs Python 3.11.", "en", "install.jsonl", "faq"
-    ),
-    Passage(
-        "serve-1", "Which port does the server use?", "Port 8000 on the loopback address.", "en", "serving.md", "faq"
-    ),
+    Passage("install-1", "How do I install ragray?", "Run make demo; it needs Python 3.11.", "en", "a.jsonl", "faq"),
+    Passage("serve-1", "Which port does the server use?", "Port 8000 on the loopback address.", "en", "b.md", "faq"),
     Passage("train-1", "怎样训练模型？", "运行 ragray train，配置文件用 --config 指定。", "zh", "training.txt", "faq"),
     Passage("doc-1", "Operations", "A killed worker is restarted twice.", "en", "docs/operations.md", "document"),
 ]

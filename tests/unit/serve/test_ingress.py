@@ -168,7 +168,7 @@ def test_search_gives_ranks_and_scores_of_both_retrievers(client: Client) -> Non
     assert (first["doc_id"], first["rank"], first["bm25_rank"], first["tfidf_rank"]) == ("install-1", 1, 1, 1)
     assert first["score"] == pytest.approx(2 / 61)  # reciprocal rank fusion of two first places, k = 60
     assert first["bm25_score"] > 0 and first["tfidf_score"] > 0
-    assert (first["source"], first["kind"], first["lang"]) == ("install.jsonl", "faq", "en")
+    assert (first["source"], first["kind"], first["lang"]) == ("a.jsonl", "faq", "en")
     assert len(found["hits"]) <= 2
     assert client("POST", "/v1/search", json={"query": "zzzz"}).json()["hits"] == []
 
