@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from ragray.retrieval.index import Hit, HybridIndex
 
 MAX_PASSAGES = 9  # passages are numbered by one digit
+CONFIDENCE_HITS = 10  # that the confidence model looks at, as many as it was fitted on
 
 _LEADING = re.compile(r"^\s*\[(\d{1,2})\]")
-_MARK = re.compile(r"(?<![\w\])])\s*\[(\d{1,2})\]")  # not the index of a variable, as in rows[1]
+_MARK = re.compile(r"(?:\s+|(?<![A-Za-z0-9_\])]))\[(\d{1,2})\]")  # not the index of a variable, as in rows[1]
 _TRAILING = re.compile(r"(?:\s*\[\d{1,2}\])+\s*$")
 
 
@@ -92,17 +93,19 @@ def retrieve(index: HybridIndex, confidence: Confidence | None, question: str, t
         top_k: passages to show, 1 to 9; by default the index's `prompt_passages`.
     """
     started = time.perf_counter()
-    hits = index.search(question, _checked(top_k or index.settings.prompt_passages))
-    return _retrieved(index, confidence, question, hits, started)
+    shown = _checked(top_k or index.settings.prompt_passages)
+    hits = index.search(question, max(shown, CONFIDENCE_HITS))
+    return _retrieved(index, confidence, question, hits, shown, started)
 
 
 def retrieve_batch(index: HybridIndex, confidence: Confidence | None, questions: Sequence[str]) -> list[Retrieved]:
     """Find the passages for many questions, in their order; `retrieve_ms` is the share of each."""
     started = time.perf_counter()
-    found = index.search_batch(questions, _checked(index.settings.prompt_passages))
+    shown = _checked(index.settings.prompt_passages)
+    found = index.search_batch(questions, max(shown, CONFIDENCE_HITS))
     shared_s = (time.perf_counter() - started) / max(len(questions), 1)
     return [
-        _retrieved(index, confidence, question, hits, time.perf_counter() - shared_s)
+        _retrieved(index, confidence, question, hits, shown, time.perf_counter() - shared_s)
         for question, hits in zip(questions, found, strict=True)
     ]
 
@@ -176,14 +179,19 @@ class Assistant:
 
 
 def _retrieved(
-    index: HybridIndex, confidence: Confidence | None, question: str, hits: Sequence[Hit], started: float
+    index: HybridIndex,
+    confidence: Confidence | None,
+    question: str,
+    hits: Sequence[Hit],
+    shown: int,
+    started: float,
 ) -> Retrieved:
     if confidence is None:
         probability, answerable = float(bool(hits)), bool(hits)
     else:
         probability = confidence.probability(index, question, hits) if hits else 0.0
         answerable = bool(hits) and probability >= confidence.threshold
-    citations = tuple(_citation(index, number, hit) for number, hit in enumerate(hits, 1))
+    citations = tuple(_citation(index, number, hit) for number, hit in enumerate(hits[:shown], 1))
     return Retrieved(
         question=question,
         lang=detect_language(question),
