@@ -218,5 +218,5 @@ def explain_invalid(errors: Sequence[Mapping[str, Any]], fields: Sequence[str]) 
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(location[-1], fields, n=1) if len(location) == 1 else []
         hint = f"; did you mean {close[0]}?" if close else ""
-        return ApiError(400, f"unknown parameter {dotted}{hint}", param=dotted, code="unknown_parameter")
+        return ApiError(400, f"{dotted}: unknown parameter{hint}", param=dotted, code="unknown_parameter")
     return ApiError(400, f"{dotted}: {first['msg']}", param=dotted, code="invalid_value")

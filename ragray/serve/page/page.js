@@ -8,7 +8,7 @@ const TEXTS = {
     conversation: "Conversation", welcome: "Answers come from the indexed documents, with the passages that they rest on.",
     question: "Your question", askHint: "Enter sends, Shift+Enter starts a new line", send: "Send", stop: "Stop",
     query: "Search the passages", find: "Search", close: "Close", you: "You", assistant: "Assistant",
-    citation: "Passage", declined: "Nothing in the documents answers this.", stopped: "Stopped.", cached: "from the cache",
+    citation: "Passage", stopped: "Stopped.", cached: "from the cache",
     seconds: (ms) => `${(ms / 1000).toFixed(2)} s`, found: (n, ms) => `${n} passages in ${ms.toFixed(1)} ms`,
     fused: "Fused rank", bm25: "BM25 rank", tfidf: "TF-IDF rank", score: (s) => `(score ${s})`, none: "not listed",
     offline: "The server cannot be reached.", broken: "The answer broke off.", untitled: "Untitled passage",
@@ -19,7 +19,7 @@ const TEXTS = {
     conversation: "对话", welcome: "回答来自已索引的文档，并附上所依据的段落。",
     question: "您的问题", askHint: "回车发送，Shift+回车换行", send: "发送", stop: "停止",
     query: "检索段落", find: "检索", close: "关闭", you: "您", assistant: "助手",
-    citation: "段落", declined: "文档中没有这个问题的答案。", stopped: "已停止。", cached: "来自缓存",
+    citation: "段落", stopped: "已停止。", cached: "来自缓存",
     seconds: (ms) => `${(ms / 1000).toFixed(2)} 秒`, found: (n, ms) => `${n} 个段落，用时 ${ms.toFixed(1)} 毫秒`,
     fused: "融合排名", bm25: "BM25 排名", tfidf: "TF-IDF 排名", score: (s) => `（得分 ${s}）`, none: "未列出",
     offline: "无法连接服务器。", broken: "回答中断了。", untitled: "无标题段落",
@@ -29,6 +29,7 @@ const TEXTS = {
 
 const $ = (id) => document.getElementById(id);
 let language = localStorage.getItem("ragray-language") || (navigator.language.startsWith("zh") ? "zh" : "en");
+let found = null; // the last search result
 let running = null; // AbortController of the answer that is being written
 const t = (name) => TEXTS[language][name];
 
@@ -48,6 +49,7 @@ function showLanguage() {
   for (const element of document.querySelectorAll("[data-placeholder]")) element.placeholder = t(element.dataset.placeholder);
   $("language").textContent = t("language");
   $("language").setAttribute("aria-label", t("languageName"));
+  if (found) showFound();
 }
 
 $("language").addEventListener("click", () => {
@@ -111,7 +113,9 @@ $("passage").addEventListener("click", (event) => {
 function addTurn(who, text) {
   const turn = make("article", `turn ${who === "you" ? "mine" : ""}`);
   const body = make("p", "text", text);
-  turn.append(make("h2", "", t(who)), body);
+  const heading = make("h2", "", t(who));
+  heading.dataset.text = who;
+  turn.append(heading, body);
   $("welcome").hidden = true;
   $("log").append(turn);
   toEnd();
@@ -248,15 +252,20 @@ function showHit(hit) {
   return item;
 }
 
+function showFound() {
+  $("found").textContent = t("found")(found.hits.length, found.timings_ms.total);
+  $("hits").replaceChildren(...found.hits.map(showHit));
+}
+
 $("find").addEventListener("submit", async (event) => {
   event.preventDefault();
   const query = $("query").value.trim();
   if (!query) return;
   try {
-    const result = await (await post("v1/search", { query, top_k: 10 })).json();
-    $("found").textContent = t("found")(result.hits.length, result.timings_ms.total);
-    $("hits").replaceChildren(...result.hits.map(showHit));
+    found = await (await post("v1/search", { query, top_k: 10 })).json();
+    showFound();
   } catch (error) {
+    found = null;
     $("found").textContent = explain(error);
     $("hits").replaceChildren();
   }
