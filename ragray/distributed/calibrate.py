@@ -26,68 +26,68 @@ from ragray.artifact import Artifact
 from ragray.config import RetrievalConfig, RunConfig
 from ragray.distributed.index import withholds_test_questions
 from ragray.distributed.stage import Job, Stage
-from ragray.retrieval.confidence import Confidence, Examples, coverage, features, fit
+from ragray.retrieval.confidence import Examples, coverage, features, fit
 from ragray.retrieval.index import HybridIndex, build_index
-from ragray.retrieval.paraphrase import content_words, imitate
+from ragray.retrieval.paraphrase import HUMAN, UNRELATED, WordSources, content_words, imitate
 from ragray.schema import Passage, QARecord, records_of, stable_digest
 
 MAX_RECORDS = 400  # records asked about, chosen by digest
-REWORDINGS = ((0.7, 0.4), (0.5, 0.6), (0.4, 0.7), (0.4, 0.8))  # share of words kept, words added per word
+_HITS = 10  # hits that the features are made from
+_FOLDS = 5
 _HIDE_COVERAGE = 0.6  # a passage that holds so much of an answer answers too
 _HIDE_DEPTH = 20  # passages examined for that
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One question as asked, and the record that answers it."""
+    """One question as asked, and the record that it comes from."""
 
     text: str
     record: QARecord
+    related: bool = True  # False: words of other questions, which nothing answers
 
 
 def _build(job: Job) -> None:
     records = records_of(QARecord, pq.read_table(job.inputs["prepare"].file("records.parquet")))
-    variants = records_of(QARecord, pq.read_table(job.inputs["augment"].file("variants.parquet")))
-    chosen = _choose([r for r in records if r.split in ("train", "valid")], job.config.seed)
+    chosen = _choose(records, job.config.seed)
     index = HybridIndex.open(job.inputs["index"].folder)
     job.report(f"learning when to decline from {len(chosen):,} records")
     if withholds_test_questions(job.config):
         with TemporaryDirectory(prefix="ragray-calibrate-") as folder:
             withheld = _without_questions(index, job.inputs["index"], chosen, Path(folder))
-            confidence = _fit(job, withheld, records, [_Asked(r.question, r) for r in chosen])
+            examples = _examples(job, withheld, records, [_Asked(r.question, r) for r in chosen])
     else:
-        asked = _reworded(index, chosen, variants, job.config.seed)
-        confidence = _fit(job, index, records, asked)
+        examples = _examples(job, index, records, _reworded(index, chosen, job))
+    confidence = fit(examples, job.config.retrieval.max_false_declines, job.inputs["index"].digest)
     confidence.write(job.draft.folder)
-    job.draft.counts.update(confidence.counts)
+    job.draft.counts.update(records=len(chosen), **confidence.counts)
     job.draft.metrics.update(confidence.metrics, threshold=confidence.threshold)
 
 
 def _choose(records: Sequence[QARecord], seed: int) -> list[QARecord]:
-    """At most `MAX_RECORDS` of each split, in their order."""
-    kept: set[str] = set()
-    for split in ("train", "valid"):
-        ids = sorted((stable_digest(seed, "calibrate", r.id), r.id) for r in records if r.split == split)
-        kept.update(record_id for _, record_id in ids[:MAX_RECORDS])
+    """At most `MAX_RECORDS` of the train and validation splits, in their order."""
+    ids = sorted((stable_digest(seed, "calibrate", r.id), r.id) for r in records if r.split != "test")
+    kept = {record_id for _, record_id in ids[:MAX_RECORDS]}
     return [record for record in records if record.id in kept]
 
 
-def _reworded(index: HybridIndex, records: Sequence[QARecord], variants: Sequence[QARecord], seed: int) -> list[_Asked]:
-    """Each record's question, or one of its variants, reworded in several strengths."""
+def _reworded(index: HybridIndex, records: Sequence[QARecord], job: Job) -> list[_Asked]:
+    """Each record's question, or one of its variants, reworded in several strengths, and words without sense."""
+    variants = records_of(QARecord, pq.read_table(job.inputs["augment"].file("variants.parquet")))
     wordings: dict[str, list[str]] = defaultdict(list)
     for variant in variants:
         wordings[variant.parent].append(variant.question)
-    words: dict[str, list[str]] = {}
+    others: dict[str, list[str]] = {}
     for lang in sorted({record.lang for record in records}):
-        same = [record.question for record in records if record.lang == lang]
-        words[lang] = content_words(same, index.analyzer)
+        others[lang] = content_words([r.question for r in records if r.lang == lang], index.analyzer)
     asked = []
     for record in records:
-        chance = random.Random(stable_digest(seed, "reword", record.id))
-        for kept, added in REWORDINGS:
+        chance = random.Random(stable_digest(job.config.seed, "reword", record.id))
+        sources = WordSources(record.lang, content_words([record.answer], index.analyzer), others[record.lang])
+        for rewording in (*HUMAN, UNRELATED):
             question = chance.choice([record.question, *wordings[record.id]])
-            text = imitate(question, index.analyzer, words[record.lang], chance, kept, added)
-            asked.append(_Asked(text, record))
+            text = imitate(question, rewording, sources, index.analyzer, chance)
+            asked.append(_Asked(text, record, related=rewording is not UNRELATED))
     return asked
 
 
@@ -102,48 +102,43 @@ def _without_questions(
     return HybridIndex.open(folder)
 
 
-def _fit(job: Job, index: HybridIndex, records: Sequence[QARecord], asked: Sequence[_Asked]) -> Confidence:
-    top_k = index.settings.prompt_passages
-    groups: dict[str, list[QARecord]] = defaultdict(list)
-    for record in records:
-        groups[record.group].append(record)
-    same_answer: dict[str, list[str]] = defaultdict(list)
-    for record in records:
-        same_answer[record.answer].append(record.id)
-    hidden = {
-        record.id: _answering(index, record, groups[record.group], same_answer[record.answer])
-        for record in {asked_one.record.id: asked_one.record for asked_one in asked}.values()
-    }
-    rows, answered, answerable = [], [], []
+def _examples(job: Job, index: HybridIndex, records: Sequence[QARecord], asked: Sequence[_Asked]) -> Examples:
+    """Every question as the index answers it, and again with all its answers hidden."""
+    top_k = job.config.retrieval.prompt_passages
+    answers = _Answers(index, records)
+    rows, answered, answerable, folds = [], [], [], []
     for one in asked:
-        right = {r.id for r in groups[one.record.group]} | set(same_answer[one.record.answer])
-        for exclude in ((), hidden[one.record.id]):
-            hits = index.search(one.text, max(top_k, 10), exclude)
-            rows.append(features(index, one.text, hits, exclude))
-            answerable.append(not exclude)
-            answered.append(not exclude and any(hit.doc_id in right for hit in hits[:top_k]))
-    held_out = _held_out([one.record for one in asked], job.config.seed)
-    validation = np.repeat([one.record.id in held_out for one in asked], 2)
-    examples = Examples(np.array(rows), np.array(answered), np.array(answerable), validation)
-    limit = job.config.retrieval.max_false_declines
-    return fit(examples, limit, job.inputs["index"].digest)
+        right = answers.of(one.record)
+        for absent in ((), right) if one.related else ((),):
+            hits = index.search(one.text, max(top_k, _HITS), absent)
+            rows.append(features(index, one.text, hits, absent))
+            answerable.append(one.related and not absent)
+            answered.append(answerable[-1] and any(hit.doc_id in right for hit in hits[:top_k]))
+            folds.append(stable_digest(job.config.seed, "fold", one.record.group) % _FOLDS)
+    return Examples(np.array(rows), np.array(answered), np.array(answerable), np.array(folds, np.int64))
 
 
-def _held_out(records: Sequence[QARecord], seed: int) -> set[str]:
-    """Ids of the validation split's records; of a fifth of all where a small corpus has none there."""
-    valid = {record.id for record in records if record.split == "valid"}
-    return valid or {record.id for record in records if stable_digest(seed, "held out", record.id) % 5 == 0}
+class _Answers:
+    """Which passages answer a record's question: its group's, the same answer's, and those that hold its content."""
 
+    def __init__(self, index: HybridIndex, records: Sequence[QARecord]) -> None:
+        self._index = index
+        self._groups: dict[str, set[str]] = defaultdict(set)
+        self._same: dict[str, set[str]] = defaultdict(set)
+        for record in records:
+            self._groups[record.group].add(record.id)
+            self._same[record.answer].add(record.id)
+        self._found: dict[str, frozenset[str]] = {}
 
-def _answering(
-    index: HybridIndex, record: QARecord, group: Sequence[QARecord], same_answer: Sequence[str]
-) -> frozenset[str]:
-    """Ids of all passages that answer a record's question: its group, its answer elsewhere, its answer's content."""
-    found = {other.id for other in group} | set(same_answer)
-    for hit in index.search(record.answer, _HIDE_DEPTH):
-        if coverage(index, record.answer, hit.doc_id) >= _HIDE_COVERAGE:
-            found.add(hit.doc_id)
-    return frozenset(found)
+    def of(self, record: QARecord) -> frozenset[str]:
+        """Ids of the passages that answer `record`."""
+        if record.id not in self._found:
+            ids = [hit.doc_id for hit in self._index.search(record.answer, _HIDE_DEPTH)]
+            shares = coverage(self._index, record.answer, ids)
+            alike = {doc_id for doc_id, share in zip(ids, shares, strict=True) if share >= _HIDE_COVERAGE}
+            known = self._groups[record.group] | self._same[record.answer] | {record.id}
+            self._found[record.id] = frozenset(known | alike)
+        return self._found[record.id]
 
 
 def _settings(config: RunConfig) -> Mapping[str, Any]:
@@ -157,7 +152,8 @@ def _settings(config: RunConfig) -> Mapping[str, Any]:
 
 def _headline(artifact: Artifact) -> str:
     metrics = artifact.manifest.metrics
-    return f"declines {metrics['declined_unanswerable']:.0%} of unanswerable validation questions"
+    refused = metrics["declined_answerable"]
+    return f"declines {metrics['declined_unanswerable']:.0%} of unanswerable, {refused:.0%} of answerable"
 
 
 STAGE = Stage(

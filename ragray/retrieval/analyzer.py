@@ -28,6 +28,7 @@ VERSION = 1
 _CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _WORD = rf"[^\W{_CJK}]+"  # letters, digits and underscores of any script that is not written without spaces
 _TOKEN = re.compile(rf"(?P<cjk>[{_CJK}]+)|(?P<word>{_WORD}(?:[.\-/:]{_WORD})*(?:\+\+|#(?!\w))?)")
+_IDEOGRAPH = re.compile(rf"[{_CJK}]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _JOINT = re.compile(r"[.\-/:_]+")
 _NUMBERS = re.compile(r"v?(\d+(?:\.\d+)+)")
@@ -93,6 +94,11 @@ class Analyzer:
 
             shorter = 0 if self.settings.chinese == "words" else 1  # a word of two characters counts twice
             yield from (w for w in rjieba.cut(run) if len(w) > shorter and w not in self._chinese)
+
+
+def is_chinese(character: str) -> bool:
+    """Whether a character belongs to a script written without spaces: Chinese, or Japanese syllables."""
+    return _IDEOGRAPH.match(character) is not None
 
 
 def words_of(text: str) -> list[str]:

@@ -18,8 +18,9 @@ give the same bytes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from ragray.retrieval.strings import Strings, byte_order, write_strings
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+_REMEMBERED_TERMS = 1 << 16  # looked up before: binary search costs as much as scoring does
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ class Postings:
     def __init__(self, folder: Path, settings: RetrievalConfig) -> None:
         self._settings = settings
         self.vocabulary = Strings(folder, "vocabulary")
+        self.term: Callable[[str], int | None] = lru_cache(maxsize=_REMEMBERED_TERMS)(self.vocabulary.find)
         self.pointers: Ints = _mapped(folder, "pointers")
         self.documents: NDArray[np.uint32] = _mapped(folder, "documents")
         self.bm25: NDArray[np.float32] = _mapped(folder, "bm25")
@@ -117,7 +121,7 @@ class Postings:
 
     def query(self, terms: Sequence[str]) -> QueryTerms:
         """Weights of a query's terms: unknown ones are left out, repeated ones count each time."""
-        numbers = ((self.vocabulary.find(term), count) for term, count in Counter(terms).items())
+        numbers = ((self.term(term), count) for term, count in Counter(terms).items())
         known = sorted((number, count) for number, count in numbers if number is not None)
         chosen = np.array([number for number, _ in known], np.int64)
         counts = np.array([count for _, count in known], np.float64)

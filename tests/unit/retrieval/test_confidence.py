@@ -28,7 +28,7 @@ def examples(count: int = 200) -> Examples:
     answerable = np.arange(count) % 2 == 0
     rows = chance.normal(size=(count, len(FEATURES)))
     rows[:, 0] += 3.0 * answerable
-    return Examples(rows, answerable, answerable, np.arange(count) % 5 == 0)
+    return Examples(rows, answerable, answerable, np.arange(count) % 5)
 
 
 def test_logistic_regression_equals_sklearn() -> None:
@@ -49,13 +49,30 @@ def test_the_threshold_refuses_at_most_the_share(limit: float, threshold: float)
     assert (probabilities < chosen).mean() <= limit
 
 
-def test_fit_keeps_the_promise_on_validation_questions() -> None:
+def test_fit_keeps_the_promise_on_held_out_questions() -> None:
     data = examples()
     model = fit(data, max_false_declines=0.1)
-    held_out = data.validation & data.answerable
-    assert (model.probabilities(data.rows[held_out]) < model.threshold).mean() <= 0.1
+    assert model.metrics["declined_answerable"] <= 0.1
     assert model.metrics["declined_unanswerable"] > 0.7
-    assert model.counts == {"train": 160, "validation": 40, "validation_answerable": 20}
+    assert model.counts == {"questions": 200, "answerable": 100, "answered": 100}
+
+
+def test_a_stricter_limit_declines_less() -> None:
+    thresholds = [fit(examples(), limit).threshold for limit in (0.0, 0.05, 0.2)]
+    assert thresholds == sorted(thresholds) and thresholds[0] < thresholds[-1]
+
+
+def test_questions_that_find_nothing_do_not_move_the_model() -> None:
+    data = examples()
+    nothing = np.zeros((50, len(FEATURES)))
+    more = Examples(
+        np.vstack([data.rows, nothing]),
+        np.append(data.answered, np.zeros(50, bool)),
+        np.append(data.answerable, np.zeros(50, bool)),
+        np.append(data.folds, np.arange(50) % 5),
+    )
+    assert fit(more, 0.05).coefficients == fit(data, 0.05).coefficients
+    assert fit(more, 0.05).probabilities(nothing).tolist() == [0.0] * 50
 
 
 def test_bins_by_hand() -> None:
@@ -66,7 +83,7 @@ def test_bins_by_hand() -> None:
 
 def test_fit_without_both_kinds_is_a_data_error() -> None:
     data = examples(20)
-    one_kind = Examples(data.rows, np.ones(20, bool), np.ones(20, bool), data.validation)
+    one_kind = Examples(data.rows, np.ones(20, bool), np.ones(20, bool), data.folds)
     with pytest.raises(DataError, match="too few questions"):
         fit(one_kind, 0.05)
 
@@ -94,18 +111,33 @@ def test_nothing_found_has_probability_zero(index: HybridIndex) -> None:
     assert features(index, "zzyzx", []).tolist() == [0.0] * len(FEATURES)
 
 
+def named(index: HybridIndex, question: str, absent: tuple[str, ...] = ()) -> dict[str, float]:
+    hits = index.search(question, 10, absent)
+    return dict(zip(FEATURES, features(index, question, hits, absent).tolist(), strict=True))
+
+
 def test_features_of_a_question_as_it_stands(index: HybridIndex) -> None:
     question = "How do I train on two GPUs?"
-    shown = dict(zip(FEATURES, features(index, question, index.search(question, 10)), strict=True))
-    full = {"coverage_first", "coverage_best", "coverage_title", "title_similarity", "agreement"}
-    assert {name: shown[name] for name in full} == dict.fromkeys(full, pytest.approx(1.0))
-    assert shown["unknown_share"] == 0.0
-    assert shown["log_terms"] == pytest.approx(np.log1p(3))
+    best = index.search(question, 1)[0]
+    shown = named(index, question)
+    assert shown["title_similarity"] == pytest.approx(1.0)
+    assert shown["missed_most"] == 0.0
+    assert shown["log_terms"] == pytest.approx(np.log1p(3))  # train, two, gpu
+    assert shown["cosine"] == pytest.approx(best.tfidf_score)
+    # of 7 documents: 4 hold "train", 1 holds "two" and 1 "gpu"
+    assert shown["bm25_share"] == pytest.approx(best.bm25_score / (np.log(8 / 5) + 2 * np.log(8 / 2)))
+
+
+def test_a_term_that_hidden_documents_alone_hold_is_unknown(index: HybridIndex) -> None:
+    shown = named(index, "train on two gpus", absent=("gpu",))
+    assert shown["missed_most"] == 1.0
+    assert shown["log_terms"] == pytest.approx(np.log1p(1))
+    assert shown["title_similarity"] < 0.5 < named(index, "train on two gpus")["title_similarity"]
 
 
 def test_unknown_words_lower_the_coverage(index: HybridIndex) -> None:
-    assert coverage(index, "train gpus", "gpu") == pytest.approx(1.0)
-    # two known terms of 2 and 1 documents of 7, one unknown: ln(8/(1+df))
+    assert coverage(index, "train gpus", ["gpu", "empty"]) == pytest.approx([1.0, 0.0])
+    # information ln((1 + 7) / (1 + df)): "train" in 4 documents, "gpu" in 1, "zzyzx" in none
     known = np.log(8 / 5) + np.log(8 / 2)
-    assert coverage(index, "train gpus zzyzx", "gpu") == pytest.approx(known / (known + np.log(8)))
-    assert coverage(index, "", "gpu") == 0.0
+    assert coverage(index, "train gpus zzyzx", ["gpu"]) == pytest.approx([known / (known + np.log(8))])
+    assert coverage(index, "", ["gpu"]) == [0.0]
