@@ -6,6 +6,7 @@ In: stages' beginnings, lines and outcomes. Out: text on the terminal; plain lin
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from ragray.engine.assistant import Answer
     from ragray.retrieval.index import Hit, HybridIndex
 
-out = Console(highlight=False, soft_wrap=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140)
 
 
 class StageDisplay:

@@ -22,12 +22,12 @@ def connect() -> None:
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING)
+        ray.init(logging_level=logging.ERROR)
         return
     ray.init(
         address="local",
         include_dashboard=False,
-        logging_level=logging.WARNING,
+        logging_level=logging.ERROR,
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
     )
