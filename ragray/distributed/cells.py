@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ragray.artifact import Artifact, Store
+from ragray.artifact import Artifact
 from ragray.config import EngineConfig
+from ragray.distributed.folder_task import local_folder
 from ragray.evaluation.answers import Given
 from ragray.evaluation.report import Answerer
 from ragray.prompt import parse_answer
@@ -75,9 +75,9 @@ def retrieve_all(index: Artifact, calibrate: Artifact, questions: Sequence[EvalQ
     from ragray.retrieval.index import HybridIndex
 
     begin = time.perf_counter()
-    opened = HybridIndex.open(_folder(index))
+    opened = HybridIndex.open(local_folder(index))
     texts = [q.question for q in questions]
-    retrieved = retrieve_batch(opened, Confidence.open(_folder(calibrate)), texts)
+    retrieved = retrieve_batch(opened, Confidence.open(local_folder(calibrate)), texts)
     rankings: dict[str, dict[str, list[str]]] = {"hybrid": {}, "bm25": {}, "tfidf": {}}
     every = 2 * max(RANKING_DEPTH, opened.settings.fusion_depth)  # the union of both lists
     for question, hits in zip(questions, opened.search_batch(texts, every), strict=True):
@@ -112,8 +112,8 @@ def _load(cell: Cell) -> Engine:
 
     if cell.kind == "engine":
         assert isinstance(cell.model, Artifact)
-        return load_engine(_folder(cell.model), cell.engine)
-    folder = _folder(cell.model) / "model" if isinstance(cell.model, Artifact) else model_folder(cell.model)
+        return load_engine(local_folder(cell.model), cell.engine)
+    folder = local_folder(cell.model) / "model" if isinstance(cell.model, Artifact) else model_folder(cell.model)
     return load_model_folder(folder, cell.batch_size, threads=1)
 
 
@@ -154,10 +154,3 @@ def _answered(given: Given, declined_by: str, completion: Completion | None) -> 
     if completion is None:
         return Answered(given, declined_by, 0, 0, "")
     return Answered(given, declined_by, completion.prompt_tokens, len(completion.token_ids), completion.finish_reason)
-
-
-def _folder(artifact: Artifact) -> Path:
-    """The artifact's files on the machine where this runs; a remote store's are fetched."""
-    if "://" not in artifact.uri:
-        return artifact.folder
-    return Store(artifact.uri.rsplit("/", 2)[0]).open(artifact.uri).folder

@@ -141,11 +141,7 @@ def collect(refs: Mapping[ray.ObjectRef[Any], str], questions: int, report: Repo
         if isinstance(error.cause, RagrayError):
             raise error.cause from None
         raise
-    except (
-        ray.exceptions.WorkerCrashedError,
-        ray.exceptions.OutOfMemoryError,
-        ray.exceptions.NodeDiedError,
-    ) as error:
+    except ray.exceptions.RayError as error:
         raise WorkError(
             f"evaluate: {name}: its worker was lost {TASK_RETRIES + 1} times: {error}",
             "free memory, lower evaluate.batch_size, then run again",

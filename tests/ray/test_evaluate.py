@@ -37,8 +37,8 @@ QUESTIONS = [
 
 
 def model_maker():
-    """The maker of tiny random models in the engine tests' conftest."""
-    path = Path(__file__).parents[1] / "unit" / "engine" / "conftest.py"
+    """The engine tests' maker of tiny random models."""
+    path = Path(__file__).parents[1] / "unit" / "engine" / "tiny_model.py"
     spec = importlib.util.spec_from_file_location("tiny_models", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -236,7 +236,7 @@ def test_an_error_in_a_task_comes_back_as_it_was_raised(ray_local, base_model, t
 def test_a_worker_that_is_lost_for_good_is_named(ray_local):
     import ray
 
-    lost = ray.remote(num_cpus=1, max_retries=0)(os._exit).remote(1)
+    lost = ray.remote(num_cpus=1, max_retries=0)(lambda: os._exit(1)).remote()
     with pytest.raises(WorkError, match="tuned_retrieval: its worker was lost") as caught:
         collect({lost: "tuned_retrieval"}, 1, print)
     assert caught.value.fix
