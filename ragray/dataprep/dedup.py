@@ -13,13 +13,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from ragray.config import DedupConfig
-from ragray.dataprep.shingles import Hashes, Ints, ShingleSets, buckets_of, link_similar, record_shingles
+from ragray.dataprep.shingles import (
+    Hashes,
+    ShingleSets,
+    Signatures,
+    buckets_of,
+    link_similar,
+    record_shingles,
+    smallest_permuted,
+)  # fmt: skip
 from ragray.schema import Duplicate, QARecord, stable_digest
 
 _ENDINGS = "。.？?！!；; "
 _MISSED = 0.001  # most pairs at the threshold that banding may miss
 _SEED = 20  # of the permutations; part of the result
-_CHUNK = 1 << 16  # shingles hashed at once: 128 permutations of them take 64 MiB
 
 
 def normalized(text: str) -> str:
@@ -64,33 +71,19 @@ def _remove_near(records: Sequence[QARecord], settings: DedupConfig) -> tuple[li
     return kept, duplicates
 
 
-def signatures(sets: ShingleSets, num_permutations: int) -> Hashes:
-    """MinHash signatures: uint64 [texts, num_permutations], smallest hash of each text under each permutation.
+def signatures(sets: ShingleSets, num_permutations: int) -> Signatures:
+    """MinHash signatures: uint32 [texts, num_permutations], smallest hash of each text under each permutation.
 
-    A permutation is a random odd multiplier and an offset modulo 2**64, of which the high half counts.
+    A permutation of the 32-bit numbers is a random odd multiplier and an offset modulo 2**32.
     Source: Broder 1997, "On the resemblance and containment of documents", section 3.
     """
     random = np.random.Generator(np.random.PCG64(_SEED))
-    factors = random.integers(0, 2**63, num_permutations, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    offsets = random.integers(0, 2**63, num_permutations, dtype=np.uint64)
-    result = np.full((len(sets), num_permutations), 2**32 - 1, np.uint64)
-    filled = np.flatnonzero(np.diff(sets.starts))
-    for texts in _chunks(sets, filled):
-        low, high = sets.starts[texts[0]], sets.starts[texts[-1] + 1]
-        permuted = (sets.hashes[low:high, None] * factors + offsets) >> np.uint64(32)
-        result[texts] = np.minimum.reduceat(permuted, sets.starts[texts] - low, axis=0)
-    return result
+    factors = random.integers(0, 2**31, num_permutations, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    offsets = random.integers(0, 2**32, num_permutations, dtype=np.uint32)
+    return smallest_permuted(sets, factors, offsets)
 
 
-def _chunks(sets: ShingleSets, filled: Ints) -> list[Ints]:
-    """The texts with shingles, in runs of about `_CHUNK` shingles."""
-    if not len(filled):
-        return []
-    numbers = sets.starts[filled] // _CHUNK
-    return np.split(filled, np.flatnonzero(np.diff(numbers)) + 1)
-
-
-def band_keys(signature: Hashes, threshold: float) -> list[Hashes]:
+def band_keys(signature: Signatures, threshold: float) -> list[Hashes]:
     """A key for each band of rows: texts with an equal key in any band are candidates.
 
     Source: Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section 3.4: two texts of similarity s
@@ -99,7 +92,10 @@ def band_keys(signature: Hashes, threshold: float) -> list[Hashes]:
     rows = rows_of_band(signature.shape[1], threshold)
     bands = signature.shape[1] // rows
     weights = np.array([stable_digest("band", k) | 1 for k in range(rows)], np.uint64)
-    return [(signature[:, b * rows : (b + 1) * rows] * weights).sum(axis=1, dtype=np.uint64) for b in range(bands)]
+    return [
+        (signature[:, b * rows : (b + 1) * rows].astype(np.uint64) * weights).sum(axis=1, dtype=np.uint64)
+        for b in range(bands)
+    ]
 
 
 def rows_of_band(num_permutations: int, threshold: float) -> int:

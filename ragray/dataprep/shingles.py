@@ -20,6 +20,7 @@ from ragray.schema import stable_digest
 
 Hashes = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
+Signatures = npt.NDArray[np.uint32]
 
 _TOKEN = re.compile(rf"[{HAN}]|[^\W_{HAN}]+[+#]*")
 _TOKENS_OF_RECORD = 3
@@ -118,6 +119,16 @@ def link_similar(sets: ShingleSets, buckets: Iterable[tuple[Ints, Ints]], thresh
     return np.array([_root(parents, i) for i in range(len(parents))], np.int64)
 
 
+def smallest_permuted(sets: ShingleSets, factors: Signatures, offsets: Signatures) -> Signatures:
+    """uint32 [texts, permutations]: the smallest `hash * factor + offset` of each text's shingles, modulo 2**32.
+
+    The hash is a shingle's high 32 bits. A text without shingles gets 2**32 - 1 everywhere.
+    """
+    result = np.full((len(sets), len(factors)), 2**32 - 1, np.uint32)
+    _smallest((sets.hashes >> np.uint64(32)).astype(np.uint32), sets.starts, factors, offsets, result)
+    return result
+
+
 def buckets_of(keys: Hashes, texts: Ints) -> tuple[Ints, Ints]:
     """Texts with equal keys, as (members, starts); buckets of one text are left out."""
     order = np.lexsort((texts, keys))
@@ -181,7 +192,16 @@ def _jaccard(hashes: Hashes, starts: Ints, left: int, right: int) -> float:
             i += 1
         else:
             j += 1
-    return common / (total - common)
+    return float(common / (total - common))
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _smallest(hashes: Signatures, starts: Ints, factors: Signatures, offsets: Signatures, result: Signatures) -> None:
+    for text in range(len(starts) - 1):
+        smallest = result[text]
+        for n in range(starts[text], starts[text + 1]):
+            for k in range(len(factors)):
+                smallest[k] = min(smallest[k], np.uint32(hashes[n] * factors[k] + offsets[k]))
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
