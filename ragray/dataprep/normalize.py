@@ -21,7 +21,7 @@ _TAGS = (
 _STANDALONE = frozenset(
     {"br", "hr", "img", "p", "li", "tr", "td", "th", "dt", "dd", "wbr", "col"}
 )  # need no closing tag
-_BLOCK = "p,div,br,hr,li,dt,dd,tr,h1,h2,h3,h4,h5,h6,pre,blockquote,section,article,header,footer,figure,caption"
+_BLOCK = "p,div,hr,li,dt,dd,tr,h1,h2,h3,h4,h5,h6,pre,blockquote,section,article,header,footer,figure,caption"
 _TAG = re.compile(rf"<(/?)({_TAGS})(\s[^<>]*|\s*/)?>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 _CODE = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)[^\S\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _TEMPLATE = re.compile(r"(?<!\$)(?:\{\{\{[^{}\n]{0,200}\}\}\}|\{\{[^{}\n]{0,200}\}\}|\{%[^\n]{0,200}?%\})")
@@ -118,6 +118,8 @@ def _text_of(fragment: str) -> str:
     for node in body.css(_BLOCK):
         node.insert_before("\n")
         node.insert_after("\n")
+    for node in body.css("br"):
+        node.insert_before("\n")
     return str(body.text())
 
 

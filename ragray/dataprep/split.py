@@ -71,7 +71,8 @@ def _assign(
     langs: dict[str, str] = {}
     for record, group in zip(records, groups, strict=True):
         sizes[group] += 1
-        langs.setdefault(group, record.lang)
+        if record.id == group:
+            langs[group] = record.lang
     splits: dict[str, Split] = dict.fromkeys(named or (), "test")
     for lang in sorted(set(langs.values())):
         drawn = sorted(

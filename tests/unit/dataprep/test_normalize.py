@@ -1,0 +1,77 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragray.dataprep.normalize import clean_line, clean_text, normal_form
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("Ｗｈａｔ　ｉｓ　１＋１？", "What is 1+1?"),
+        ("端口是８０００，对吗？", "端口是8000，对吗？"),
+        ("温度３７℃，面积２㎡，x²，½，①", "温度37℃，面积2㎡，x²，½，①"),
+        ("（一）：好；坏！", "（一）：好；坏！"),
+        ("wait… ﬁne", "wait… fine"),
+    ],
+)
+def test_normal_form_keeps_meaning(raw: str, clean: str) -> None:
+    assert clean_text(raw) == clean
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("<p>Use <b>pip</b> &amp; go.</p>", "Use pip & go."),
+        ("a<br>b<br/>c", "a\nb\nc"),
+        ("<ul><li>one</li><li>two</li></ul>", "one\n\ntwo"),
+        ("x &lt;div&gt; y", "x <div> y"),
+        ('<a href="u">here</a><script>evil()</script>', "here"),
+        ("before<!-- hidden -->after", "beforeafter"),
+        ("&amp;lt;", "&lt;"),
+    ],
+)
+def test_html_becomes_text(raw: str, clean: str) -> None:
+    assert clean_text(raw) == clean
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Use List<int> or Map<K, V>.",
+        "run ragray --config <name>",
+        "a < b and c > d",
+        "`<div>` is a tag",
+        "```\n<p>kept</p>\n  indented\n```",
+        "Vec<b> of bytes",
+        "${{ secrets.TOKEN }} stays",
+    ],
+)
+def test_code_is_not_eaten(text: str) -> None:
+    assert clean_text(text) == text
+
+
+def test_code_beside_real_tags_survives() -> None:
+    assert clean_text("<p>Use List<int> and <name> here</p>") == "Use List<int> and <name> here"
+
+
+@pytest.mark.parametrize("remnant", ["{{{ .company }}}", "{{ page.title }}", "{% include x.md %}"])
+def test_template_remnants_go(remnant: str) -> None:
+    assert clean_text(f"by {remnant} team") == "by team"
+
+
+def test_invisible_characters_and_spaces_go() -> None:
+    assert clean_text("\ufeffa\u200bb\x07\u00a0 c\r\nd\u2028e\n\n\n\nf ") == "ab c\nd\ne\n\nf"
+    assert clean_line(" a \n b\t c ") == "a b c"
+
+
+@given(st.text())
+def test_normal_form_is_idempotent(text: str) -> None:
+    assert normal_form(normal_form(text)) == normal_form(text)
+
+
+@given(st.text(max_size=80))
+def test_clean_text_never_leaves_control_characters(text: str) -> None:
+    cleaned = clean_text(text)
+    assert cleaned == cleaned.strip()
+    assert not any(ord(char) < 32 and char != "\n" for char in cleaned.replace("\t", ""))

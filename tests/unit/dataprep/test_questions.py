@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+
+from ragray.dataprep.questions import draw_questions, questions_of_test_split, read_questions, resolve_questions
+from ragray.errors import DataError
+from ragray.schema import EvalQuestion, QARecord
+
+RECORDS = [
+    QARecord("faq-0001", "Q1?", "A1.", "en", "f", 1, "g", "test"),
+    QARecord("faq-0003", "Q3?", "A1.", "en", "f", 3, "g", "test"),
+]
+
+
+def test_ids_go_through_duplicates() -> None:
+    asked = EvalQuestion("q", "Q?", "en", ("faq-0002", "faq-0001"))
+    (found,) = resolve_questions([asked], RECORDS, {"faq-0002": "faq-0001"}, {})
+    assert found.answer_ids == ("faq-0001",) and found.answers == ("A1.",)
+    assert resolve_questions([EvalQuestion("n", "?", "en")], RECORDS, {}, {})[0].answers == ()
+
+
+@pytest.mark.parametrize(
+    ("answer_id", "message"), [("faq-001", "did you mean 'faq-0001'"), ("faq-0009", r"rejected \(empty_answer\)")]
+)
+def test_unknown_ids(answer_id: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        resolve_questions([EvalQuestion("q", "Q?", "en", (answer_id,))], RECORDS, {}, {"faq-0009": "empty_answer"})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not a JSON object"),
+        ('{"id": "1", "answer_ids": []}', "question is missing"),
+        ('{"id": "1", "question": "x"}', "answer_ids is missing"),
+        ('{"id": "0", "question": "x", "answer_ids": []}', "stands twice"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"id": "0", "question": "What?", "answer_ids": []}\n' + line + "\n")
+    with pytest.raises(DataError, match=message) as caught:
+        read_questions(path)
+    assert f"{path}:2" in caught.value.message
+
+
+def test_the_test_split_asks_itself() -> None:
+    found = questions_of_test_split(RECORDS)
+    assert [(q.query_id, q.answer_ids) for q in found] == [
+        ("faq-0001", ("faq-0001", "faq-0003")), ("faq-0003", ("faq-0003", "faq-0001")),
+    ]  # fmt: skip
+
+
+def test_drawing_keeps_order_and_depends_on_ids_alone() -> None:
+    questions = [EvalQuestion(f"q{n}", "?", "en") for n in range(20)]
+    drawn = draw_questions(questions, 5, 1)
+    assert len(drawn) == 5 and drawn == [q for q in questions if q in drawn]
+    assert set(draw_questions(questions[::-1], 5, 1)) == set(drawn)
