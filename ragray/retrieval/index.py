@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ DESCRIPTION = "index.json"
 TITLE_WEIGHT = 3  # a title's terms count so often: nDCG@10 on FAQ .745 at 1, .783 at 2, .793 at 3; papers lose at 4
 MAX_QUERY_CHARS, MAX_QUERY_TERMS = 32_768, 1024  # a longer query is cut here
 _ROWS_PER_GROUP = 256  # passages that are read from disk together
+_REMEMBERED_GROUPS = 256
 _REBUILD = "build the index again: remove its folder, then `ragray index --config FILE`"
 
 
@@ -108,7 +110,7 @@ class HybridIndex:
         self._id_order = np.asarray(np.load(folder / "ids.order.npy", mmap_mode="r"))
         self._table = pq.ParquetFile(folder / "passages.parquet", memory_map=True)
         self._lock = threading.Lock()
-        self._groups: dict[int, list[Passage]] = {}
+        self._group = lru_cache(maxsize=_REMEMBERED_GROUPS)(self._read_group)
 
     @classmethod
     def open(cls, folder: Path) -> HybridIndex:
@@ -150,7 +152,7 @@ class HybridIndex:
         by_tfidf = ranked(tfidf_scores, candidates, depth).tolist()
         bm25_ranks = {document: rank for rank, document in enumerate(by_bm25, 1)}
         tfidf_ranks = {document: rank for rank, document in enumerate(by_tfidf, 1)}
-        fused = reciprocal_rank_fusion([by_bm25, by_tfidf], self.settings.rrf_k)[:top_k]
+        fused = reciprocal_rank_fusion([by_bm25, by_tfidf], self.settings.rrf_k)[: max(top_k, 0)]
         return [
             Hit(
                 self._ids[document], rank, score,
@@ -183,10 +185,7 @@ class HybridIndex:
         """
         number = self.number(doc_id)
         group, row = divmod(number, _ROWS_PER_GROUP)
-        with self._lock:
-            if group not in self._groups:
-                self._groups[group] = records_of(Passage, self._table.read_row_group(group))
-            return self._groups[group][row]
+        return self._group(group)[row]
 
     def explain(self, query: str, doc_id: str) -> list[TermContribution]:
         """What each known term of `query` adds to the document's scores, the greatest first; their sums.
@@ -197,6 +196,10 @@ class HybridIndex:
         parts = self.postings.contributions(self.query_terms(query), self.number(doc_id))
         named = [TermContribution(self.postings.vocabulary[number], b, t) for number, b, t in parts]
         return sorted(named, key=lambda part: (-part.bm25, -part.tfidf, part.term))
+
+    def _read_group(self, group: int) -> list[Passage]:
+        with self._lock:  # one reader at a time: an open Parquet file keeps its place
+            return records_of(Passage, self._table.read_row_group(group))
 
     def _find(self, doc_id: str) -> int | None:
         return self._ids.find(doc_id, self._id_order)
