@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 TOPICS = ["refund", "invoice", "password", "shipping", "warranty", "address", "order", "coupon"]
 
 
-def make_tiny_model(folder: Path, seed: int = 0) -> Path:
+def make_tiny_model(folder: Path, seed: int = 0, tied: bool = True) -> Path:
     """A Llama with 2 layers of 32, byte-level BPE of about 400 tokens, random weights."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -27,7 +27,9 @@ def make_tiny_model(folder: Path, seed: int = 0) -> Path:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
     text = [f"How do I change my {topic}? Open the {topic} page. 如何修改？打开页面。" for topic in TOPICS]
     bpe.train_from_iterator(text, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>")
@@ -41,7 +43,7 @@ def make_tiny_model(folder: Path, seed: int = 0) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=1024,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
@@ -113,10 +115,33 @@ def examples_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """torch.distributed of one worker in this process."""
+    import os
+
     import torch
+
+    os.environ.update(LOCAL_RANK="0", DS_ACCELERATOR="cpu")
 
     torch.set_num_threads(1)
     store = tmp_path_factory.mktemp("store") / "store"
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def make_model() -> Callable[..., Path]:
+    return make_tiny_model
+
+
+@pytest.fixture
+def write_rows() -> Callable[..., Path]:
+    """A function that writes the usual rows with one of them changed, or that one alone."""
+
+    def write(
+        path: Path, change: Callable[[dict[str, object]], dict[str, object]], at: int, only: bool = False
+    ) -> Path:
+        rows = example_rows()
+        rows[at] = change(rows[at])
+        return write_examples(path, rows[at : at + 1] if only else rows)
+
+    return write

@@ -1,0 +1,44 @@
+"""History files with stable bytes, and the progress line."""
+
+from ragray.artifact import file_digest
+from ragray.train.monitor import History, Progress, StepRecord, draw_losses, read_progress, write_progress
+
+
+def history():
+    records = [
+        StepRecord(0, None, 3.0, 0.0, None, 0),
+        StepRecord(1, 2.5, None, 0.1, 1.0, 100),
+        StepRecord(2, 2.0, 2.25, 0.2, 0.5, 300),
+    ]
+    return History(records, [0.0, 1.0, 3.0])
+
+
+def test_saved_and_loaded_is_the_same(tmp_path):
+    history().save(tmp_path)
+    assert History.load(tmp_path) == history()
+
+
+def test_losses_and_speed():
+    assert history().losses == [2.5, 2.0]
+    assert history().valid_losses == [3.0, 2.25]
+    assert history().tokens_per_s() == 400 / 4.0
+    assert history().progress(10, since=2) == Progress(2, 10, 2.0, 0.2, 100.0)
+    assert history().progress(10, since=2).line() == "step 2/10  loss 2.0000  lr 2.00e-01  100 tokens/s"
+
+
+def test_times_do_not_change_the_history_or_the_chart(tmp_path):
+    for name, seconds in (("a", [0.0, 1.0, 3.0]), ("b", [0.0, 2.0, 9.0])):
+        (tmp_path / name).mkdir()
+        slower = History(history().records, seconds)
+        slower.save(tmp_path / name)
+        draw_losses(slower, tmp_path / name / "loss.svg")
+    for file in ("history.parquet", "loss.svg"):
+        assert file_digest(tmp_path / "a" / file) == file_digest(tmp_path / "b" / file)
+
+
+def test_progress_is_read_whole_or_not_at_all(tmp_path):
+    assert read_progress(tmp_path) is None
+    progress = Progress(3, 9, 1.5, 1e-4, 1234.0)
+    write_progress(progress, tmp_path)
+    assert read_progress(tmp_path) == progress
+    assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
