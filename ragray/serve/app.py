@@ -6,6 +6,7 @@ Out: a running API and page. Artifacts are checked before any replica starts.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -154,7 +155,9 @@ def serve_app(config: RunConfig, block: bool = True, report: Callable[[str], Non
     host, port = config.serve.host, config.serve.port
     app = application(served_by(config), config.name, config.serve, config.engine)
     check_port(host, port)
+    joined = ray.is_initialized()
     connect()
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its progress lines; replicas keep their own logs
     try:
         serve.start(http_options=HTTPOptions(host=host, port=port))
         _run(app)
@@ -162,8 +165,9 @@ def serve_app(config: RunConfig, block: bool = True, report: Callable[[str], Non
         if block:
             _wait()
     except BaseException:
-        serve.shutdown()  # type: ignore[no-untyped-call]
-        ray.shutdown()
+        _stop()
+        if not joined:
+            ray.shutdown()
         raise
 
 
@@ -193,6 +197,16 @@ def _run(app: Application) -> None:
         serve.run(app, name=APP_NAME, route_prefix="/")
     except RuntimeError as error:
         raise WorkError(f"the application did not start: {error}", "correct what the last lines above name") from None
+
+
+def _stop() -> None:
+    """Take the application down, and Serve with it unless it has other applications."""
+    from ray import serve
+
+    if set(serve.status().applications) - {APP_NAME}:
+        serve.delete(APP_NAME)
+    else:
+        serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _wait() -> None:

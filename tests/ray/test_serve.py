@@ -61,7 +61,9 @@ def random_model(folder: Path) -> Path:
         vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     raw.train_from_iterator([p.text for p in PASSAGES], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", pad_token="<|pad|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|end|>", pad_token="<|pad|>", model_max_length=8192
+    )
     tokenizer.chat_template = CHAT_TEMPLATE
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -84,8 +86,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     root = tmp_path_factory.mktemp("served")
     store = Store(str(root / "artifacts"))
     model = random_model(root / "model")
-    weights = tuple(10.0 if name == "coverage_first" else 0.0 for name in FEATURES)
-    confidence = Confidence(-5.0, weights, 0.5, 0.05, {}, {}, ())
+    confidence = Confidence(5.0, (0.0,) * len(FEATURES), 0.5, 0.05, {}, {}, ())  # sure whenever anything is found
     index = save(store, "index", lambda draft: build_index(PASSAGES, RetrievalConfig(), draft.folder))
     adapter = Source("train", "elsewhere", "a" * 64)
     merge = save(store, "merge", lambda draft: None, {"train": adapter})
@@ -156,6 +157,7 @@ def test_search_passes_both_rankings_through(url: str) -> None:
 def test_streamed_and_whole_answers_are_the_same(url: str, artifacts: dict[str, Artifact]) -> None:
     whole = ask(url, cache=False)
     assert whole.status_code == 200, whole.text
+    assert not whole.json()["declined"] and whole.json()["usage"]["completion_tokens"] == 12
     streamed = events(ask(url, cache=False, stream=True))
     text = "".join(e["choices"][0]["delta"].get("content", "") for e in streamed)
     assert text == whole.json()["choices"][0]["message"]["content"] != ""
@@ -178,7 +180,7 @@ def test_the_cache_answers_the_second_time(url: str) -> None:
 
 
 def test_a_question_that_nothing_answers_is_declined(url: str) -> None:
-    answer = ask(url, "Who won the chess championship yesterday evening?").json()
+    answer = ask(url, "Zugzwang, zwischenzug?").json()
     assert (answer["declined"], answer["declined_by"]) == (True, "retrieval")
     assert answer["choices"][0]["message"]["content"] == DECLINE["en"]
 

@@ -39,10 +39,9 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> HybridIndex:
     return HybridIndex.open(folder)
 
 
-def by_coverage(threshold: float) -> Confidence:
-    """A confidence that looks only at how much of the query the first passage covers."""
-    weights = tuple(10.0 if name == "coverage_first" else 0.0 for name in FEATURES)
-    return Confidence(-5.0, weights, threshold, 0.05, {}, {}, ())
+def undecided(threshold: float) -> Confidence:
+    """A confidence that says 1/2 to whatever finds a passage: the threshold alone decides."""
+    return Confidence(0.0, (0.0,) * len(FEATURES), threshold, 0.05, {}, {}, ())
 
 
 @pytest.fixture(scope="session")
@@ -148,11 +147,11 @@ DoorMaker = Callable[..., Door]
 
 @pytest.fixture
 def make_door(index: HybridIndex, engine: WrittenEngine) -> DoorMaker:
-    """A door over the small index; below `threshold` of the question's words covered, it declines."""
+    """A door over the small index; with a `threshold` above 1/2 it declines everything."""
 
     def make(limits: ServeConfig | None = None, threshold: float = 0.2, context: int = 4096) -> Door:
         limits = limits or ServeConfig(max_new_tokens=64, max_question_chars=200)
-        retriever = Retriever(index, by_coverage(threshold))
+        retriever = Retriever(index, undecided(threshold))
         generator = Generator(engine, 8, context)
         chat = Chat(retriever, generator, limits.answer_cache_entries, LINEAGE)
         return Door(retriever, generator, chat, "ragray-test", 1_700_000_000, LINEAGE, limits)

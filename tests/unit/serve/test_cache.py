@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragray.engine.protocol import SamplingParams
@@ -17,6 +17,7 @@ def test_spelling_variants_of_one_question_share_a_key() -> None:
     assert normalise_question("Is US open?") != normalise_question("is us open?")  # case can carry meaning
 
 
+@settings(deadline=None)  # machines may be busy
 @given(st.text())
 def test_normalising_twice_changes_nothing(question: str) -> None:
     once = normalise_question(question)

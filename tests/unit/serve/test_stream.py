@@ -1,7 +1,7 @@
 """Streamed and whole answers are the same text, whatever the model writes and however it is cut into pieces."""
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ragray.engine.assistant import Citation, Retrieved, compose
@@ -25,6 +25,7 @@ def streamed(pieces: list[str]) -> tuple[list[str], str]:
     return [*shown, text.finish(answer)], answer.text
 
 
+@settings(deadline=None)  # machines may be busy
 @given(st.lists(PARTS, max_size=12))
 @example(["[1", "] ", "The documents do", " not want."])
 @example(["[9] ", "x ", "[7]", " y"])
@@ -34,6 +35,7 @@ def test_all_pieces_joined_are_the_whole_answer(pieces: list[str]) -> None:
     assert "".join(shown) == whole
 
 
+@settings(deadline=None)  # machines may be busy
 @given(st.lists(PARTS, max_size=8))
 def test_the_cut_into_characters_does_not_matter(pieces: list[str]) -> None:
     shown, whole = streamed(list("".join(pieces)))

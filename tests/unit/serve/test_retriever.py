@@ -1,0 +1,28 @@
+"""Search results carry the ranks of both retrievers; retrieval decides by the calibrated threshold."""
+
+import asyncio
+
+from ragray.engine.assistant import retrieve
+from ragray.retrieval.index import HybridIndex
+from ragray.serve.ingress import Door
+
+
+def test_hits_come_with_their_passages(door: Door, index: HybridIndex) -> None:
+    found = asyncio.run(door.retriever.search("怎样训练模型", 3))
+    hits = index.search("怎样训练模型", 3)
+    assert [(f.doc_id, f.rank, f.score, f.bm25_rank, f.tfidf_rank) for f in found] == [
+        (h.doc_id, h.rank, h.score, h.bm25_rank, h.tfidf_rank) for h in hits
+    ]
+    assert (found[0].title, found[0].lang) == ("怎样训练模型？", "zh")
+    assert found[0].to_json()["text"] == index.passage(found[0].doc_id).text
+
+
+def test_the_question_is_retrieved_as_in_evaluation(door: Door, index: HybridIndex) -> None:
+    got = asyncio.run(door.retriever.retrieve("How do I install ragray?"))
+    assert got.answerable
+    assert got.citations == retrieve(index, None, "How do I install ragray?").citations
+    assert not asyncio.run(door.retriever.retrieve("zzzz")).answerable
+
+
+def test_an_open_index_is_ready(door: Door) -> None:
+    assert asyncio.run(door.retriever.ready())
