@@ -111,9 +111,18 @@ def retrieve_batch(index: HybridIndex, confidence: Confidence | None, questions:
 
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, retrieved: Retrieved) -> list[int]:
-    """The prompt that asks for an answer from the retrieved passages, as token ids."""
+    """The prompt that asks for an answer from the retrieved passages, as token ids.
+
+    Where it would fill more than three quarters of what the model reads, the last passages are left out, as
+    at training; the first one always stays.
+    """
     passages = [(citation.title, citation.text) for citation in retrieved.citations]
-    return examples.prompt_tokens(tokenizer, prompt.messages(retrieved.question, passages, retrieved.lang))
+    most = tokenizer.model_max_length - tokenizer.model_max_length // 4
+    while True:
+        ids = examples.prompt_tokens(tokenizer, prompt.messages(retrieved.question, passages, retrieved.lang))
+        if len(ids) <= most or len(passages) <= 1:
+            return ids
+        passages.pop()
 
 
 def closed_book_tokens(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:

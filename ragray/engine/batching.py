@@ -240,6 +240,6 @@ def checked_request(token_ids: Sequence[int], params: SamplingParams, context: i
     if not token_ids or room < 1:
         raise EngineError(
             f"a prompt of {len(token_ids)} tokens; the model takes 1 to {context - 1}",
-            "lower retrieval.prompt_passages or retrieval.prompt_passage_chars",
+            "shorten the question, or lower retrieval.prompt_passage_chars",
         )
     return Request(token_ids, replace(params, max_new_tokens=min(params.max_new_tokens, room)))

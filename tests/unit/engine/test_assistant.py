@@ -1,6 +1,7 @@
 """From a question to an answer: real index, an engine that says what it is told."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from tiny_model import make_tokenizer
@@ -78,6 +79,19 @@ def test_what_is_retrieved_is_what_the_prompt_shows(index: HybridIndex, found: R
     shown = tokenizer.decode(prompt_tokens(tokenizer, found))
     expected = prompt.messages(found.question, [(c.title, c.text) for c in found.citations], "en")
     assert shown == tokenizer.apply_chat_template(expected, add_generation_prompt=True, tokenize=False)
+
+
+def test_passages_that_the_model_cannot_read_are_left_out_from_the_last(index: HybridIndex) -> None:
+    found = retrieve(index, None, "ragray serve make demo artifacts", top_k=2)
+    tokenizer = make_tokenizer()
+    whole = prompt_tokens(tokenizer, found)
+    tokenizer.model_max_length = len(whole) * 4 // 3 + 4
+    assert prompt_tokens(tokenizer, found) == whole
+    tokenizer.model_max_length = len(whole) * 4 // 3 - 4
+    shorter = prompt_tokens(tokenizer, found)
+    assert shorter == prompt_tokens(tokenizer, replace(found, citations=found.citations[:1]))
+    tokenizer.model_max_length = 8
+    assert prompt_tokens(tokenizer, found) == shorter
 
 
 def test_a_batch_finds_what_single_questions_find(index: HybridIndex) -> None:
