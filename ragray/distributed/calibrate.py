@@ -26,13 +26,12 @@ from ragray.artifact import Artifact
 from ragray.config import RetrievalConfig, RunConfig
 from ragray.distributed.index import withholds_test_questions
 from ragray.distributed.stage import Job, Stage
-from ragray.retrieval.confidence import Examples, coverage, features, fit
+from ragray.retrieval.confidence import HITS, Examples, coverage, features, fit
 from ragray.retrieval.index import HybridIndex, build_index
 from ragray.retrieval.paraphrase import HUMAN, UNRELATED, WordSources, content_words, imitate
 from ragray.schema import Passage, QARecord, records_of, stable_digest
 
 MAX_RECORDS = 400  # records asked about, chosen by digest
-_HITS = 10  # hits that the features are made from
 _FOLDS = 5
 _HIDE_COVERAGE = 0.6  # a passage that holds so much of an answer answers too
 _HIDE_DEPTH = 20  # passages examined for that
@@ -110,7 +109,7 @@ def _examples(job: Job, index: HybridIndex, records: Sequence[QARecord], asked: 
     for one in asked:
         right = answers.of(one.record)
         for absent in ((), right) if one.related else ((),):
-            hits = index.search(one.text, max(top_k, _HITS), absent)
+            hits = index.search(one.text, max(top_k, HITS), absent)
             rows.append(features(index, one.text, hits, absent))
             answerable.append(one.related and not absent)
             answered.append(answerable[-1] and any(hit.doc_id in right for hit in hits[:top_k]))

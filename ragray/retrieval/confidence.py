@@ -38,7 +38,8 @@ FEATURES = (
     "missed_most",  # information of the most telling word that no passage read holds, over the highest possible
     "log_terms",  # ln(1 + known terms of the query)
 )
-_READ = 3  # passages that are looked into
+HITS = 10  # hits that the features are made from
+_READ = 3  # of them, passages that are looked into
 _RIDGE = 1.0
 _BINS = 10
 _REMAKE = "remove its folder and run `ragray run` again"
@@ -50,7 +51,7 @@ def features(index: HybridIndex, query: str, hits: Sequence[Hit], absent: Collec
     Args:
         index: where `hits` were found.
         query: what was asked.
-        hits: the result of `index.search`, best first; ten are enough.
+        hits: the result of `index.search`, best first; `HITS` of them are read.
         absent: ids that were excluded from the search: a term that they alone hold counts as unknown.
     """
     known, unknown = _information(index, query, absent)
@@ -63,8 +64,8 @@ def features(index: HybridIndex, query: str, hits: Sequence[Hit], absent: Collec
     highest = math.log(1.0 + len(index))
     return np.array(
         [
-            max(hit.tfidf_score for hit in hits) * (1.0 - unknown / total),
-            max(hit.bm25_score for hit in hits) / total,
+            max(hit.tfidf_score for hit in hits[:HITS]) * (1.0 - unknown / total),
+            max(hit.bm25_score for hit in hits[:HITS]) / total,
             max(_similarity(index, known, total, hit) for hit in read),
             1.0 if unknown else max(missed, default=0.0) / highest,
             math.log1p(len(known)),

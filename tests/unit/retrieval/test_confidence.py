@@ -128,6 +128,11 @@ def test_features_of_a_question_as_it_stands(index: HybridIndex) -> None:
     assert shown["bm25_share"] == pytest.approx(best.bm25_score / (np.log(8 / 5) + 2 * np.log(8 / 2)))
 
 
+def test_more_hits_than_are_read_change_nothing(index: HybridIndex) -> None:
+    hits = index.search("train the model", 100)
+    assert features(index, "train the model", hits * 5).tolist() == features(index, "train the model", hits).tolist()
+
+
 def test_a_term_that_hidden_documents_alone_hold_is_unknown(index: HybridIndex) -> None:
     shown = named(index, "train on two gpus", absent=("gpu",))
     assert shown["missed_most"] == 1.0
