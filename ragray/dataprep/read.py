@@ -192,38 +192,41 @@ def _tsv(file: FaqFile) -> Iterator[RawRow]:
 def _csv_records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str] | None, str]]:
     """(first line, fields, text) of each row; fields None where its quotes do not match.
 
-    A row may span lines inside quotes. Where a quote is never closed only its first line is given up,
-    and reading goes on with the next.
+    A row may span lines inside quotes, if it then has as many fields as the first row. Where it has not, or
+    a quote is never closed, only its first line is given up, and reading goes on with the next: one stray
+    quote must not swallow the rows after it.
     """
     waiting: list[str] = []  # lines read ahead and not used
-    number = 0
+    number = width = 0
     while first := waiting.pop(0) if waiting else next(lines, ""):
         number += 1
         if not first.strip():
             continue
         taken = [first]
-        cells = _parse_csv(first, delimiter)
-        while cells is None and len(taken) < _MAX_LINES_OF_A_ROW:
+        cells, is_open = _parse_csv(first, delimiter)
+        while is_open and len(taken) < _MAX_LINES_OF_A_ROW:
             following = waiting.pop(0) if waiting else next(lines, "")
             if not following:
                 break
             taken.append(following)
             if '"' in following:
-                cells = _parse_csv("".join(taken), delimiter)
-        yield number, cells, first
-        if cells is None:
+                cells, is_open = _parse_csv("".join(taken), delimiter)
+        if cells is None or (len(taken) > 1 and width and len(cells) != width):
             waiting = taken[1:] + waiting
-        else:
-            number += len(taken) - 1
+            yield number, None, first
+            continue
+        width = width or len(cells)
+        yield number, cells, first
+        number += len(taken) - 1
 
 
-def _parse_csv(text: str, delimiter: str) -> list[str] | None:
-    """The fields of one row, or None where its quotes do not match."""
+def _parse_csv(text: str, delimiter: str) -> tuple[list[str] | None, bool]:
+    """The fields of one row, or None; and whether a quote is still open at its end."""
     try:
-        rows = list(csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True))
-    except csv.Error:
-        return None
-    return rows[0] if len(rows) == 1 else None
+        rows = list(csv.reader([text], delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        return None, "unexpected end of data" in str(error)
+    return (rows[0] if len(rows) == 1 else None), False
 
 
 def _parquet(file: FaqFile) -> Iterator[RawRow]:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ragray.config import ColumnsConfig, FaqSourceConfig
 from ragray.dataprep.read import faq_files, read_rows
@@ -49,6 +51,11 @@ def test_csv_lines_quotes_and_ragged_rows(tmp_path: Path) -> None:
     found = rows(write(tmp_path / "a.csv", text))
     assert [(row.line, row.reason) for row in found] == [(2, ""), (4, "bad_row"), (5, ""), (6, "broken_line"), (7, "")]
     assert pairs(found) == [(2, "q1", "a\nb"), (5, '5" disk', "yes"), (7, "q5", "a5")]
+
+
+def test_csv_with_other_line_separators_in_a_field(tmp_path: Path) -> None:
+    found = rows(write(tmp_path / "a.csv", "question,answer\nq\u2028x,\"a\x0cb\nc\"\n"))
+    assert pairs(found) == [(2, "q\u2028x", "a\x0cb\nc")]
 
 
 def test_tsv_gz_and_parquet(tmp_path: Path) -> None:
@@ -145,3 +152,32 @@ def test_raw_rows_survive_arrow() -> None:
     listed = [RawRow.readable(3, "q\ud800", "a"), RawRow.unreadable(4, "bad_row", "d", "\ufffd")]
     assert listed[0].question == "q\ufffd" and listed[1].reason == "bad_encoding"
     assert raw_rows(raw_table(listed)) == listed
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.one_of(st.binary(max_size=20), st.just(b'{"question": "q", "answer": "a"}'), st.just(b'"'))))
+def test_every_line_is_a_row_whatever_its_bytes(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
+    lines = [line.replace(b"\n", b"").replace(b"\r", b"") for line in lines]
+    path = tmp_path_factory.mktemp("any") / "a.jsonl"
+    path.write_bytes(b'{"question": "q", "answer": "a"}\n' + b"\n".join(lines))
+    expected = 1 + sum(bool(line.decode("utf-8", "replace").strip()) for line in lines)
+    (file,) = faq_files([FaqSourceConfig(path=str(path), encoding="utf-8")])
+    found = list(read_rows(file))
+    assert len(found) == expected
+    assert [row.ordinal for row in found] == list(range(1, expected + 1))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.sampled_from(["q,a", '"q,a', 'q,"a', '"q","a"', "q", '"', 'a"b,c', '"q\n2",a', ""]), max_size=8))
+def test_a_csv_never_loses_a_line(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
+    path = tmp_path_factory.mktemp("any") / "a.csv"
+    path.write_text("question,answer\n" + "\n".join(lines))
+    (file,) = faq_files([FaqSourceConfig(path=str(path))])
+    found = list(read_rows(file))
+    starts = [row.line for row in found]
+    assert starts == sorted(set(starts))
+    covered = set(starts)
+    for row in found:
+        covered |= set(range(row.line, row.line + f"{row.question}{row.answer}".count("\n") + 1))
+    text = path.read_text().split("\n")
+    assert all(n in covered or not line.strip() for n, line in enumerate(text[1:], 2))
