@@ -54,7 +54,7 @@ def test_csv_lines_quotes_and_ragged_rows(tmp_path: Path) -> None:
 
 
 def test_csv_with_other_line_separators_in_a_field(tmp_path: Path) -> None:
-    found = rows(write(tmp_path / "a.csv", "question,answer\nq\u2028x,\"a\x0cb\nc\"\n"))
+    found = rows(write(tmp_path / "a.csv", 'question,answer\nq\u2028x,"a\x0cb\nc"\n'))
     assert pairs(found) == [(2, "q\u2028x", "a\x0cb\nc")]
 
 
