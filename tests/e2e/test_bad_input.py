@@ -83,7 +83,8 @@ def test_full_disk(tmp_path: Path) -> None:
     if mounted.returncode != 0:
         pytest.skip("mounting a small file system needs root")
     try:
-        rows = (f'{{"question": "What is {os.urandom(40).hex()}?", "answer": "{os.urandom(400).hex()}"}}\n' for _ in range(600))
+        pairs = ((os.urandom(40).hex(), os.urandom(400).hex()) for _ in range(600))
+        rows = [f'{{"question": "What is {asked}?", "answer": "{answer}"}}\n' for asked, answer in pairs]
         (tmp_path / "a.jsonl").write_text("".join(rows))
         check(ragray(*faq(tmp_path, tmp_path / "a.jsonl", f"output={disk}/out")), 4, "No space left", "free disk space")
     finally:

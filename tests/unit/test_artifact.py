@@ -54,9 +54,11 @@ def test_a_failed_draft_leaves_nothing(tmp_path: Path) -> None:
 
 def test_drafts_of_killed_processes_are_removed(tmp_path: Path) -> None:
     code = (
-        "import os, signal; from ragray.artifact import Store\n"
-        f"with Store({str(tmp_path)!r}).draft('data', 'a' * 64, format_version=1, inputs={{}}, config={{}}, code='') as d:\n"
-        "    (d.folder / 'f').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal\nfrom ragray.artifact import Store\n"
+        f"store = Store({str(tmp_path)!r})\n"
+        "with store.draft('data', 'a' * 64, format_version=1, inputs={}, config={}, code='') as d:\n"
+        "    (d.folder / 'f').write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     assert len(list((tmp_path / ".drafts").iterdir())) == 1
