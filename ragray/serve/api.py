@@ -66,8 +66,9 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The error as OpenAI's clients read it."""
-        kinds = {404: "not_found_error", 429: "rate_limit_error"}
-        kind = "server_error" if self.status >= 500 else kinds.get(self.status, "invalid_request_error")
+        kind = "rate_limit_error" if self.status == 429 else "invalid_request_error"
+        if self.status >= 500:
+            kind = "server_error"
         message, param = _encodable(self.message), self.param and _encodable(self.param)
         return {"error": {"message": message, "type": kind, "param": param, "code": self.code}}
 

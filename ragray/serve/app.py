@@ -157,13 +157,15 @@ def serve_app(config: RunConfig, block: bool = True, report: Callable[[str], Non
     check_port(host, port)
     joined = ray.is_initialized()
     connect()
+    if block:
+        signal.signal(signal.SIGTERM, _interrupt)  # after connect: Ray sets a handler of its own
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its progress lines; replicas keep their own logs
     try:
         serve.start(http_options=HTTPOptions(host=host, port=port))
         _run(app)
         show(f"ragray answers on http://{_shown(host)}:{port}  (page at /, API at /v1; Ctrl-C stops)")
-        if block:
-            _wait()
+        while block:
+            time.sleep(3600)
     except BaseException:
         _stop()
         if not joined:
@@ -209,15 +211,8 @@ def _stop() -> None:
         serve.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _wait() -> None:
-    """Sleep until a signal ends it."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    while True:
-        time.sleep(3600)
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _shown(host: str) -> str:

@@ -21,7 +21,7 @@ def refusal(**fields: Any) -> ApiError:
 
 
 def test_the_kind_of_error_follows_the_status() -> None:
-    kinds = {400: "invalid_request_error", 404: "not_found_error", 413: "invalid_request_error",
+    kinds = {400: "invalid_request_error", 404: "invalid_request_error", 413: "invalid_request_error",
              429: "rate_limit_error", 500: "server_error", 503: "server_error"}  # fmt: skip
     for status, kind in kinds.items():
         assert ApiError(status, "x", param="p", code="c").body()["error"] == {
