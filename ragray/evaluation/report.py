@@ -154,12 +154,11 @@ def configurations(document: Document) -> dict[str, str]:
 def introduction(document: Document) -> str:
     """One paragraph: what was asked, of what."""
     summary = document.summary
-    corpus = document.manifests["index"].counts
-    size = ", ".join(f"{count} {name}" for name, count in sorted(corpus.items()))
+    size = document.manifests["index"].counts["documents"]
     return (
         f"{summary.answerable + summary.unanswerable} held-out questions: {summary.answerable} that the corpus "
-        f"answers, {summary.unanswerable} that it does not. Index: {size}. Figures are means over questions, in "
-        'brackets the 95 % bootstrap interval; "-" means that no question counts.'
+        f"answers, {summary.unanswerable} that it does not. The index holds {size} passages. Figures are means over "
+        'questions, in brackets the 95 % bootstrap interval; "-" means that no question counts.'
     )
 
 
