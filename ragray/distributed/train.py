@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
@@ -106,7 +107,7 @@ def _train_on_ray(run: TrainRun, job: Job) -> None:
         ),
     )
     try:
-        with _reporting(job):
+        with _reporting(job), _interruptible():
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise explain(error) from error
@@ -181,6 +182,19 @@ def check_cluster(settings: TrainConfig) -> None:
 
 def _fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
     return min(math.floor(node.get(name, 0.0) / amount) for name, amount in wanted.items())
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends a Ray Train run with exit code 0 and stays caught afterwards; here it is an interruption."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
