@@ -7,7 +7,6 @@ Out: a running API and page. Artifacts are checked before any replica starts.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 import time
@@ -187,7 +186,7 @@ def check_port(host: str, port: int) -> None:
         except OSError as error:
             free = port + 1 if port < 65535 else port - 1
             raise WorkError(
-                f"{host}:{port}: cannot listen there: {os.strerror(error.errno or 0)}",
+                f"{host}:{port}: cannot listen there: {error.strerror}",
                 f"stop the program that uses the port, or add `--set serve.port={free}`",
             ) from None
 
