@@ -70,11 +70,11 @@ class FolderTask(Generic[T]):
     def _next(self) -> Any:
         import ray
 
-        left = self.deadline - time.monotonic()
-        reference = self.pieces._next_sync(timeout_s=max(left, 0.0))
-        if reference.is_nil():
+        left = max(self.deadline - time.monotonic(), 0.0)
+        ready, _ = ray.wait([self.pieces], timeout=left, fetch_local=False)
+        if not ready:
             raise ray.exceptions.GetTimeoutError(self.name)
-        return ray.get(reference)
+        return ray.get(next(self.pieces))
 
 
 def start(name: str, work: Work[T], *arguments: Any, options: Mapping[str, Any], limit_s: float) -> FolderTask[T]:

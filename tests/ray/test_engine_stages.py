@@ -51,39 +51,38 @@ def write_merged(folder: Path, *, damaged: bool = False) -> Artifact:
     return draft.result
 
 
-def run(stage: Stage, config: RunConfig, merged: Artifact, key: str) -> Artifact:
+def run(stage: Stage, config: RunConfig, merged: Artifact) -> Artifact:
     store = Store(config.output)
-    with store.draft(stage.name, key * 64, format_version=1, inputs={}, config={}, code="") as draft:
+    with store.draft(stage.name, "1" * 64, format_version=1, inputs={}, config={}, code="") as draft:
         stage.build(Job(config, {"merge": merged}, draft, Path(config.output)))
     assert draft.result is not None
     return draft.result
 
 
-def test_an_engine_is_built_verified_and_repeats_byte_for_byte(tmp_path: Path, merged: Artifact) -> None:
+def test_an_engine_is_built_verified_and_loads(tmp_path: Path, merged: Artifact) -> None:
     config = config_of(tmp_path, weights="fp32")
-    first, second = (run(build_engine.STAGE, config, merged, key) for key in "12")
-    assert first.digest == second.digest
-    assert first.manifest.metrics["prefix_share"] == 1.0
-    assert "agreement 1.00" in build_engine.STAGE.headline(first)
-    engine = load_engine(first.folder, config.engine)
+    artifact = run(build_engine.STAGE, config, merged)
+    assert artifact.manifest.metrics["prefix_share"] == 1.0
+    assert {"build", "load", "verify"} < artifact.manifest.timings_s.keys()
+    assert "agreement 1.00" in build_engine.STAGE.headline(artifact)
+    engine = load_engine(artifact.folder, config.engine)
     assert len(engine.generate([[1, 2, 3]], SamplingParams(max_new_tokens=4))[0].token_ids) <= 4
     engine.close()
 
 
-def test_quantized_checkpoints_repeat_byte_for_byte(tmp_path: Path, merged: Artifact) -> None:
-    config = config_of(tmp_path)
-    first, second = (run(quantize.STAGE, config, merged, key) for key in "12")
-    assert first.digest == second.digest
-    record = json.loads(first.file("quantize.json").read_text())["bitsandbytes_int8"]
+def test_quantized_checkpoints_are_recorded(tmp_path: Path, merged: Artifact) -> None:
+    artifact = run(quantize.STAGE, config_of(tmp_path), merged)
+    record = json.loads(artifact.file("quantize.json").read_text())["bitsandbytes_int8"]
     assert record["bytes"] < record["full_bytes"]
     assert record["argmax_agreement"] > 0.8
-    assert first.file("bitsandbytes_int8/tokenizer.json").exists()
+    assert artifact.file("bitsandbytes_int8/tokenizer.json").exists()
+    assert "bitsandbytes_int8: 0.1 MB of 0.1 MB" in quantize.STAGE.headline(artifact)
 
 
 def test_an_error_in_a_task_comes_back_as_it_was_raised(tmp_path: Path) -> None:
     merged = write_merged(tmp_path / "damaged", damaged=True)
     with pytest.raises(EngineError, match="cannot be loaded") as caught:
-        run(build_engine.STAGE, config_of(tmp_path), merged, "1")
+        run(build_engine.STAGE, config_of(tmp_path), merged)
     assert caught.value.fix
 
 
