@@ -149,7 +149,9 @@ def test_the_model_learns_to_answer_and_to_stop(run, tiny_model, tmp_path, write
     """Overfitted on one example, greedy decoding gives its answer and the end token, then nothing."""
     from peft import PeftModel
 
-    rows = write_rows(tmp_path / "one.parquet", lambda row: {**row, "answer": "Open the page."}, at=3, only=True)  # e003 is closed book
+    rows = write_rows(
+        tmp_path / "one.parquet", lambda row: {**row, "answer": "Open the page."}, at=3, only=True
+    )  # e003 is closed book
     checkpoint = run(
         examples=rows, max_steps=40, epochs=100, learning_rate=1e-2, checkpoint_every_steps=99, lora=LoraConfig(rank=16)
     )
@@ -160,7 +162,7 @@ def test_the_model_learns_to_answer_and_to_stop(run, tiny_model, tmp_path, write
     assert tokenizer.decode(out[0, ids.shape[1] :]) == "Open the page.<|end|>"
 
 
-def test_a_loss_that_is_not_a_number_names_the_example(run, tmp_path, make_model, write_rows):
+def test_a_loss_that_is_not_a_number_names_the_row_of_examples(run, tmp_path, make_model, write_rows):
     model = make_model(tmp_path / "untied", tied=False)
     tokenizer = load_tokenizer(model)
     poison = tokenizer("☃", add_special_tokens=False)["input_ids"][0]
@@ -169,8 +171,9 @@ def test_a_loss_that_is_not_a_number_names_the_example(run, tmp_path, make_model
         poisoned.get_input_embeddings().weight[poison] = float("nan")
     poisoned.save_pretrained(model)
     rows = write_rows(tmp_path / "poisoned.parquet", lambda row: {**row, "question": "☃?"}, at=5)
-    with pytest.raises(WorkError, match=r"the loss of step \d is not a finite number; examples: e005\n"):
+    with pytest.raises(WorkError, match=r"the loss of step 1 is not a finite number; examples: .*e005") as caught:
         run(model=model, examples=rows, tokens_per_micro_batch=512, max_length=512, global_batch_examples=12)
+    assert caught.value.message.count("e0") <= 4, "only the packed row with the bad example is named"
 
 
 def test_half_precision_without_sharding_is_refused():
