@@ -86,14 +86,13 @@ def test_an_error_in_a_task_comes_back_as_it_was_raised(tmp_path: Path) -> None:
     assert caught.value.fix
 
 
-def fill(size: int, out: Path) -> str:
-    (out / "nested").mkdir()
-    (out / "nested" / "big.bin").write_bytes(bytes(range(256)) * (size // 256))
-    (out / "empty.txt").touch()
-    return "filled"
-
-
 def test_a_tasks_folder_arrives_whole_in_pieces(tmp_path: Path) -> None:
+    def fill(size: int, out: Path) -> str:
+        (out / "nested").mkdir()
+        (out / "nested" / "big.bin").write_bytes(bytes(range(256)) * (size // 256))
+        (out / "empty.txt").touch()
+        return "filled"
+
     size = PIECE_BYTES + 512
     task = start("fill", fill, size, options={"num_cpus": 1}, limit_s=60)
     assert task.collect(tmp_path) == "filled"
@@ -102,7 +101,7 @@ def test_a_tasks_folder_arrives_whole_in_pieces(tmp_path: Path) -> None:
 
 
 def test_a_task_that_no_node_can_run_ends_at_its_time_limit(tmp_path: Path) -> None:
-    task = start("engine for H100", fill, 0, options=build_engine.placement("H100"), limit_s=1)
+    task = start("engine for H100", bytes, options=build_engine.placement("H100"), limit_s=1)
     with pytest.raises(WorkError, match="engine for H100: not finished within 1 s"):
         task.collect(tmp_path)
 
