@@ -6,9 +6,9 @@ In: a data folder (`--data`, laid out as its README says). Out: a folder that `A
 Why it exists: the demo and the tests need a model that reads ragray's prompts on two CPU cores. A few
 million parameters cannot know much, but they can learn the two things that answering from passages
 takes: choosing the passage whose title matches the question, and copying what follows its number. The
-second is planted in the first weights (`plant_induction`) and settled in the phase "copy"; the first begins
-in the phase "choose" with two random titles of a few tokens, a level at a time, each only when the last is
-mastered, and is carried over to real prompts in the phase "read". Mixed prompts from the start taught neither.
+second is planted in the first weights (`plant_induction`), which then learn slowly; the first begins with
+two random titles of a few tokens, a level at a time, each only when the last is mastered, and is carried
+over to real prompts that grow. Mixed prompts from random weights taught neither.
 Source: Olsson et al. 2022, "In-context Learning and Induction Heads", arXiv:2209.11895.
 
     python jobs/pretrain_tiny.py --data DATA --work WORK --out data/models/ragray-tiny
@@ -437,28 +437,10 @@ class Size:
     passages: int
     characters: int
 
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A part of training: how long, how fast, how much a step holds."""
-
-    name: str
-    share: float  # of all tokens
-    peak: float  # learning rate
-    planted: float  # what the rate is multiplied by where copying was planted
-    step_tokens: int
-
-    def size(self, progress: float) -> Size:
-        """The size of real prompts at `progress`, 0 at the phase's start and 1 at its end."""
-        if self.name == "copy":
-            return Size(3, 120)
-        return Size(4, 450 if progress > 0.35 else 250 if progress > 0.2 else 130)
-
-    def shares(self, progress: float) -> tuple[float, float]:
-        """The shares of random prompts, and of random texts repeated in what remains; "choose" has its own."""
-        if self.name == "copy":
-            return 0.0, 0.5 - 0.15 * progress
-        return max(0.08, 0.35 - 2 * progress), max(0.03, 0.12 - 0.3 * progress)
+    @classmethod
+    def at(cls, progress: float) -> Size:
+        """The size at `progress`, 0 at the start of training and 1 at its end."""
+        return cls(4, 450 if progress > 0.35 else 250 if progress > 0.2 else 130)
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,11 +456,9 @@ class Level:
     enough: float  # share of right choices, over the last 300
 
 
-PHASES = (
-    Phase("copy", 0.11, peak=3e-4, planted=1.0, step_tokens=4096),
-    Phase("choose", 0.23, peak=7e-4, planted=0.2, step_tokens=2048),
-    Phase("read", 0.66, peak=7e-4, planted=0.2, step_tokens=5120),
-)
+CHOOSING_SHARE = 0.3  # of all tokens: real prompts of every task begin here at the latest
+PEAK_RATE = 7e-4
+PLANTED_RATE = 0.04  # what the rate is multiplied by where copying was planted
 LEVELS = (
     Level(2, 4, 3, changed=0.0, declined=0.0, shared=0.0, enough=0.93),
     Level(3, 6, 4, changed=0.3, declined=0.1, shared=0.2, enough=0.93),
@@ -486,6 +466,7 @@ LEVELS = (
     Level(4, 12, 24, changed=0.7, declined=0.25, shared=0.5, enough=0.85),
 )
 WINDOW = 300  # choices that a level is judged by
+STEP_TOKENS = 4096  # half as many while levels grow
 
 
 # Rows: token ids, with how much predicting each of them counts.
@@ -595,29 +576,24 @@ def marker_id(number: int) -> int:
 
 
 class RowMaker:
-    """Draws rows as a phase, its progress and the level of choosing want them."""
+    """Draws rows as the progress of training, 0 to 1, and the level of choosing want them."""
 
     def __init__(self, library: Library, tokenizer: PreTrainedTokenizerFast) -> None:
         self.library, self.tokenizer = library, tokenizer
         self.frames = [Frame.of(tokenizer, lang) for lang in ("zh", "en")]
 
-    def row(self, rng: random.Random, phase: Phase, progress: float, level: int) -> Row:
-        """One row; in the phase "choose" most are random prompts, with some real ones that have an answer."""
-        if phase.name == "choose":
-            kind = rng.random()
-            if kind < 0.08:
-                return random_row(rng, 60)
-            return self.marker(rng, level) if kind < 0.86 else self.real(rng, "ask", phase.size(0))
-        prompts, repeats = phase.shares(progress)
-        if rng.random() < prompts:
-            return self.marker(rng, len(LEVELS) - 1)
-        if rng.random() < repeats:
+    def row(self, rng: random.Random, progress: float, level: int) -> Row:
+        """One row; while levels grow most are random prompts, with some real ones that have an answer."""
+        growing, size = level < len(LEVELS), Size.at(progress)
+        if growing and rng.random() < 0.08:
+            return random_row(rng, 60)
+        if rng.random() < (0.8 if growing else 0.45 if progress < 0.75 else 0.3):
+            return marker_row(rng, rng.choice(self.frames), LEVELS[min(level, len(LEVELS) - 1)])
+        if growing:
+            return self.real(rng, "ask" if rng.random() < 0.6 else "repeat", size)
+        if rng.random() < max(0.03, 0.12 - 0.3 * progress):
             return random_row(rng, 120)
-        return self.real(rng, rng.choices(list(TASKS), list(TASKS.values()))[0], phase.size(progress))
-
-    def marker(self, rng: random.Random, level: int) -> Row:
-        """A random prompt of a level."""
-        return marker_row(rng, rng.choice(self.frames), LEVELS[level])
+        return self.real(rng, rng.choices(list(TASKS), list(TASKS.values()))[0], size)
 
     def real(self, rng: random.Random, task: str, size: Size) -> Row:
         """A real prompt of a task, drawn until it is no longer than 640 tokens."""
@@ -627,11 +603,12 @@ class RowMaker:
             if len(row.ids) <= 640:
                 return row
 
-    def step(self, rng: random.Random, phase: Phase, progress: float, level: int) -> list[Row]:
+    def step(self, rng: random.Random, progress: float, level: int) -> list[Row]:
         """The rows of one step."""
         rows: list[Row] = []
-        while sum(len(row.ids) for row in rows) < phase.step_tokens:
-            rows.append(self.row(rng, phase, progress, level))
+        wanted = STEP_TOKENS // 2 if level < len(LEVELS) else STEP_TOKENS
+        while sum(len(row.ids) for row in rows) < wanted:
+            rows.append(self.row(rng, progress, level))
         return rows
 
 
@@ -675,13 +652,13 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
 
 
 def plant_induction(model: LlamaForCausalLM, seed: int) -> None:
-    """Start from weights that already copy: "what followed this token last time?".
+    """Start from weights that already copy: "what followed these three tokens last time?".
 
-    Layer 0, heads 1 and 2 look one and two tokens back: coordinate 0 of every embedding is the same
+    Layer 0, heads 0 to 2, look one to three tokens back: coordinate 0 of every embedding is the same
     constant, from which query and key make a fixed vector each, so that under rotary embedding the score
-    depends on the distance alone. Layer 1 looks for the place whose previous token is the current one, by
-    random codes in the coordinates that rotary embedding hardly turns (every second head adds the token
-    before), and brings its token. From random weights the same took most of what two CPU cores can do.
+    depends on the distance alone. Layer 1 looks for the place preceded by the tokens that end the text so
+    far, by random codes in the coordinates that rotary embedding hardly turns, and brings its token. From
+    random weights the same took most of what two CPU cores can do.
     Source: Olsson et al. 2022, "Mechanistic view"; Su et al. 2021, "RoFormer", section 3.2.2.
     """
     import torch
@@ -694,48 +671,53 @@ def plant_induction(model: LlamaForCausalLM, seed: int) -> None:
     slow = torch.cat([slow, slow + size // 2])
     count = len(slow)
     with torch.no_grad():
+        for layer in model.model.layers:  # let the planted part speak first
+            layer.self_attn.o_proj.weight.mul_(0.1)
+            layer.mlp.down_proj.weight.mul_(0.1)
         table = model.model.embed_tokens.weight
-        table.normal_(0, spread, generator=generator)
+        table.normal_(0, 1, generator=generator)
+        table[:, 0] = 0
+        table.mul_(spread * math.sqrt(hidden - 1) / table.norm(dim=1, keepdim=True))
         table[:, 0] = spread
         basis = torch.zeros(hidden - 1, hidden)  # nothing but the position heads reads coordinate 0
         basis[:, 1:] = torch.linalg.qr(torch.randn(hidden - 1, hidden - 1, generator=generator))[0]
-        identity, back = basis[:count], [basis[count : 2 * count], basis[2 * count : 3 * count]]
-        plant_look_back(model.model.layers[0].self_attn, turns, identity, back, spread)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(1))
+        identity = basis[:count]
+        back = [basis[count * n : count * (n + 1)] for n in (1, 2, 3)]
+        plant_look_back(model.model.layers[0].self_attn, turns, identity, back, 3 * spread)
+        orders = [torch.randperm(count, generator=torch.Generator().manual_seed(n)) for n in (1, 2)]
+        wanted = identity + 0.5 * back[0][orders[0]] + 0.3 * back[1][orders[1]]
+        offered = back[0] + 0.5 * back[1][orders[0]] + 0.3 * back[2][orders[1]]
         attention = model.model.layers[1].self_attn
         for head in range(config.num_attention_heads):
             rows = slice(head * size, (head + 1) * size)
             query, key, brought = (torch.zeros(size, hidden) for _ in range(3))
-            query[slow], key[slow] = 2.2 * identity, 2.2 * back[0]
-            if head % 2:
-                query[slow] += 2.2 * 0.7 * back[0][order]
-                key[slow] += 2.2 * 0.7 * back[1][order]
+            query[slow], key[slow] = 4 * wanted, 4 * offered
             part = basis[rows]
             brought[: len(part)] = part
             attention.q_proj.weight[rows], attention.k_proj.weight[rows] = query, key
             attention.v_proj.weight[rows] = brought
-            attention.o_proj.weight[:, rows] = 3 * spread * brought.T
+            attention.o_proj.weight[:, rows] = 4 * spread * brought.T
 
 
-def plant_look_back(attention: Any, turns: Any, identity: Any, back: Sequence[Any], spread: float) -> None:
-    """Heads 1 and 2 of layer 0 write the code of the token one and two places back into `back`."""
+def plant_look_back(attention: Any, turns: Any, identity: Any, back: Sequence[Any], strength: float) -> None:
+    """Heads 0, 1, 2 of layer 0 write the code of the token one, two, three places back into `back`."""
     import torch
 
-    size, count, fast = 2 * len(turns), len(identity), 12
-    sharp = math.sqrt(60)
-    for head, distance in ((1, 1), (2, 2)):
-        rows = slice(head * size, (head + 1) * size)
+    size, count, fast = 2 * len(turns), len(identity), 8
+    sharp = math.sqrt(120)
+    for head, written in enumerate(back):
+        rows, turn = slice(head * size, (head + 1) * size), (head + 1) * turns[:fast]
         query, key = torch.zeros(size), torch.zeros(size)
         query[:fast] = sharp
-        key[:fast] = sharp * torch.cos(distance * turns[:fast])
-        key[size // 2 : size // 2 + fast] = sharp * torch.sin(distance * turns[:fast])
+        key[:fast] = sharp * torch.cos(turn)
+        key[size // 2 : size // 2 + fast] = sharp * torch.sin(turn)
         for projection, vector in ((attention.q_proj, query), (attention.k_proj, key)):
             projection.weight[rows] = 0
             projection.weight[rows, 0] = vector
         attention.v_proj.weight[rows] = 0
         attention.v_proj.weight[rows.start : rows.start + count] = identity
         attention.o_proj.weight[:, rows] = 0
-        attention.o_proj.weight[:, rows.start : rows.start + count] = spread * back[distance - 1].T
+        attention.o_proj.weight[:, rows.start : rows.start + count] = strength * written.T
 
 
 # Training.
@@ -745,18 +727,16 @@ def plant_look_back(attention: Any, turns: Any, identity: Any, back: Sequence[An
 class State:
     """Where training stands; with the tensors, all that a resumed run needs."""
 
-    phase: int = 0
     level: int = 0
-    step: int = 0  # of the phase
-    phase_tokens: int = 0
+    step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     choices: list[float] = field(default_factory=list)  # the last random prompts: 1 = rightly chosen
 
 
-def learning_rate(step: int, progress: float, falls: bool) -> float:
-    """A share of the peak: warm-up over 30 steps, then 1; if `falls`, linear to a fiftieth over the second half."""
-    return min(1.0, (step + 1) / 30, max(0.02, 2 * (1 - progress)) if falls else 1.0)
+def learning_rate(step: int, progress: float) -> float:
+    """A share of the peak: warm-up over 30 steps, then 1, then linear to a fiftieth from 60 % on."""
+    return min(1.0, (step + 1) / 30, max(0.02, (1 - progress) / 0.4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -779,9 +759,9 @@ def is_planted(name: str) -> bool:
 class Trainer:
     """Model, probe, optimizer and curriculum, in a folder that a stopped run goes on from.
 
-    The rows of a step come from seed, phase, step and level: a resumed run sees what it would have seen.
-    The probe is a linear reading of the third layer at each passage's number, taught in the phases "choose" and
-    "read" to tell whether that passage is the right one; it is left out of the exported model.
+    The rows of a step come from seed, step and level: a resumed run sees what it would have seen.
+    The probe is a linear reading of the third layer at each passage's number, taught
+    to tell whether that passage is the right one; it is left out of the exported model.
     """
 
     def __init__(self, maker: RowMaker, work: Path, seed: int, tokens: int) -> None:
@@ -796,14 +776,14 @@ class Trainer:
             self.load()
 
     @property
-    def phase(self) -> Phase:
-        """The phase that training is in."""
-        return PHASES[min(self.state.phase, len(PHASES) - 1)]
+    def progress(self) -> float:
+        """0 at the start of training, 1 at its end."""
+        return self.state.tokens / self.tokens
 
     @property
     def done(self) -> bool:
-        """Whether every phase is over."""
-        return self.state.phase == len(PHASES)
+        """Whether training is over."""
+        return self.state.tokens >= self.tokens
 
     def new_optimizer(self) -> torch.optim.AdamW:
         """AdamW in three groups: planted parameters, all others, the probe."""
@@ -811,11 +791,11 @@ class Trainer:
 
         named = list(self.model.named_parameters())
         groups = [
-            {"params": [p for n, p in named if is_planted(n)], "scale": self.phase.planted},
+            {"params": [p for n, p in named if is_planted(n)], "scale": PLANTED_RATE},
             {"params": [p for n, p in named if not is_planted(n)], "scale": 1.0},
             {"params": list(self.probe.parameters()), "scale": 1.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.phase.peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        return torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every trained tensor with its name in the checkpoint."""
@@ -855,7 +835,6 @@ class Trainer:
         with torch.no_grad():
             for name, tensor in self.named_tensors():
                 tensor.copy_(tensors[name])
-        self.optimizer = self.new_optimizer()
         slots: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
         for key, value in tensors.items():
             if key.startswith("optimizer/"):
@@ -898,24 +877,21 @@ class Trainer:
         import torch
         from torch.nn import functional
 
-        state, phase = self.state, self.phase
-        progress = state.phase_tokens / (phase.share * self.tokens)
-        rng = random.Random(f"{self.seed}/{phase.name}/{state.step}/{state.level}")
-        rows = self.maker.step(rng, phase, progress, state.level)
+        rng = random.Random(f"{self.seed}/{self.state.step}/{self.state.level}")
+        rows = self.maker.step(rng, self.progress, self.state.level)
         total, weight = 0.0, sum(sum(row.weights[1:]) for row in rows)
         for batch in batches(rows):
             seen = self.predict(batch)
             each = functional.cross_entropy(seen.logits, seen.labels, reduction="none")
             loss = (each * seen.kept).sum() / weight
             total += loss.item()
-            if phase.name != "copy":
-                loss = loss + self.probe_loss(batch, seen) * len(batch) / len(rows)
-                self.note_choices(batch, seen)
+            loss = loss + self.probe_loss(batch, seen) * len(batch) / len(rows)
+            self.note_choices(batch, seen)
             loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        share = learning_rate(state.step, progress, falls=state.phase == len(PHASES) - 1)
+        share = learning_rate(self.state.step, self.progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = phase.peak * share * group["scale"]
+            group["lr"] = PEAK_RATE * share * group["scale"]
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.advance(sum(len(row.ids) for row in rows))
@@ -929,17 +905,16 @@ class Trainer:
         self.state.choices = (self.state.choices + marked)[-WINDOW:]
 
     def advance(self, tokens: int) -> None:
-        """Count a step; go to the next level when this one is mastered, to the next phase when this one is over."""
+        """Count a step; go to the next level when this one is mastered, to real prompts at the latest when due."""
         state = self.state
         state.step += 1
         state.tokens += tokens
-        state.phase_tokens += tokens
-        mastered = sum(state.choices) > LEVELS[state.level].enough * WINDOW
-        if self.phase.name == "choose" and mastered and state.level < len(LEVELS) - 1:
-            state.level, state.choices = state.level + 1, []
-        if state.phase_tokens >= self.phase.share * self.tokens:
-            state.phase, state.step, state.phase_tokens, state.choices = state.phase + 1, 0, 0, []
-            self.optimizer = self.new_optimizer()
+        if state.level < len(LEVELS):
+            mastered = sum(state.choices) > LEVELS[state.level].enough * WINDOW
+            if self.progress > CHOOSING_SHARE:
+                state.level = len(LEVELS)
+            elif mastered:
+                state.level, state.choices = state.level + 1, []
 
     def run(self, minutes: float = math.inf, every: int = 300) -> None:
         """Train to the end or for `minutes`; save and evaluate every `every` steps, save at the end."""
@@ -950,7 +925,7 @@ class Trainer:
             self.state.seconds = before + time.monotonic() - began
             if steps % 10 == 0:
                 state, chosen = self.state, self.state.choices
-                at = f"{state.seconds:.0f} s, {self.phase.name} {state.step}, level {state.level}"
+                at = f"{state.seconds:.0f} s, step {state.step}, level {state.level}"
                 rate = state.tokens / state.seconds
                 hits = sum(chosen) / max(1, len(chosen))
                 print(f"{at}: loss {loss:.3f}, chosen {hits:.2f}, {rate:.0f} tok/s", flush=True)
@@ -1029,7 +1004,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the tokenizer and the checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokens", type=int, default=7_600_000, help="tokens of the whole training")
+    parser.add_argument("--tokens", type=int, default=4_700_000, help="tokens of the whole training")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; run again to go on")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(argv)

@@ -128,9 +128,8 @@ def test_batches_keep_every_row_within_the_budget(recipe):
 
 
 def test_the_learning_rate_warms_up_and_falls(recipe):
-    rates = [recipe.learning_rate(step, step / 1000, falls=True) for step in (0, 29, 500, 750, 999)]
+    rates = [recipe.learning_rate(step, step / 1000) for step in (0, 29, 500, 800, 999)]
     assert rates == pytest.approx([1 / 30, 1, 1, 0.5, 0.02])
-    assert recipe.learning_rate(999, 0.999, falls=False) == 1
 
 
 def test_the_planted_model_copies_before_any_training(recipe, tokenizer):
@@ -141,7 +140,7 @@ def test_the_planted_model_copies_before_any_training(recipe, tokenizer):
     text, gap = (torch.randint(20, 8000, (4, 40), generator=generator) for _ in range(2))
     with torch.no_grad():
         foreseen = model(input_ids=torch.cat([text, gap, text], 1)).logits[:, 80:-1].argmax(-1)
-    assert (foreseen == text[:, 1:]).float().mean() > 0.3  # chance is 1 in 8,192
+    assert (foreseen == text[:, 1:]).float().mean() > 0.5  # chance is 1 in 8,192
 
 
 @pytest.mark.parametrize(
@@ -180,8 +179,7 @@ def test_the_bundled_model_is_small_and_tied(tokenizer):
 def test_a_stopped_run_equals_one_never_stopped(recipe, library, tokenizer, tmp_path, monkeypatch):
     import torch
 
-    short = tuple(recipe.Phase(phase.name, 1 / 3, phase.peak, phase.planted, 256) for phase in recipe.PHASES)
-    monkeypatch.setattr(recipe, "PHASES", short)
+    monkeypatch.setattr(recipe, "STEP_TOKENS", 512)
     maker = recipe.RowMaker(library, tokenizer)
 
     def trained(work: Path, stops: int):
@@ -193,7 +191,7 @@ def test_a_stopped_run_equals_one_never_stopped(recipe, library, tokenizer, tmp_
         return trainer
 
     whole, halves = trained(tmp_path / "whole", 1), trained(tmp_path / "halves", 2)
-    assert json.loads((tmp_path / "whole" / "state.json").read_text())["phase"] >= 1
+    assert json.loads((tmp_path / "whole" / "state.json").read_text())["level"] == len(recipe.LEVELS)
     assert whole.state.tokens == halves.state.tokens
     for (name, one), (_, other) in zip(whole.named_tensors(), halves.named_tensors(), strict=True):
         assert torch.equal(one, other), name
