@@ -8,11 +8,17 @@ from __future__ import annotations
 import logging
 import os
 
+from ragray.errors import WorkError
+
 
 def connect() -> None:
     """Connect this process to Ray once; start a local Ray where no cluster is named.
 
-    A local Ray has no dashboard, keeps worker output out of the terminal and binds loopback.
+    A local Ray has no dashboard and keeps worker output out of the terminal. Its own ports (GCS, raylet,
+    workers) listen on all interfaces, guarded by Ray's token authentication; only HTTP is kept to loopback.
+
+    Raises:
+        WorkError: the cluster does not answer, or the local Ray did not start in time.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
@@ -21,13 +27,15 @@ def connect() -> None:
 
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR)
-        return
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-    )
+    cluster = os.environ.get("RAY_ADDRESS")
+    try:
+        if cluster:
+            ray.init(logging_level=logging.ERROR)
+        else:
+            ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    except Exception as error:  # noqa: BLE001 - a start that times out is a bare Exception in Ray 2.60
+        what = f"the Ray cluster {cluster} cannot be joined" if cluster else "a local Ray could not be started"
+        fix = (
+            "check RAY_ADDRESS and the cluster's token" if cluster else "free memory and processors, then run it again"
+        )
+        raise WorkError(f"{what}: {str(error).splitlines()[0]}", fix) from error

@@ -111,7 +111,7 @@ class RetrieverReplica(Retriever):
         from ragray.retrieval.index import HybridIndex
 
         index = HybridIndex.open(open_artifact(index_uri, "index").folder)
-        index.search("warm up", 1)  # compiled code is loaded now, not during the first question
+        index.search("warm up 预热", 1)  # both languages' tokenizers are loaded now, not during the first question
         super().__init__(index, Confidence.open(open_artifact(confidence_uri, "calibrate").folder))
 
 

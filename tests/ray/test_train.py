@@ -114,7 +114,7 @@ def test_a_killed_worker_is_survived_with_the_same_bytes(two_workers, inputs, tm
 
 def kill_a_worker_after(checkpoints: Path, killed: list[int]) -> None:
     """kill -9 one training worker of this test's own Ray once the first checkpoint is there."""
-    for _ in range(600):
+    for _ in range(6000):
         if list(checkpoints.glob("step-*")):
             workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in "".join(p.cmdline())]
             os.kill(workers[-1].pid, signal.SIGKILL)
