@@ -33,9 +33,10 @@ def connect() -> None:
             ray.init(logging_level=logging.ERROR)
         else:
             ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    except Exception as error:  # noqa: BLE001 - a start that times out is a bare Exception in Ray 2.60
+    except Exception as error:  # a start that times out is a bare Exception in Ray 2.60
         what = f"the Ray cluster {cluster} cannot be joined" if cluster else "a local Ray could not be started"
         fix = (
             "check RAY_ADDRESS and the cluster's token" if cluster else "free memory and processors, then run it again"
         )
-        raise WorkError(f"{what}: {str(error).splitlines()[0]}", fix) from error
+        said = str(error).partition("\n")[0]
+        raise WorkError(f"{what}: {said}", fix) from error
