@@ -127,6 +127,7 @@ def _pipeline(files: Path, kv_cache: str, settings: EngineConfig) -> genai.Conti
     properties = {
         "KV_CACHE_PRECISION": kv_cache,
         "INFERENCE_PRECISION_HINT": _PRECISION,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # compressed weights only: activations keep their precision
         "INFERENCE_NUM_THREADS": settings.cpu_threads or os.cpu_count() or 1,
     }
     try:
