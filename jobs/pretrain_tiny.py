@@ -295,7 +295,7 @@ ASKED_AS = {
     ),
 }
 REPEAT = {"zh": "完整复述资料 [{}]。", "en": "Repeat passage [{}] in full."}
-TASKS = {"ask": 0.55, "repeat": 0.2, "absent": 0.22, "closed": 0.03}
+TASKS = {"ask": 0.56, "repeat": 0.25, "absent": 0.17, "closed": 0.02}
 
 
 def title_keys(title: str) -> set[str]:
@@ -456,9 +456,9 @@ class Level:
     enough: float  # share of right choices, over the last 300
 
 
-CHOOSING_SHARE = 0.3  # of all tokens: real prompts of every task begin here at the latest
-PEAK_RATE = 7e-4
-PLANTED_RATE = 0.04  # what the rate is multiplied by where copying was planted
+CHOOSING_SHARE = 0.33  # of all tokens: real prompts of every task begin here at the latest
+PEAK_RATE = 6e-4
+PLANTED_RATE = 0.03  # what the rate is multiplied by where copying was planted
 LEVELS = (
     Level(2, 4, 3, changed=0.0, declined=0.0, shared=0.0, enough=0.93),
     Level(3, 6, 4, changed=0.3, declined=0.1, shared=0.2, enough=0.93),
@@ -587,11 +587,11 @@ class RowMaker:
         growing, size = level < len(LEVELS), Size.at(progress)
         if growing and rng.random() < 0.08:
             return random_row(rng, 60)
-        if rng.random() < (0.8 if growing else 0.45 if progress < 0.75 else 0.3):
+        if rng.random() < (0.8 if growing else 0.3):
             return marker_row(rng, rng.choice(self.frames), LEVELS[min(level, len(LEVELS) - 1)])
         if growing:
             return self.real(rng, "ask" if rng.random() < 0.6 else "repeat", size)
-        if rng.random() < max(0.03, 0.12 - 0.3 * progress):
+        if rng.random() < max(0.06, 0.3 - 2 * progress):
             return random_row(rng, 120)
         return self.real(rng, rng.choices(list(TASKS), list(TASKS.values()))[0], size)
 
@@ -638,7 +638,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=4,
-        head_dim=64,
+        head_dim=128,
         max_position_embeddings=1024,
         rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
         tie_word_embeddings=True,
@@ -657,7 +657,8 @@ def plant_induction(model: LlamaForCausalLM, seed: int) -> None:
     Layer 0, heads 0 to 2, look one to three tokens back: coordinate 0 of every embedding is the same
     constant, from which query and key make a fixed vector each, so that under rotary embedding the score
     depends on the distance alone. Layer 1 looks for the place preceded by the tokens that end the text so
-    far, by random codes in the coordinates that rotary embedding hardly turns, and brings its token. From
+    far, by random codes in the coordinates that rotary embedding hardly turns, and brings its token. Each
+    of the three tokens has coordinates of its own: sharing them let unlike tokens pass for like ones. From
     random weights the same took most of what two CPU cores can do.
     Source: Olsson et al. 2022, "Mechanistic view"; Su et al. 2021, "RoFormer", section 3.2.2.
     """
@@ -669,7 +670,10 @@ def plant_induction(model: LlamaForCausalLM, seed: int) -> None:
     turns = config.rope_parameters["rope_theta"] ** (-torch.arange(size // 2) / (size / 2))
     slow = torch.nonzero(turns < 1 / 300).flatten()  # radians per token
     slow = torch.cat([slow, slow + size // 2])
-    count = len(slow)
+    slow = slow[torch.randperm(len(slow), generator=generator)]
+    counts = [int(0.4 * len(slow)), int(0.35 * len(slow))]
+    places = torch.split(slow, [*counts, len(slow) - sum(counts)])
+    longest = len(places[0])
     with torch.no_grad():
         for layer in model.model.layers:  # let the planted part speak first
             layer.self_attn.o_proj.weight.mul_(0.1)
@@ -678,44 +682,44 @@ def plant_induction(model: LlamaForCausalLM, seed: int) -> None:
         table.normal_(0, 1, generator=generator)
         table[:, 0] = 0
         table.mul_(spread * math.sqrt(hidden - 1) / table.norm(dim=1, keepdim=True))
-        table[:, 0] = spread
+        table[:, 0] = 4 * spread
+        constant = 4 / math.sqrt((hidden - 1 + 16) / hidden)  # coordinate 0 after the norm
         basis = torch.zeros(hidden - 1, hidden)  # nothing but the position heads reads coordinate 0
         basis[:, 1:] = torch.linalg.qr(torch.randn(hidden - 1, hidden - 1, generator=generator))[0]
-        identity = basis[:count]
-        back = [basis[count * n : count * (n + 1)] for n in (1, 2, 3)]
-        plant_look_back(model.model.layers[0].self_attn, turns, identity, back, 3 * spread)
-        orders = [torch.randperm(count, generator=torch.Generator().manual_seed(n)) for n in (1, 2)]
-        wanted = identity + 0.5 * back[0][orders[0]] + 0.3 * back[1][orders[1]]
-        offered = back[0] + 0.5 * back[1][orders[0]] + 0.3 * back[2][orders[1]]
+        codes = [basis[longest * n : longest * (n + 1)] for n in range(4)]  # of this token, and of those before it
+        plant_look_back(model.model.layers[0].self_attn, turns, codes, constant, 3 * spread)
         attention = model.model.layers[1].self_attn
         for head in range(config.num_attention_heads):
             rows = slice(head * size, (head + 1) * size)
             query, key, brought = (torch.zeros(size, hidden) for _ in range(3))
-            query[slow], key[slow] = 4 * wanted, 4 * offered
-            part = basis[rows]
+            for place, strength, wanted, offered in zip(places, (4, 2, 2), codes, codes[1:], strict=False):
+                query[place] = strength * 2**0.25 * wanted[: len(place)]
+                key[place] = strength * 2**0.25 * offered[: len(place)]
+            part = basis[head * hidden // 4 : (head + 1) * hidden // 4]
             brought[: len(part)] = part
             attention.q_proj.weight[rows], attention.k_proj.weight[rows] = query, key
             attention.v_proj.weight[rows] = brought
             attention.o_proj.weight[:, rows] = 4 * spread * brought.T
 
 
-def plant_look_back(attention: Any, turns: Any, identity: Any, back: Sequence[Any], strength: float) -> None:
-    """Heads 0, 1, 2 of layer 0 write the code of the token one, two, three places back into `back`."""
+def plant_look_back(attention: Any, turns: Any, codes: Sequence[Any], constant: float, strength: float) -> None:
+    """Heads 0, 1, 2 of layer 0 write the code of the token one, two, three places back into `codes[1:]`."""
     import torch
 
-    size, count, fast = 2 * len(turns), len(identity), 8
-    sharp = math.sqrt(120)
-    for head, written in enumerate(back):
-        rows, turn = slice(head * size, (head + 1) * size), (head + 1) * turns[:fast]
-        query, key = torch.zeros(size), torch.zeros(size)
-        query[:fast] = sharp
-        key[:fast] = sharp * torch.cos(turn)
-        key[size // 2 : size // 2 + fast] = sharp * torch.sin(turn)
+    half, count = len(turns), len(codes[0])
+    fast = torch.arange(0, 16, 2)
+    sharp = math.sqrt(200 * math.sqrt(2 * half) / 8 / len(fast)) / constant
+    for head, written in enumerate(codes[1:]):
+        rows, turn = slice(head * 2 * half, (head + 1) * 2 * half), (head + 1) * turns[fast]
+        query, key = torch.zeros(2 * half), torch.zeros(2 * half)
+        query[fast] = sharp
+        key[fast] = sharp * torch.cos(turn)
+        key[half + fast] = sharp * torch.sin(turn)
         for projection, vector in ((attention.q_proj, query), (attention.k_proj, key)):
             projection.weight[rows] = 0
             projection.weight[rows, 0] = vector
         attention.v_proj.weight[rows] = 0
-        attention.v_proj.weight[rows.start : rows.start + count] = identity
+        attention.v_proj.weight[rows.start : rows.start + count] = codes[0]
         attention.o_proj.weight[:, rows] = 0
         attention.o_proj.weight[:, rows.start : rows.start + count] = strength * written.T
 
@@ -735,8 +739,8 @@ class State:
 
 
 def learning_rate(step: int, progress: float) -> float:
-    """A share of the peak: warm-up over 30 steps, then 1, then linear to a fiftieth from 60 % on."""
-    return min(1.0, (step + 1) / 30, max(0.02, (1 - progress) / 0.4))
+    """A share of the peak: warm-up over 30 steps, then 1, then linear to a fiftieth from 45 % on."""
+    return min(1.0, (step + 1) / 30, max(0.02, (1 - progress) / 0.55))
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ def test_batches_keep_every_row_within_the_budget(recipe):
 
 
 def test_the_learning_rate_warms_up_and_falls(recipe):
-    rates = [recipe.learning_rate(step, step / 1000) for step in (0, 29, 500, 800, 999)]
+    rates = [recipe.learning_rate(step, step / 1000) for step in (0, 29, 400, 725, 999)]
     assert rates == pytest.approx([1 / 30, 1, 1, 0.5, 0.02])
 
 
@@ -140,7 +140,7 @@ def test_the_planted_model_copies_before_any_training(recipe, tokenizer):
     text, gap = (torch.randint(20, 8000, (4, 40), generator=generator) for _ in range(2))
     with torch.no_grad():
         foreseen = model(input_ids=torch.cat([text, gap, text], 1)).logits[:, 80:-1].argmax(-1)
-    assert (foreseen == text[:, 1:]).float().mean() > 0.5  # chance is 1 in 8,192
+    assert (foreseen == text[:, 1:]).float().mean() > 0.9  # chance is 1 in 8,192
 
 
 @pytest.mark.parametrize(
