@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SmallRun, overrides, ragray
+from small_chain import ROOT, SmallRun, overrides, ragray
 
 DEMO = ["--config", "configs/demo.yaml"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import ROOT, SmallRun, kill_group, overrides, ragray, run_small
+from small_chain import ROOT, SmallRun, kill_group, overrides, ragray, run_small
 
 STAGES = ["prepare", "index", "augment", "calibrate", "train", "merge", "quantize", "engine", "evaluate"]
 

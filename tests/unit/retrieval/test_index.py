@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import PASSAGES  # type: ignore[import-not-found]
+from small_corpus import PASSAGES, passage  # type: ignore[import-not-found]
 
 from ragray.config import AnalyzerConfig, RetrievalConfig
 from ragray.errors import ArtifactError, DataError
@@ -103,8 +103,6 @@ def test_passages_come_back_whole(index: HybridIndex) -> None:
 
 
 def test_passages_beyond_one_row_group(tmp_path: Path) -> None:
-    from conftest import passage
-
     many = [passage(f"d{number}", "", f"word{number}") for number in range(600)]
     build_index(many, RetrievalConfig(), tmp_path)
     opened = HybridIndex.open(tmp_path)
