@@ -1,4 +1,4 @@
-# make demo | test | bench | serve: each sets itself up on a fresh machine (Python 3.11 or newer).
+# make demo | test | serve: each sets itself up on a fresh machine (Python 3.11 or newer).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 export RAY_USAGE_STATS_ENABLED ?= 0
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint bench serve docs clean install
+.PHONY: demo test lint serve docs clean install
 
 install: $(STAMP)
 
@@ -38,9 +38,6 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-bench: $(STAMP)
-	$(BIN)/python benchmarks/run.py
 
 docs/configuration.md: ragray/config.py ragray/config_reference.py $(STAMP)
 	$(BIN)/ragray inspect fields > $@
