@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import ragray
-from ragray.config import RunConfig, load_config
+from ragray.config import RunConfig
+from ragray.config_loading import load_config
 from ragray.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, RagrayError
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from ragray.artifact import Artifact
 from ragray.config import RunConfig
 from ragray.distributed.cells import Cell, CellAnswers, Found, answer_all, retrieve_all
 from ragray.distributed.stage import Job, Report, Stage
-from ragray.errors import DataError, RagrayError, WorkError
+from ragray.distributed.task_errors import TASK_RETRIES, plain_errors
+from ragray.errors import DataError
 from ragray.evaluation.answers import score
 from ragray.evaluation.charts import draw
 from ragray.evaluation.markdown import render_markdown
@@ -35,8 +36,6 @@ from ragray.schema import EvalQuestion, Passage, records_of, stable_digest
 
 if TYPE_CHECKING:
     import ray
-
-TASK_RETRIES = 2  # of a task whose worker or node was lost
 
 
 def build(job: Job) -> None:
@@ -131,21 +130,14 @@ def collect(refs: Mapping[ray.ObjectRef[Any], str], questions: int, report: Repo
 
     results: dict[str, Any] = {}
     waiting = list(refs)
+    fix = "free memory, lower evaluate.batch_size, then run again"
     try:
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1)
             name = refs[done[0]]
-            results[name] = ray.get(done[0])
+            with plain_errors(f"evaluate: {name}", fix):
+                results[name] = ray.get(done[0])
             report(_line(name, results[name], questions))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, RagrayError):
-            raise error.cause from None
-        raise
-    except ray.exceptions.RayError as error:
-        raise WorkError(
-            f"evaluate: {name}: its worker was lost {TASK_RETRIES + 1} times: {error}",
-            "free memory, lower evaluate.batch_size, then run again",
-        ) from None
     finally:
         for ref in waiting:
             ray.cancel(ref)

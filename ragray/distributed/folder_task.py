@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ragray.artifact import Artifact, Store
-from ragray.errors import RagrayError, WorkError
+from ragray.distributed.task_errors import TASK_RETRIES, plain_errors
+from ragray.errors import WorkError
 
 if TYPE_CHECKING:
     import ray
 
-RETRIES = 3  # of a task whose worker or node was lost
 PIECE_BYTES = 64 * 2**20
 _PIECES_AHEAD = 4  # that wait in the object store for their reader
 
@@ -44,27 +44,10 @@ class FolderTask(Generic[T]):
             RagrayError: as the work raised it.
             WorkError: the workers were lost too often, or the time limit passed.
         """
-        import ray
-        from ray.exceptions import GetTimeoutError, RayError, RayTaskError
-
-        try:
+        with plain_errors(self.name):
             result: T = self._next()
             while (piece := self._next()) is not None:
                 _append(folder, *piece)
-        except RayTaskError as error:
-            if isinstance(error.cause, RagrayError):
-                raise error.cause from None
-            raise
-        except GetTimeoutError:
-            ray.cancel(self.pieces, force=True)
-            raise WorkError(
-                f"{self.name}: not finished within {self.limit_s:.0f} s",
-                "check that the cluster has room: `ray status`",
-            ) from None
-        except RayError as error:
-            raise WorkError(
-                f"{self.name}: its worker was lost {RETRIES + 1} times: {error}", "free memory, then run again"
-            ) from None
         return result
 
     def _next(self) -> Any:
@@ -73,7 +56,11 @@ class FolderTask(Generic[T]):
         left = max(self.deadline - time.monotonic(), 0.0)
         ready, _ = ray.wait([self.pieces], timeout=left, fetch_local=False)
         if not ready:
-            raise ray.exceptions.GetTimeoutError(self.name)
+            ray.cancel(self.pieces, force=True)
+            raise WorkError(
+                f"{self.name}: not finished within {self.limit_s:.0f} s",
+                "check that the cluster has room: `ray status`",
+            )
         return ray.get(next(self.pieces))
 
 
@@ -90,7 +77,7 @@ def start(name: str, work: Work[T], *arguments: Any, options: Mapping[str, Any],
     import ray
 
     task: Any = ray.remote(_stream).options(
-        max_retries=RETRIES,
+        max_retries=TASK_RETRIES,
         num_returns="streaming",
         _generator_backpressure_num_objects=_PIECES_AHEAD,
         **options,

@@ -14,7 +14,7 @@ from ragray.artifact import Artifact
 from ragray.config import RunConfig
 from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
-from ragray.errors import RagrayError
+from ragray.distributed.task_errors import TASK_RETRIES, plain_errors
 
 MODEL = "model"
 
@@ -25,18 +25,14 @@ def build(job: Job) -> None:
     import ray
 
     trained = job.inputs["train"]
-    task = ray.remote(num_cpus=1, max_retries=2)(_merge)
+    task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(_merge)
     reference = task.remote(
         str(trained.file("adapter").resolve()),
         str(trained.file("base_model.json").resolve()),
         str((job.draft.folder / MODEL).resolve()),
     )
-    try:
+    with plain_errors("merge"):
         check: dict[str, float] = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, RagrayError):
-            raise error.cause from error
-        raise
     layers = int(check.pop("layers"))
     job.draft.counts["layers"] = layers
     job.draft.metrics.update(check)

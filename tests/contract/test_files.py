@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ragray.config import load_config
+from ragray.config_loading import load_config
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
@@ -36,7 +36,7 @@ def test_every_yaml_parses(path: Path) -> None:
 def test_serve_configs_fit_rays_schema_and_the_app(path: Path) -> None:
     from ray.serve.schema import ServeDeploySchema
 
-    from ragray.config import validate_section
+    from ragray.config_loading import validate_section
     from ragray.serve.app import AppArgs
 
     tree = yaml.safe_load(path.read_text(encoding="utf-8"))

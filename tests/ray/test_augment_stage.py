@@ -8,7 +8,8 @@ import pytest
 
 from ragray import prompt
 from ragray.artifact import Artifact
-from ragray.config import RunConfig, validate_config
+from ragray.config import RunConfig
+from ragray.config_loading import validate_config
 from ragray.distributed import augment, index, prepare
 from ragray.distributed.stage import bring_up_to_date
 from ragray.retrieval.index import HybridIndex

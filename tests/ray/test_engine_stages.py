@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ragray.artifact import Artifact, Store
-from ragray.config import EngineConfig, RunConfig, validate_config
+from ragray.config import EngineConfig, RunConfig
+from ragray.config_loading import validate_config
 from ragray.distributed import build_engine, quantize
 from ragray.distributed.folder_task import PIECE_BYTES, start
 from ragray.distributed.stage import Job, Stage

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ragray.artifact import Artifact
-from ragray.config import RunConfig, validate_config
+from ragray.config import RunConfig
+from ragray.config_loading import validate_config
 from ragray.distributed.build_engine import STAGE as ENGINE
 from ragray.distributed.evaluate import STAGE as EVALUATE
 from ragray.distributed.evaluate import collect

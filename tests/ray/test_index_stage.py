@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ragray.artifact import Artifact, Draft, Store
-from ragray.config import RetrievalConfig, RunConfig, validate_config
+from ragray.config import RetrievalConfig, RunConfig
+from ragray.config_loading import validate_config
 from ragray.distributed import calibrate
 from ragray.distributed import index as index_stage
 from ragray.distributed.stage import Job, Stage

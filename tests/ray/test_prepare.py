@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ragray.artifact import Artifact
-from ragray.config import CleanConfig, FaqSourceConfig, validate_config
+from ragray.config import CleanConfig, FaqSourceConfig
+from ragray.config_loading import validate_config
 from ragray.dataprep.read import faq_files
 from ragray.distributed.prepare import STAGE, sample_records
 from ragray.distributed.read_clean import read_and_clean

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from ragray.artifact import Artifact, Draft, folder_digest
-from ragray.config import validate_config
+from ragray.config_loading import validate_config
 from ragray.distributed import merge, train
 from ragray.distributed.stage import Job
 from ragray.errors import ConfigError, WorkError

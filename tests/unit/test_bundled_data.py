@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ragray.config import CleanConfig, DedupConfig, FaqSourceConfig, SplitConfig, load_config
+from ragray.config import CleanConfig, DedupConfig, FaqSourceConfig, SplitConfig
+from ragray.config_loading import load_config
 from ragray.dataprep.clean import clean_row
 from ragray.dataprep.dedup import normalized, remove_duplicates
 from ragray.dataprep.read import faq_files, read_rows

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ragray.config import RunConfig, load_config
+from ragray.config import RunConfig
+from ragray.config_loading import load_config
 from ragray.config_reference import reference
 from ragray.errors import EXIT_CONFIG, ConfigError
 

@@ -1,0 +1,34 @@
+"""Ray's errors as ragray's: the work's own error as it was raised, a lost worker with what to do.
+
+In: the waiting for a task's result, in a `with`. Out: the same result, or a `RagrayError`; an error of the
+work that ragray does not know (a bug) keeps Ray's traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ragray.errors import RagrayError, WorkError
+
+TASK_RETRIES = 3  # of a task whose worker or node was lost
+
+
+@contextmanager
+def plain_errors(name: str, fix: str = "free memory, then run again") -> Iterator[None]:
+    """Raise in ragray's words what waiting for task `name`, retried `TASK_RETRIES` times, raises in Ray's.
+
+    Raises:
+        RagrayError: as the work raised it.
+        WorkError: its worker or node was lost too often.
+    """
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, RagrayError):
+            raise error.cause from None
+        raise
+    except RayError as error:
+        raise WorkError(f"{name}: its worker was lost {TASK_RETRIES + 1} times: {error}", fix) from None
