@@ -4,11 +4,11 @@ In: a data folder (`--data`, laid out as its README says). Out: a folder that `A
 `AutoTokenizer` load (`--out`), and a work folder (`--work`) whose checkpoint a stopped run goes on from.
 
 Why it exists: the demo and the tests need a model that reads ragray's prompts on two CPU cores. A few
-million parameters cannot know much, but they can learn the two things that answering from passages
-takes: choosing the passage whose title matches the question, and copying what follows its number. The
-second is planted in the first weights (`plant_induction`), which then learn slowly; the first begins with
-two random titles of a few tokens, a level at a time, each only when the last is mastered, and is carried
-over to real prompts that grow. Mixed prompts from random weights taught neither.
+million parameters cannot know much, but they can do the two things that answering from passages takes:
+choosing the passage whose title matches the question, and copying what follows its number. The second is
+planted in the first weights and kept (`plant_induction`); the first is learned, from two random titles of
+a few tokens, a level at a time, each only when the last is mastered, then from real prompts that grow.
+Mixed prompts from random weights taught neither.
 Source: Olsson et al. 2022, "In-context Learning and Induction Heads", arXiv:2209.11895.
 
     python jobs/pretrain_tiny.py --data DATA --work WORK --out data/models/ragray-tiny
@@ -25,11 +25,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tiny_model.corpus import load_items
-from tiny_model.rows import RowMaker
-from tiny_model.tasks import Library
-from tiny_model.tokenizer import tokenizer_texts, train_tokenizer
-from tiny_model.trainer import Trainer, export
+from tiny_recipe.corpus import load_items
+from tiny_recipe.rows import RowMaker
+from tiny_recipe.tasks import Library
+from tiny_recipe.tokenizer import tokenizer_texts, train_tokenizer
+from tiny_recipe.trainer import Trainer, export
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the tokenizer and the checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokens", type=int, default=8_000_000, help="tokens of the whole training")
+    parser.add_argument("--tokens", type=int, default=6_000_000, help="tokens of the whole training")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; run again to go on")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(argv)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ragray import prompt
-from tiny_model.corpus import HAN, Item, sentences
+from tiny_recipe.corpus import HAN, Item, sentences
 
 _CLAUSE = re.compile(r"[^，。；,;.!?！？：:]+[，。；,;.!?！？：:]?")
 _WORD = re.compile(r"[\u4e00-\u9fff]|[A-Za-z0-9_.\-]+|[^\s]")
@@ -70,10 +70,10 @@ def perturb(rng: random.Random, title: str, lang: str) -> str:
 
 
 def short_answer(item: Item, text: str) -> str:
-    """The known span, or the first clauses: about 9 to 18 Chinese characters, 22 to 45 others."""
+    """The known span, or the first clauses: about 5 to 10 Chinese characters, 13 to 26 others."""
     if item.span and item.span in text:
         return item.span
-    limit = 18 if item.lang == "zh" else 45
+    limit = 10 if item.lang == "zh" else 26
     taken = ""
     for clause in _CLAUSE.findall(text):
         if taken and len(taken) + len(clause) > limit:
@@ -156,8 +156,8 @@ class Library:
 
 
 def answer_from(rng: random.Random, item: Item, text: str) -> str:
-    """A short answer in 85 of 100 draws, else the first sentence or the whole passage: the manner is for tuning."""
-    if rng.random() < 0.85:
+    """A short answer in 19 of 20 draws, else the first sentence or the whole passage: the manner is for tuning."""
+    if rng.random() < 0.95:
         return short_answer(item, text)
     return text if rng.random() < 0.4 else sentences(text)[0].strip()
 

@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from tiny_model.tokenizer import VOCABULARY
+from tiny_recipe.tokenizer import VOCABULARY
 
 if TYPE_CHECKING:
     import torch

@@ -12,16 +12,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tiny_model.planting import build_model, trainable
-from tiny_model.rows import CHOICE, LEVELS, Row, RowMaker, answer_only, batches, example_row
-from tiny_model.tasks import Size
-from tiny_model.tokenizer import marker_id
+from tiny_recipe.planting import build_model, trainable
+from tiny_recipe.rows import CHOICE, LEVELS, Row, RowMaker, answer_only, batches, example_row
+from tiny_recipe.tasks import Size
+from tiny_recipe.tokenizer import marker_id
 
 if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-CHOOSING_SHARE = 0.33  # of all tokens: real prompts of every task begin here at the latest
+CHOOSING_SHARE = 0.25  # of all tokens: real prompts of every task begin here at the latest
 PEAK_RATE = 1e-3
 EMBEDDING_RATE = 0.1  # of the peak
 WINDOW = 300  # choices that a level is judged by
@@ -286,6 +286,7 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Pat
     }
     for name, (key, value) in changes.items():
         record = json.loads((aside / name).read_text()) | {key: value}
+        record = {key: record[key] for key in record if key not in ("is_local", "local_files_only")}
         (aside / name).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     if (out / "README.md").exists():
         shutil.copy(out / "README.md", aside / "README.md")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragray.schema import stable_digest
-from tiny_model.corpus import clean, read_rows
+from tiny_recipe.corpus import clean, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragray import prompt
-from tiny_model.tasks import TASKS, Example, Library, Size
-from tiny_model.tokenizer import MARKERS, SPECIAL, VOCABULARY, marker_id
+from tiny_recipe.tasks import TASKS, Example, Library, Size
+from tiny_recipe.tokenizer import MARKERS, SPECIAL, VOCABULARY, marker_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
