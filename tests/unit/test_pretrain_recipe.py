@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 
 import pytest
-from tiny_model import tokenizer as bpe
 from tiny_recipe import corpus, planting, rows, tasks, trainer
+from tiny_recipe import tokenizer as bpe
 
 from ragray import prompt
 
