@@ -10,8 +10,12 @@ import functools
 import html
 import re
 import unicodedata
+from collections.abc import Callable, Mapping
 
 from ragray.dataprep.language import has_han
+
+Step = Callable[[str], str]
+EVERYWHERE = frozenset({"", "mojibake", "invisible"})  # steps that see code, too
 
 _TAGS = (
     "a|abbr|address|article|aside|b|big|blockquote|br|caption|center|code|col|colgroup|dd|del|details|div|dl|dt|em|"
@@ -28,31 +32,46 @@ _TEMPLATE = re.compile(r"(?<!\$)(?:\{\{\{[^{}\n]{0,200}\}\}\}|\{\{[^{}\n]{0,200}
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\ue000\ue001]"
 )
+_INVISIBLE_BUT_MARKS = re.compile(_INVISIBLE.pattern.replace("\ue000\ue001", ""))
 _LINE_BREAK = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _SPACES = re.compile(r"[^\S\n]+")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _HELD = re.compile("\ue000(\\d+)\ue001")
 _CHINESE_PUNCTUATION = "！（），：；？～"
+_OPEN, _CLOSE = "\ue000", "\ue001"
+_HELD_WHOLE = re.compile("(\ue000\\d+\ue001)")
+_MOJIBAKE = re.compile(r"[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0192\u02c6-\u02dc\u2013-\u203a\u20ac\u2122]")
 _KEPT = "℃℉…‥ﬀ"
 _KEPT_FORMS = ("<super>", "<sub>", "<fraction>", "<circle>", "<square>", "<small>", "<vertical>")
 
 
 def clean_text(text: str) -> str:
     """`text` without markup, control characters and template remnants, in normal form, with tidy white space."""
-    text = _LINE_BREAK.sub("\n", text)
-    text = _INVISIBLE.sub("", text)
-    held: list[str] = []
-    text = _CODE.sub(lambda match: _hold(held, match[0]), text)
-    text = _without_tags(text)
-    text = html.unescape(text) if "&" in text else text
-    text = _INVISIBLE_BUT_MARKS.sub("", _LINE_BREAK.sub("\n", text))
-    text = _TEMPLATE.sub("", text)
-    text = normal_form(text)
-    text = tidy_spaces(text)
-    return _HELD.sub(lambda match: held[int(match[1])], text).strip()
+    return run_steps(text, TEXT_STEPS)[0]
 
 
-_INVISIBLE_BUT_MARKS = re.compile(_INVISIBLE.pattern.replace("\ue000\ue001", ""))
+def run_steps(text: str, steps: Mapping[str, Step]) -> tuple[str, list[str]]:
+    """`text` after the steps, in their order, and the names of those that changed it.
+
+    All but `EVERYWHERE` leave code (fenced, or between backticks) as it is.
+    """
+    changed: list[str] = []
+    code: list[str] | None = None
+    for name, step in {"": _without_marks, **steps}.items():
+        before = (text, tuple(code or ()))
+        if name in EVERYWHERE:
+            code = [step(piece) for piece in code] if code else code
+        elif code is None:
+            text, code = _hold_code(text)
+            before = (text, tuple(code))
+        text = step(text)
+        if (text, tuple(code or ())) != before:
+            changed.append(name or "invisible")
+    whole = _HELD.sub(lambda match: (code or [])[int(match[1])], text) if code else text
+    stripped = whole.strip()
+    if len(stripped) != len(whole):
+        changed.append("whitespace")
+    return stripped, list(dict.fromkeys(changed))
 
 
 def clean_line(text: str) -> str:
@@ -85,9 +104,51 @@ def remove_invisible(text: str) -> str:
     return _INVISIBLE.sub("", _LINE_BREAK.sub("\n", text))
 
 
-def _hold(held: list[str], code: str) -> str:
-    held.append(code)
-    return f"\ue000{len(held) - 1}\ue001"
+def repair_mojibake(text: str) -> str:
+    """UTF-8 that was read as a one-byte encoding, read again; a text without its marks is returned as it is."""
+    if not _MOJIBAKE.search(text):
+        return text
+    from ftfy import fix_encoding
+
+    return fix_encoding(text)
+
+
+def without_markup(text: str) -> str:
+    """The text of an HTML fragment, entities resolved; what only looks like HTML is left as it is."""
+    text = _without_tags(text)
+    if "&" not in text:
+        return text
+    # What stands for code is not part of an entity, and an entity must not come to stand for code.
+    pieces = _HELD_WHOLE.split(text)
+    pieces[::2] = [remove_invisible(html.unescape(piece)) if "&" in piece else piece for piece in pieces[::2]]
+    return "".join(pieces)
+
+
+def without_templates(text: str) -> str:
+    """`text` without remnants of Jinja, Liquid or Mustache: `{{ name }}`, `{% tag %}`."""
+    return _TEMPLATE.sub("", text) if "{" in text else text
+
+
+def _invisible_step(text: str) -> str:
+    return _INVISIBLE_BUT_MARKS.sub("", _LINE_BREAK.sub("\n", text))
+
+
+def _without_marks(text: str) -> str:
+    """`text` without the two private characters that stand for held code."""
+    return text.replace(_OPEN, "").replace(_CLOSE, "") if _OPEN in text or _CLOSE in text else text
+
+
+def _hold_code(text: str) -> tuple[str, list[str]]:
+    """`text` with a mark in the place of each piece of code, and the pieces."""
+    code: list[str] = []
+    if "`" not in text and "~~~" not in text:
+        return text, code
+
+    def hold(match: re.Match[str]) -> str:
+        code.append(match[0])
+        return f"{_OPEN}{len(code) - 1}{_CLOSE}"
+
+    return _CODE.sub(hold, text), code
 
 
 def _without_tags(text: str) -> str:
@@ -152,3 +213,12 @@ def _compatibility_table() -> dict[int, str]:
 @functools.cache
 def _chinese_table() -> dict[int, str]:
     return {code: form for code, form in _compatibility_table().items() if chr(code) not in _CHINESE_PUNCTUATION}
+
+
+TEXT_STEPS: Mapping[str, Step] = {
+    "invisible": _invisible_step,
+    "html": without_markup,
+    "templates": without_templates,
+    "unicode": normal_form,
+    "whitespace": tidy_spaces,
+}

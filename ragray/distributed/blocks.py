@@ -1,0 +1,63 @@
+"""Reading and cleaning with Ray Data: parts of the input become blocks on disk.
+
+In: parts of files. Out: a finished block for each of them in a folder that all nodes see. A part is read and
+cleaned by one task; blocks that are there already are not made again. Workers import this module, so it imports
+nothing that they do not need.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from ragray.config import DataConfig
+from ragray.dataprep.blocks import BLOCK_ROWS, Blocks, Part, write_block
+from ragray.dataprep.read import FaqFile, parts_of
+from ragray.distributed.session import connect
+from ragray.errors import DataError, WorkError
+
+_PART = "part"
+
+
+def list_parts(files: Sequence[FaqFile]) -> list[Part]:
+    """The parts of all files, in source order."""
+    return [Part(n, m, content) for n, file in enumerate(files) for m, content in enumerate(parts_of(file))]
+
+
+def write_blocks(parts: Sequence[Part], folder: Path, settings: DataConfig, block_rows: int = BLOCK_ROWS) -> None:
+    """Make the blocks of all parts with Ray Data; the blocks' rows do not depend on `block_rows`.
+
+    Raises:
+        DataError: a file cannot be used.
+        WorkError: a node wrote its block where this process does not see it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    left = [n for n, part in enumerate(parts) if not (folder / f"{part.name}.json").exists()]
+    if left:
+        connect()
+        import ray.data
+
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        listed = ray.data.from_items([{_PART: n} for n in left], override_num_blocks=len(left))
+        work = functools.partial(_write, list(parts), folder.absolute(), settings, block_rows)
+        listed.map_batches(work, batch_size=1, batch_format="pyarrow").materialize()
+    missing = [part.name for part in parts if not (folder / f"{part.name}.json").exists()]
+    if missing:
+        raise WorkError(
+            f"{folder}: blocks {', '.join(missing[:3])} were written elsewhere",
+            "set output to a folder that all nodes of the cluster share",
+        )
+    for tally in Blocks(folder, [part.name for part in parts]).tallies:
+        if tally["fault"]:
+            raise DataError(*tally["fault"])
+
+
+def _write(parts: Sequence[Part], folder: Path, settings: DataConfig, block_rows: int, batch: pa.Table) -> pa.Table:
+    for number in batch.column(_PART).to_pylist():
+        write_block(parts[number], folder, settings, block_rows)
+    return batch
