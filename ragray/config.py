@@ -39,9 +39,9 @@ class FaqSourceConfig(Section):
     """One source of question-answer pairs."""
 
     path: str = Field(description="file, folder, glob, or s3:// or gs:// URI of these, also .gz and .zst")
-    format: Literal[
-        "auto", "jsonl", "json", "csv", "tsv", "parquet", "qa_text", "markdown", "html", "pdf", "docx"
-    ] = Field("auto", description="auto decides by the file's ending")
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "qa_text", "markdown", "html", "pdf", "docx"] = (
+        Field("auto", description="auto decides by the file's ending")
+    )
     encoding: str = Field("auto", description="text encoding, such as utf-8, gb18030 or big5; auto detects it")
     columns: ColumnsConfig = ColumnsConfig()
 
@@ -62,15 +62,18 @@ Shares = tuple[Share, ...]
 
 
 class RepetitionConfig(Section):
-    """From how much repetition on a text is noise. Source: Rae et al. 2021 (Gopher), table A1; shares of characters."""
+    """From how much repetition on a text is noise, outside of code and links; shares of characters.
+
+    The measures are Gopher's (Rae et al. 2021, table A1), its limits are for web pages; good answers repeat more.
+    """
 
     lines: Share = Field(0.3, description="largest share of lines that repeat an earlier line")
     line_chars: Share = Field(0.2, description="largest share of characters in such lines")
-    top_ngrams: Shares = Field((0.2, 0.18, 0.16), description="largest shares of the most frequent 2-, 3-, 4-gram")
+    top_ngrams: Shares = Field((0.4, 0.38, 0.36), description="largest shares of the most frequent 2-, 3-, 4-gram")
     ngrams: Shares = Field(
-        (0.15, 0.14, 0.13, 0.12, 0.11, 0.1), description="largest shares in 5-, 6-, ..., 10-grams that were there before"
+        (0.45, 0.43, 0.41, 0.39, 0.37, 0.36), description="largest shares in 5-, 6-, ..., 10-grams that were there before"
     )
-    min_words: Positive = Field(50, description="shorter texts are not judged by n-grams; words, or Chinese characters")
+    min_words: Positive = Field(50, description="shorter texts are not judged by n-grams; words, or pairs of Chinese characters")
 
 
 class CleanConfig(Section):

@@ -1,14 +1,231 @@
-"""tmp"""
+"""Cleaning a whole table: compiled code for the rows that need little, `clean.clean_row` for the others.
+
+In: a table of raw rows. Out: the outcome of each, the same as that of `clean_row`. A row is done here only if `scan` has
+proved that no step but the simple ones changes it and that no filter refuses it.
+"""
+
+from __future__ import annotations
+
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-def clean_columns(raw, file, settings):
-    from ragray.dataprep.clean import OUTCOME, Cleaned, clean_and_trace
-    from ragray.dataprep.rows import raw_rows
-    columns = {name: [] for name in OUTCOME.names}; changed = Counter(); examples = {}
-    for row in raw_rows(raw):
-        outcome, trace = clean_and_trace(row, file, settings)
-        changed.update(trace.keys())
-        given = {"ordinal": row.ordinal, "line": row.line, "id": row.id or f"{file.label}-{row.ordinal:04d}"}
-        for name in OUTCOME.names:
-            columns[name].append(given.get(name, getattr(outcome, name, "")))
-    return Cleaned(pa.table(columns, schema=OUTCOME), changed, examples)
+import pyarrow.compute as pc
+
+from ragray.config import CleanConfig
+from ragray.dataprep import scan
+from ragray.dataprep.characters import Bytes
+from ragray.dataprep.clean import OUTCOME, Cleaned, clean_and_trace, language_of
+from ragray.dataprep.language import ACCENTED_SHARE, HAN_SHARE, LATIN_SHARE, OTHER_SHARE, PROSE_WORDS
+from ragray.dataprep.normalize import TEXT_STEPS
+from ragray.dataprep.rewrite import BY_DROPPING, BY_MAPPING, BY_SPACING, gather, rewrite
+from ragray.dataprep.rows import RawRow
+from ragray.dataprep.sources import REPLACEMENT, InputFile
+from ragray.schema import QARecord, Rejected
+
+Mask = npt.NDArray[np.bool_]
+Trace = dict[str, tuple[str, str]]
+
+EXAMPLES = 3  # of each step
+_SIMPLE = {"invisible": BY_DROPPING, "unicode": BY_MAPPING, "whitespace": BY_SPACING}
+_TEXTS = ("id", "question", "answer", "lang", "script", "reason", "detail", "text")
+
+
+def clean_columns(raw: pa.Table, file: InputFile, settings: CleanConfig) -> Cleaned:
+    """The outcome of each row of a table of `rows.RAW_SCHEMA`."""
+    raw = _whole(raw)
+    question, answer = (_Column(raw.column(name).chunk(0), name == "question", settings) for name in ("question", "answer"))
+    lang, script = _languages(raw, question.found, answer.found)
+    slow = _needs_rules(raw, question, answer, lang, settings)
+    rows = _Rows(raw, file, settings)
+    outcomes = [rows.outcome(row) for row in np.flatnonzero(slow).tolist()]
+    columns = {
+        "question": question.cleaned(slow, [_of(o, "question") for o, _ in outcomes]),
+        "answer": answer.cleaned(slow, [_of(o, "answer") for o, _ in outcomes]),
+        "id": _ids(raw, file),
+        "lang": _filled(lang, slow, [_of(o, "lang") for o, _ in outcomes]),
+        "script": _filled(script, slow, [_of(o, "script") for o, _ in outcomes]),
+    }
+    for name in ("reason", "detail", "text"):
+        columns[name] = _filled(np.full(len(raw), "", object), slow, [_of(o, name) for o, _ in outcomes])
+    table = pa.table({"ordinal": raw.column("ordinal"), "line": raw.column("line")} | columns).select(OUTCOME.names)
+    traces = dict(zip(np.flatnonzero(slow).tolist(), (trace for _, trace in outcomes), strict=True))
+    return Cleaned(table.cast(OUTCOME), *_account(rows, traces, question.changes | answer.changes, slow))
+
+
+class _Column:
+    """Questions or answers: what is in them, and the texts that compiled code has cleaned."""
+
+    def __init__(self, column: pa.Array, one_line: bool, settings: CleanConfig) -> None:
+        self.data, offsets = scan.buffers(column)
+        self.starts, self.ends = offsets[:-1].copy(), offsets[1:].copy()
+        self.found = scan.scan(self.data, self.starts, self.ends, one_line, settings)
+        self.column = column
+        self.changes = np.zeros(len(column), np.uint8)
+        self.rewritten: Bytes = np.zeros(1, np.uint8)
+        flags, needs = self.found[:, scan.FLAGS], self._needs_work()
+        self.slow: Mask = (flags & scan.F_SLOW > 0) | (needs & (flags & scan.F_CODE > 0))
+        self.which = (needs & ~self.slow).astype(np.uint8)
+        rows = np.flatnonzero(self.which)
+        if len(rows):
+            self._rewrite(rows, one_line, settings)
+
+    def _needs_work(self) -> Mask:
+        flags = self.found[:, scan.FLAGS]
+        work: Mask = (flags & (scan.F_MAP | scan.F_DROP | scan.F_BLANKS)) > 0
+        return work | ((flags & scan.F_MAP_UNLESS_HAN > 0) & (self.found[:, scan.HANS_CHARS] == 0))
+
+    def _rewrite(self, rows: scan.Ints, one_line: bool, settings: CleanConfig) -> None:
+        self.rewritten, starts, ends, changes = rewrite(self.data, self.starts[rows], self.ends[rows], one_line)
+        self.starts[rows], self.ends[rows], self.changes[rows] = starts, ends, changes
+        self.found[rows] = scan.scan(self.rewritten, starts, ends, one_line, settings)
+        self.slow |= self.found[:, scan.FLAGS] & scan.F_SLOW > 0
+
+    def cleaned(self, slow: Mask, others: Sequence[str]) -> pa.Array:
+        """The column with the texts of slow rows taken from `others`."""
+        if not slow.any() and not self.which.any():
+            return self.column
+        raw = [text.encode() for text in others]
+        ends = np.cumsum([len(text) for text in raw], dtype=np.int64)
+        starts, until, which = self.starts.copy(), self.ends.copy(), self.which.copy()
+        which[slow], until[slow] = 2, ends
+        starts[slow] = ends - [len(text) for text in raw]
+        joined = np.frombuffer(b"".join(raw) or b"\0", np.uint8)
+        return gather((self.data, self.rewritten, joined), which, starts, until)
+
+
+class _Rows:
+    """Single rows of a table, for the rules in plain Python."""
+
+    def __init__(self, raw: pa.Table, file: InputFile, settings: CleanConfig) -> None:
+        self._file, self._settings = file, settings
+        self._numbers = {name: np.asarray(raw.column(name)) for name in ("ordinal", "line")}
+        names = [name for name in RawRow.__dataclass_fields__ if name in raw.column_names and name not in self._numbers]
+        self._texts = {name: scan.buffers(raw.column(name).chunk(0)) for name in names}
+
+    def outcome(self, row: int) -> tuple[QARecord | Rejected, Trace]:
+        """What `clean_row` says, and what each step did. Bytes that are no UTF-8 become U+FFFD."""
+        texts = {
+            name: bytes(data[ends[row] : ends[row + 1]]).decode("utf-8", "replace")
+            for name, (data, ends) in self._texts.items()
+        }
+        numbers = {name: int(values[row]) for name, values in self._numbers.items()}
+        return clean_and_trace(RawRow(**numbers, **texts), self._file, self._settings)
+
+
+def _whole(raw: pa.Table) -> pa.Table:
+    """The table in one piece, missing texts as ""."""
+    raw = raw.combine_chunks()
+    arrays = [column.combine_chunks() for column in raw.columns]
+    arrays = [array.chunk(0) if isinstance(array, pa.ChunkedArray) else array for array in arrays]
+    return pa.table([array.fill_null("" if pa.types.is_string(array.type) else 0) for array in arrays], raw.column_names)
+
+
+def _languages(raw: pa.Table, question: scan.Counts, answer: scan.Counts) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]]:
+    """`clean.language_of` and `language.script_of` for every row."""
+    found = _detected(question)
+    lang = np.where(found == "other", _detected(answer), found)
+    given = raw.column("lang").chunk(0)
+    if pc.any(pc.not_equal(given, "")).as_py():
+        codes = given.dictionary_encode()
+        known = [language_of(code, "", "") if code else "" for code in codes.dictionary.to_pylist()]
+        named = np.array(known, object)[np.asarray(codes.indices)]
+        lang = np.where(named == "", lang, named)
+    traditional = question[:, scan.TRADITIONAL].astype(np.int64) + answer[:, scan.TRADITIONAL]
+    script = np.where(lang == "zh", np.where(traditional > 0, "Hant", "Hans"), "")
+    return lang.astype(object), script.astype(object)
+
+
+def _detected(found: scan.Counts) -> npt.NDArray[np.object_]:
+    """`language.detect_language` from what a scan has counted."""
+    count = {n: found[:, n].astype(np.int64) for n in range(scan.COLUMNS)}
+    latin, han, kana = count[scan.LATINS], count[scan.HANS_CHARS], count[scan.KANAS]
+    letters = latin + han + kana + count[scan.LETTERS]
+    english, foreign = count[scan.ENGLISHES], count[scan.FOREIGNS]
+    plain = count[scan.ACCENTED] < ACCENTED_SHARE * letters
+    reads_english = np.where(
+        english + foreign > 0,
+        (english > foreign) | ((english == foreign) & plain),
+        (count[scan.LATIN_WORDS] < PROSE_WORDS) & plain,
+    )
+    lang = np.where((latin >= LATIN_SHARE * letters) & reads_english, "en", "other")
+    lang = np.where(han >= HAN_SHARE * letters, "zh", lang)
+    none: npt.NDArray[np.object_] = np.where((letters == 0) | (kana >= OTHER_SHARE * letters), "other", lang)
+    return none
+
+
+def _needs_rules(raw: pa.Table, question: _Column, answer: _Column, lang: npt.NDArray[np.object_], settings: CleanConfig) -> Mask:
+    """Which rows are left to `clean_row`."""
+    if tuple(step for step in settings.steps if step in TEXT_STEPS) != tuple(TEXT_STEPS) or (
+        settings.mask or settings.chinese != "keep"
+    ):
+        return np.ones(len(raw), np.bool_)
+    slow: Mask = question.slow | answer.slow | ~np.isin(lang, settings.languages)
+    slow |= np.asarray(pc.or_(pc.not_equal(raw.column("reason"), ""), pc.match_substring(raw.column("id"), REPLACEMENT)))
+    for column, shortest, longest in (
+        (question.found, settings.min_question_chars, settings.max_question_chars),
+        (answer.found, settings.min_answer_chars, settings.max_answer_chars),
+    ):
+        slow |= _may_be_refused(column, shortest, longest, settings)
+    if "contacts" in settings.steps:
+        slow |= _may_be_contact(answer.found)
+    return slow
+
+
+def _may_be_refused(found: scan.Counts, shortest: int, longest: int, settings: CleanConfig) -> Mask:
+    chars, flags = found[:, scan.CHARS], found[:, scan.FLAGS]
+    says = found[:, [scan.LATINS, scan.HANS_CHARS, scan.KANAS, scan.LETTERS, scan.DIGITS]].sum(axis=1)
+    refused: Mask = (chars < shortest) | (chars > longest) | (says == 0) | (flags & scan.F_REPEATS > 0)
+    symbols = found[:, scan.SYMBOLS] / np.maximum(1, chars - found[:, scan.BLANKS])
+    markers = found[:, scan.MARKERS]
+    return refused | (symbols > settings.max_symbol_share) | (
+        (markers > 3) & (markers > settings.max_marker_share * found[:, scan.WORDS])
+    )
+
+
+def _may_be_contact(found: scan.Counts) -> Mask:
+    flags = found[:, scan.FLAGS]
+    address = (flags & (scan.F_AT | scan.F_WEB | scan.F_LINK) > 0) | (found[:, scan.DIGITS] >= 7)
+    contact: Mask = (flags & scan.F_STRONG_CONTACT > 0) | ((flags & scan.F_CONTACT > 0) & address)
+    return contact
+
+
+def _of(outcome: QARecord | Rejected, name: str) -> str:
+    return str(getattr(outcome, name, ""))
+
+
+def _filled(values: npt.NDArray[np.object_], slow: Mask, others: Sequence[str]) -> pa.Array:
+    values[slow] = others
+    return pa.array(values, pa.string())
+
+
+def _ids(raw: pa.Table, file: InputFile) -> pa.Array:
+    given = raw.column("id").chunk(0)
+    if pc.all(pc.not_equal(given, "")).as_py():
+        return given
+    numbered = pa.array([f"{file.label}-{ordinal:04d}" for ordinal in raw.column("ordinal").to_pylist()], pa.string())
+    return pc.if_else(pc.equal(given, ""), numbered, given)
+
+
+def _account(
+    rows: _Rows, traces: dict[int, Trace], changes: Bytes, slow: Mask
+) -> tuple[Counter[str], dict[str, list[tuple[str, str]]]]:
+    """How many rows each step changed, and the first of them, before and after."""
+    changed = Counter(step for trace in traces.values() for step in trace)
+    places: dict[str, list[int]] = {}
+    for row, trace in traces.items():
+        for step in trace:
+            places.setdefault(step, []).append(row)
+    for step, bit in _SIMPLE.items():
+        found = np.flatnonzero((changes & bit > 0) & ~slow)
+        if len(found):
+            changed[step] += len(found)
+            places.setdefault(step, []).extend(found[:EXAMPLES].tolist())
+    examples: dict[str, list[tuple[str, str]]] = {}
+    for step in sorted(places):
+        first = sorted(places[step])[:EXAMPLES]
+        examples[step] = [(traces.get(row) or rows.outcome(row)[1])[step] for row in first]
+    return changed, examples

@@ -12,7 +12,9 @@ from ragray.dataprep.normalize import tidy_spaces
 
 _SENTENCE = re.compile(r"(?:[^。！？!?；;.]|\.(?=\S))+(?:[。！？!?；;]+|\.|$)[”’\"')）】]*\s*")
 _TRIGGER = re.compile(
-    "联系|咨询|热线|微信|电话|客服|来电|扫码|公众号|QQ|contact|call|e-?mail|phone|tel|whatsapp|wechat|hotline", re.IGNORECASE
+    "联系|咨询|热线|微信|电话|客服|来电|扫码|公众号|"
+    "(?<![A-Za-z\u00c0-\u024f])(?:qq|contact|call|e?mail|phone|tel|whatsapp|wechat|hotline)(?![A-Za-z\u00c0-\u024f])",
+    re.IGNORECASE,
 )
 _ASKED = re.compile(
     "联系|咨询|热线|微信|电话|客服|邮箱|地址|官网|QQ|contact|phone|e-?mail|call|reach|address|support|website|whom?|number",
@@ -20,7 +22,7 @@ _ASKED = re.compile(
 )
 _ADDRESS = re.compile(
     r"https?://[^\s，。；）)]+|www\.[^\s，。；）)]+|[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,255}|"
-    r"(?:微信号?|wechat|vx|qq|QQ群?)[:： ]{0,3}[A-Za-z0-9_-]{5,20}|\+?\(?\d[\d()（） -]{5,20}\d",
+    r"(?:微信号?|wechat|vx|qq|QQ群?)[:： ]{0,3}[A-Za-z0-9_-]{5,20}|\+?\(?\d(?:[()（） -]{0,2}\d){6,15}",
     re.IGNORECASE,
 )
 _CHINESE = re.compile(

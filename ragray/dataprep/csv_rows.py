@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ragray.dataprep.faq_file import FaqFile, check_columns, row_of_values
-from ragray.dataprep.rows import RawRow, columns_table, raw_table
+from ragray.dataprep.rows import FIELDS, TOO_LARGE, RawRow, columns_table, raw_table
 from ragray.dataprep.sources import MAX_ROW_CHARS, CutLine, lines_of
 
 _MAX_LINES_OF_A_ROW = 1000  # with line breaks in it; an open quote must not swallow the file
@@ -98,7 +98,7 @@ class CsvReader:
             return None
         line, cells, text = found
         if isinstance(text, CutLine):
-            return RawRow.unreadable(line, "too_large", f"has more than {MAX_ROW_CHARS:,} characters", text)
+            return RawRow.unreadable(line, "too_large", TOO_LARGE, text)
         if cells is None:
             return RawRow.unreadable(line, "broken_line", "its quotes do not match", text)
         if len(cells) != len(self._names):
@@ -154,8 +154,7 @@ class CsvReader:
         if not rows or np.diff(ends).max() > _MAX_LINES_OF_A_ROW or np.diff(chars).max() > MAX_ROW_CHARS:
             return None, 0
         place = {name: n for n, name in enumerate(self._names)}  # of two columns of one name, the last
-        columns = self._file.columns
-        fields = {"question": columns.question, "answer": columns.answer, "id": columns.id, "lang": columns.lang}
+        fields = {field: getattr(self._file.columns, field) for field in FIELDS}
         values = list(zip(*rows, strict=True))
         if any(name is not None and name not in place for name in fields.values()):
             return None, 0

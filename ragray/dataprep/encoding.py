@@ -31,7 +31,6 @@ _MIN_HIGH_BYTES = 256
 _GUESSED_BYTES = 1 << 16
 # No byte below 0x30 is part of a longer character in UTF-8, GB18030 or Big5, so it is safe to cut there.
 _SAFE_CUT = re.compile(rb"[\x00-\x2f]+")
-_HIGH_PAIR = re.compile(rb"[\x81-\xfe][\x40-\xfe]")
 _HIGH_BYTE = re.compile(rb"[\x80-\xff]")
 # The most frequent characters of running Chinese text, simplified and traditional: about a third of any text.
 _FREQUENT = frozenset(
@@ -41,6 +40,7 @@ _FREQUENT = frozenset(
     "這來國個說們為時會著過學對裡後麼沒於還發當開無見經頭動兩長樣現將與進實問題請裝務據數設電話療醫藥"
     "，。、？！：；（）「」《》"
 )
+_MAX_DAMAGED_SHARE = 0.5
 _MIN_CHINESE_SHARE = 0.02
 _MIN_UTF16_SHARE = 0.15
 _WESTERN_PUNCTUATION = re.compile(rb"[\x80\x82\x84\x85\x8b\x91-\x97\x99\x9b\xa0\xa3\xa9\xab\xae\xb0\xb7\xbb\xbd]")
@@ -80,15 +80,15 @@ def declared_encoding(head: bytes) -> str:
 
 
 def _by_votes(pieces: Sequence[bytes], start: bytes) -> str:
-    """The encoding in which at least half of the pieces beyond ASCII are text."""
-    if 2 * sum(_decodes(piece, "utf-8") for piece in pieces) >= len(pieces):
+    """The encoding in which most of the pieces beyond ASCII are text."""
+    joined = b" ".join(pieces)
+    if _damaged_share(joined.decode("utf-8", "replace")) <= _MAX_DAMAGED_SHARE:
         return "utf-8"
     shares: dict[str, float] = {}
     for name in ("gb18030", "big5hkscs"):
-        sound = [piece for piece in pieces if _decodes(piece, name) and _is_paired(piece)]
-        if 2 * len(sound) >= len(pieces):
-            share = _frequent_share("".join(piece.decode(name) for piece in sound))
-            shares[name] = share
+        text = joined.decode(name, "replace")
+        if _damaged_share(text) <= _MAX_DAMAGED_SHARE:
+            shares[name] = _frequent_share(text)
     for name in ("utf-16-le", "utf-16-be"):
         share = _frequent_share(start[: len(start) // 2 * 2].decode(name, "ignore"))
         if share > max(_MIN_UTF16_SHARE, *shares.values(), 0.0):
@@ -121,11 +121,10 @@ def _decodes(piece: bytes, encoding: str) -> bool:
     return True
 
 
-def _is_paired(piece: bytes) -> bool:
-    """Whether high bytes mostly open pairs, as in Chinese text and unlike a Latin text with accents."""
-    high = len(_HIGH_BYTE.findall(piece))
-    lone = len(re.findall(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])", piece))
-    return len(_HIGH_PAIR.findall(piece)) > 0 and 2 * lone <= high
+def _damaged_share(text: str) -> float:
+    """The share of replaced characters among all beyond ASCII."""
+    beyond = len(text) - len(text.encode("ascii", "ignore"))
+    return text.count("\ufffd") / beyond if beyond else 0.0
 
 
 def _frequent_share(text: str) -> float:

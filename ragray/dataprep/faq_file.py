@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ragray.config import ColumnsConfig
-from ragray.dataprep.rows import RawRow
+from ragray.dataprep.rows import FIELDS, RawRow
 from ragray.dataprep.sources import InputFile
 from ragray.errors import DataError
 
@@ -45,8 +45,11 @@ class FilePart:
 
 def wanted_columns(columns: ColumnsConfig) -> list[str]:
     """The names of the columns that are read, each once."""
-    names = (columns.question, columns.answer, columns.id, columns.lang)
-    return list(dict.fromkeys(name for name in names if name))
+    return list(dict.fromkeys(name for name in _names(columns) if name))
+
+
+def _names(columns: ColumnsConfig) -> list[str | None]:
+    return [getattr(columns, field) for field in FIELDS]
 
 
 def root_of(name: str) -> str:
@@ -60,8 +63,7 @@ def check_columns(file: FaqFile, known: Collection[str]) -> None:
     Raises:
         DataError: the file lacks one; the message names the one that is most like it.
     """
-    for field in ("question", "answer", "id", "lang"):
-        wanted = getattr(file.columns, field)
+    for field, wanted in zip(FIELDS, _names(file.columns), strict=True):
         if wanted is None or wanted in known or root_of(wanted) in known:
             continue
         close = difflib.get_close_matches(wanted, sorted(known), n=1)
@@ -86,17 +88,18 @@ def row_of_object(entry: object, columns: ColumnsConfig, line: int, text: str) -
 def row_of_values(values: Mapping[str, Any], columns: ColumnsConfig, line: int, text: str) -> RawRow:
     """A row from named values; numbers become text; lists, objects, NaN and infinity do not."""
     fields = []
-    for name in (columns.question, columns.answer, columns.id, columns.lang):
+    for name in _names(columns):
         value = _value(values, name) if name else None
         value = None if value is _MISSING else value
         if value is not None and not _is_text(value):
             kind = value if isinstance(value, float) else type(value).__name__
             return RawRow.unreadable(line, "not_text", f"{name} is not text but {kind}", text)
         fields.append("" if value is None else str(value))
-    question, answer, id_, lang = fields
-    if columns.id and not id_.strip():
+    question, answer, *others = fields
+    others = [other.strip() for other in others]
+    if columns.id and not others[0]:
         return RawRow.unreadable(line, "empty_id", f"{columns.id} is empty", text)
-    return RawRow.readable(line, question, answer, id_.strip(), lang.strip())
+    return RawRow.readable(line, question, answer, *others)
 
 
 def _is_text(value: object) -> bool:

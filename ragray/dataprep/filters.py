@@ -12,6 +12,7 @@ from collections import Counter
 
 from ragray.config import CleanConfig, RepetitionConfig
 from ragray.dataprep.language import HAN
+from ragray.dataprep.normalize import CODE
 
 Verdict = tuple[str, str] | None
 
@@ -23,19 +24,29 @@ TOP_SIZES, REPEAT_SIZES = (2, 3, 4), (5, 6, 7, 8, 9, 10)
 _WORD = re.compile(rf"[{HAN}]|[^\W_{HAN}]+")
 _HAN = re.compile(f"[{HAN}]")
 _ELLIPSIS = re.compile(r"\.\.\.|…")
+_LINK = re.compile(r"\w+://[^\s，。；）)]+|(?<=\])\([^()\s]*\)")
 _PLACEHOLDER = re.compile(r"\blorem ipsum\b", re.IGNORECASE)
 
 
 def verdict(name: str, text: str, settings: CleanConfig) -> Verdict:
     """The first filter's answer that is not "keep". `name` is "question" or "answer"."""
     words = _WORD.findall(text)
+    prose = without_code_and_links(text)
+    prose_words = words if prose is text else _WORD.findall(prose)
     return (
         _symbols(name, text, settings.max_symbol_share)
         or _markers(name, text, len(words), settings.max_marker_share)
         or (("placeholder", f"the {name} is placeholder text (lorem ipsum)") if _PLACEHOLDER.search(text) else None)
-        or _repeated_lines(name, text, settings.repetition)
-        or _repeated_ngrams(name, words, settings.repetition)
+        or _repeated_lines(name, prose, settings.repetition)
+        or _repeated_ngrams(name, prose_words, settings.repetition)
     )
+
+
+def without_code_and_links(text: str) -> str:
+    """`text` without code and addresses: options and paths repeat, and that is no noise."""
+    if "`" not in text and "~~~" not in text and "://" not in text and "](" not in text:
+        return text
+    return _LINK.sub(" ", CODE.sub(" ", text))
 
 
 def _symbols(name: str, text: str, limit: float) -> Verdict:
@@ -49,7 +60,7 @@ def _symbols(name: str, text: str, limit: float) -> Verdict:
 
 def _markers(name: str, text: str, words: int, limit: float) -> Verdict:
     """Hash signs and ellipses for each word (Gopher: 0.1); three of them are always allowed."""
-    found = text.count("#") + len(_ELLIPSIS.findall(text))
+    found = text.count("#") + len(_ELLIPSIS.findall(text)) if "#" in text or "…" in text or ".." in text else 0
     if found <= 3 or found <= limit * words:
         return None
     return "markers", f"the {name} has {found} # and ellipses for {words} words, data.clean.max_marker_share is {limit}"
@@ -72,9 +83,9 @@ def _repeated_lines(name: str, text: str, limits: RepetitionConfig) -> Verdict:
 
 
 def _repeated_ngrams(name: str, words: list[str], limits: RepetitionConfig) -> Verdict:
-    if len(words) < limits.min_words:
-        return None
     scale = ngram_scale(sum(map(len, filter(_HAN.match, words))), len(words))
+    if len(words) < limits.min_words * scale:
+        return None
     for setting, sizes, shares, measure in (
         ("top_ngrams", TOP_SIZES, limits.top_ngrams, _top_share),
         ("ngrams", REPEAT_SIZES, limits.ngrams, _repeated_share),

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ragray.config import ColumnsConfig
 from ragray.dataprep.faq_file import FaqFile, FilePart, check_columns, row_of_object, wanted_columns
 from ragray.dataprep.line_chunks import MAX_LINE_BYTES, Chunk, chunks_of
-from ragray.dataprep.rows import RawRow, columns_table, raw_table
+from ragray.dataprep.rows import FIELDS, TOO_LARGE, RawRow, columns_table, raw_table
 from ragray.dataprep.sources import MAX_ROW_CHARS, read_text
 from ragray.errors import DataError
 
@@ -34,7 +34,7 @@ def json_rows(file: FaqFile) -> Iterator[RawRow]:
     """
     text = read_text(file.file.path, file.encoding)
     try:
-        tree = json.loads(text)
+        tree = _loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{file.file.source}: not valid JSON: {error}",
@@ -51,6 +51,16 @@ def json_rows(file: FaqFile) -> Iterator[RawRow]:
     for number, entry in enumerate(entries, 1):
         row = row_of_object(entry, file.columns, number, "")
         yield row_of_object(entry, file.columns, number, _shown(entry)) if row.reason else row
+
+
+def _loads(text: str) -> Any:
+    """What a JSON text holds; where it has an integer too long for Python, its integers as text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return json.loads(text, parse_int=str)
 
 
 def _only_list(tree: object) -> list[Any] | None:
@@ -75,13 +85,13 @@ class LineReader:
         self._file = part.file
         self._seen: dict[str, None] = {}
         self._objects = 0
+        self._is_whole = part.end is None
         self.is_checked = part.start > 0  # the first part has done it
 
     def rows(self, chunk: Chunk) -> Iterator[RawRow]:
         """The rows of a chunk, without ordinals."""
         if chunk.is_cut:
-            detail = f"has more than {MAX_ROW_CHARS:,} characters"
-            yield RawRow.unreadable(chunk.line, "too_large", detail, chunk.content[:4096].decode("utf-8", "replace"))
+            yield RawRow.unreadable(chunk.line, "too_large", TOO_LARGE, chunk.content[:4096].decode("utf-8", "replace"))
             return
         lines = chunk.content.split(b"\n")[:-1]
         for number, raw in enumerate(lines, chunk.line):
@@ -91,26 +101,29 @@ class LineReader:
 
     def _row(self, line: str, number: int) -> RawRow:
         if len(line) > MAX_ROW_CHARS:
-            return RawRow.unreadable(number, "too_large", f"has more than {MAX_ROW_CHARS:,} characters", line)
+            return RawRow.unreadable(number, "too_large", TOO_LARGE, line)
         try:
-            entry = json.loads(line)
+            entry = _loads(line)
         except (ValueError, RecursionError) as error:
             return RawRow.unreadable(number, "broken_line", f"not a JSON object: {error}", line)
         if isinstance(entry, dict) and not self.is_checked:
             self._seen |= dict.fromkeys(entry)
             self._objects += 1
             if self._objects == _ROWS_BEFORE_COLUMN_CHECK:
-                self.finish()
+                self._check()
         return row_of_object(entry, self._file.columns, number, line)
 
     def finish(self) -> None:
-        """Compare the columns of what was read.
+        """Compare the columns of a file with fewer objects. A first part that has fewer does not show them all.
 
         Raises:
             DataError: one is missing.
         """
-        if self._objects and not self.is_checked:
-            check_columns(self._file, self._seen)
+        if self._objects and self._is_whole and not self.is_checked:
+            self._check()
+
+    def _check(self) -> None:
+        check_columns(self._file, self._seen)
         self.is_checked = True
 
 
@@ -148,7 +161,7 @@ def _parsed(chunk: Chunk, columns: ColumnsConfig) -> pa.Table | None:
 
     ends = _tidy_ends(chunk.content)
     names = wanted_columns(columns)
-    if ends is None or any("." in name for name in names) or b"\\u0000" in chunk.content:
+    if ends is None or any("." in name for name in names):
         return None
     schema = _schema(chunk.content[: ends[0]], columns)
     if schema is None:
@@ -164,12 +177,10 @@ def _parsed(chunk: Chunk, columns: ColumnsConfig) -> pa.Table | None:
     if len(table) != len(ends):
         return None
     found = {}
-    for field in ("question", "answer", "id", "lang"):
+    for field in FIELDS:
         if name := getattr(columns, field):
-            column = table.column(name).combine_chunks()
-            found[field] = column if column.type == pa.string() else column.cast(pa.string())
-    if columns.lang:
-        found["lang"] = found["lang"].fill_null("")
+            column = table.column(name).combine_chunks().cast(pa.string())
+            found[field] = column if field in ("question", "answer", "id") else column.fill_null("")
     return columns_table(found, pa.array(np.arange(chunk.line, chunk.line + len(ends))))
 
 
@@ -178,27 +189,29 @@ def _tidy_ends(content: bytes) -> npt.NDArray[np.int64] | None:
     signs = np.frombuffer(content, np.uint8)
     ends = np.flatnonzero(signs == _NEWLINE)
     starts = np.concatenate(([0], ends[:-1] + 1))
+    if not (signs[starts] == _OPEN).all():
+        return None
     last = signs[ends - 1]
-    last = np.where(last == _RETURN, signs[ends - 2], last)
-    if not ((signs[starts] == _OPEN).all() and (last == _CLOSE).all()):
+    last = np.where(last == _RETURN, signs[np.maximum(ends - 2, 0)], last)
+    if not (last == _CLOSE).all():
         return None
     if (ends - starts).max() > MAX_ROW_CHARS:
         return None
     brackets = (signs == _OPEN) | (signs == _LIST)
-    if np.count_nonzero(brackets) - len(ends) > _MAX_BRACKETS:
-        if np.add.reduceat(brackets, starts, dtype=np.int64).max() > _MAX_BRACKETS:
-            return None
-    return ends
+    if np.count_nonzero(brackets) - len(ends) <= _MAX_BRACKETS:
+        return ends
+    return ends if np.add.reduceat(brackets, starts, dtype=np.int64).max() <= _MAX_BRACKETS else None
 
 
 def _schema(first_line: bytes, columns: ColumnsConfig) -> pa.Schema | None:
-    """All columns as text, but an id as a number if the first line has one."""
-    types = {name: pa.string() for name in wanted_columns(columns)}
-    if columns.id and columns.id not in (columns.question, columns.answer, columns.lang):
+    """All columns as text, but those as numbers (an id, a group) in which the first line has one."""
+    names = wanted_columns(columns)
+    types = dict.fromkeys(names, pa.string())
+    if len(names) > 2:
         try:
             entry = json.loads(first_line)
         except (ValueError, RecursionError):
             return None
-        if type(entry.get(columns.id)) is int:
-            types[columns.id] = pa.int64()
+        texts = (columns.question, columns.answer)
+        types |= {name: pa.int64() for name in names if name not in texts and type(entry.get(name)) is int}
     return pa.schema(list(types.items()))

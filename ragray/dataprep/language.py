@@ -20,19 +20,26 @@ HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 Script = Literal["Hans", "Hant"]
 
 _HAN = re.compile(f"[{HAN}]")
-_KANA_OR_HANGUL = re.compile("[\u3040-\u30ff\u1100-\u11ff\uac00-\ud7af]")
+KANA_OR_HANGUL = re.compile("[\u3040-\u30ff\u1100-\u11ff\uac00-\ud7af]")
 _LATIN = re.compile("[A-Za-z]")
 _LETTER = re.compile(r"[^\W\d_]")
-_HAN_SHARE = 0.15  # a Chinese question may be mostly the names of commands
-_LATIN_SHARE = 0.8  # plain Latin letters; below, the text has the accents of another language
-_OTHER_SHARE = 0.1
+HAN_SHARE = 0.15  # a Chinese question may be mostly the names of commands
+LATIN_SHARE = 0.8  # plain Latin letters; below, the text has the accents of another language
+OTHER_SHARE = 0.1
 _LATIN_WORD = re.compile("[A-Za-z\u00c0-\u024f]+")
 _ACCENTED = re.compile("[\u00c0-\u024f]")
-_ACCENTED_SHARE = 0.02
-_PROSE_WORDS = 12  # from so many words on, English has one of its function words
+ACCENTED_SHARE = 0.02
+PROSE_WORDS = 12  # from so many words on, English has one of its function words
 _WORD_BYTES = 8
-_ENGLISH = frozenset(word.encode() for word in ENGLISH)
-_FOREIGN = frozenset(word.encode() for word in FOREIGN)
+
+
+def _short(words: frozenset[str]) -> frozenset[bytes]:
+    """Words of a length that compiled code holds in one number."""
+    return frozenset(word.encode() for word in words if len(word.encode()) <= _WORD_BYTES)
+
+
+_ENGLISH = _short(ENGLISH)
+_FOREIGN = _short(FOREIGN)
 
 
 def has_han(text: str) -> bool:
@@ -50,11 +57,11 @@ def detect_language(text: str) -> Lang:
     if not letters:
         return "other"
     han = len(_HAN.findall(text))
-    if len(_KANA_OR_HANGUL.findall(text)) >= _OTHER_SHARE * letters:
+    if len(KANA_OR_HANGUL.findall(text)) >= OTHER_SHARE * letters:
         return "other"
-    if han >= _HAN_SHARE * letters:
+    if han >= HAN_SHARE * letters:
         return "zh"
-    if len(_LATIN.findall(text)) < _LATIN_SHARE * letters:
+    if len(_LATIN.findall(text)) < LATIN_SHARE * letters:
         return "other"
     words = [word.encode().lower() for word in _LATIN_WORD.findall(text)]
     english, foreign = (sum(word in known for word in words) for known in (_ENGLISH, _FOREIGN))
@@ -67,8 +74,8 @@ def reads_english(words: int, english: int, foreign: int, accented: int, letters
     A text without any of them is English, unless it is long or has accents: most are names, commands and keywords.
     """
     if english or foreign:
-        return english > foreign or (english == foreign and accented < _ACCENTED_SHARE * letters)
-    return words < _PROSE_WORDS and accented < _ACCENTED_SHARE * letters
+        return english > foreign or (english == foreign and accented < ACCENTED_SHARE * letters)
+    return words < PROSE_WORDS and accented < ACCENTED_SHARE * letters
 
 
 def script_of(text: str) -> Script:

@@ -26,14 +26,17 @@ _STANDALONE = frozenset(
     {"br", "hr", "img", "p", "li", "tr", "td", "th", "dt", "dd", "wbr", "col"}
 )  # need no closing tag
 _BLOCK = "p,div,hr,li,dt,dd,tr,h1,h2,h3,h4,h5,h6,pre,blockquote,section,article,header,footer,figure,caption"
+_BLOCKS = frozenset(_BLOCK.split(",")) - {"pre"} | {"br"}
+_INLINE = "b|strong|i|em|u|s|span|small|big|sub|sup|font|mark|abbr|ul|ol|dl"
+_SIMPLE_TAG = re.compile(rf"</?({'|'.join(sorted(_BLOCKS, key=len, reverse=True))}|{_INLINE})\s*/?>", re.IGNORECASE)
 _TAG = re.compile(rf"<(/?)({_TAGS})(\s[^<>]*|\s*/)?>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
-_CODE = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)[^\S\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)[^\S\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _TEMPLATE = re.compile(r"(?<!\$)(?:\{\{\{[^{}\n]{0,200}\}\}\}|\{\{[^{}\n]{0,200}\}\}|\{%[^\n]{0,200}?%\})")
-_INVISIBLE = re.compile(
+INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\ue000\ue001]"
 )
-_INVISIBLE_BUT_MARKS = re.compile(_INVISIBLE.pattern.replace("\ue000\ue001", ""))
-_LINE_BREAK = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+_INVISIBLE_BUT_MARKS = re.compile(INVISIBLE.pattern.replace("\ue000\ue001", ""))
+LINE_BREAK = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _SPACES = re.compile(r"[^\S\n]+")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _HELD = re.compile("\ue000(\\d+)\ue001")
@@ -87,9 +90,9 @@ def normal_form(text: str) -> str:
     """
     if text.isascii():
         return text
-    table = _compatibility_table()
+    table = compatibility_table()
     if has_han(text):
-        table = _chinese_table()
+        table = chinese_table()
     return unicodedata.normalize("NFC", text.translate(table))
 
 
@@ -101,7 +104,7 @@ def tidy_spaces(text: str) -> str:
 
 def remove_invisible(text: str) -> str:
     """`text` with "\\n" line breaks and without control and zero-width characters."""
-    return _INVISIBLE.sub("", _LINE_BREAK.sub("\n", text))
+    return INVISIBLE.sub("", LINE_BREAK.sub("\n", text))
 
 
 def repair_mojibake(text: str) -> str:
@@ -130,7 +133,7 @@ def without_templates(text: str) -> str:
 
 
 def _invisible_step(text: str) -> str:
-    return _INVISIBLE_BUT_MARKS.sub("", _LINE_BREAK.sub("\n", text))
+    return _INVISIBLE_BUT_MARKS.sub("", LINE_BREAK.sub("\n", text))
 
 
 def _without_marks(text: str) -> str:
@@ -148,20 +151,30 @@ def _hold_code(text: str) -> tuple[str, list[str]]:
         code.append(match[0])
         return f"{_OPEN}{len(code) - 1}{_CLOSE}"
 
-    return _CODE.sub(hold, text), code
+    return CODE.sub(hold, text), code
 
 
 def _without_tags(text: str) -> str:
     """The text of an HTML fragment; a text without real tags is returned as it is."""
-    if "<" not in text or not any(_is_markup(match, text) for match in _TAG.finditer(text)):
+    if "<" not in text:
         return text
+    found = [(match, _is_markup(match, text)) for match in _TAG.finditer(text)]
+    if not any(is_markup for _, is_markup in found):
+        return text
+    if all(is_markup and _SIMPLE_TAG.fullmatch(match[0]) for match, is_markup in found):
+        return _SIMPLE_TAG.sub(_shown_tag, text)
     pieces, end = [], 0
-    for match in _TAG.finditer(text):
+    for match, is_markup in found:
         pieces.append(text[end : match.start()].replace("<", "&lt;"))
-        pieces.append(match[0] if _is_markup(match, text) else match[0].replace("<", "&lt;"))
+        pieces.append(match[0] if is_markup else match[0].replace("<", "&lt;"))
         end = match.end()
     pieces.append(text[end:].replace("<", "&lt;"))
     return _text_of("".join(pieces))
+
+
+def _shown_tag(match: re.Match[str]) -> str:
+    """What a tag without attributes is to a reader: a new line, or nothing."""
+    return "\n" if match[1].lower() in _BLOCKS else ""
 
 
 def _text_of(fragment: str) -> str:
@@ -196,7 +209,7 @@ def _is_markup(match: re.Match[str], text: str) -> bool:
 
 
 @functools.cache
-def _compatibility_table() -> dict[int, str]:
+def compatibility_table() -> dict[int, str]:
     """NFKC of each character that it changes, except those that must stay."""
     table = {}
     for code in range(0xA0, 0x20000):
@@ -211,8 +224,9 @@ def _compatibility_table() -> dict[int, str]:
 
 
 @functools.cache
-def _chinese_table() -> dict[int, str]:
-    return {code: form for code, form in _compatibility_table().items() if chr(code) not in _CHINESE_PUNCTUATION}
+def chinese_table() -> dict[int, str]:
+    """`compatibility_table` for a text with Chinese characters."""
+    return {code: form for code, form in compatibility_table().items() if chr(code) not in _CHINESE_PUNCTUATION}
 
 
 TEXT_STEPS: Mapping[str, Step] = {

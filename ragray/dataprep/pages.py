@@ -147,6 +147,8 @@ class _Writer:
         self._break()
         if tag in ("ul", "ol") and self._lists:
             self._lists.pop()
+        if tag in ("ul", "ol", "li"):
+            self._mark = ""
         if tag in _SPACED and self._is_free() and not self._lists:
             self.outline.line(self._place, "")
         if tag in ("dl", "details") and self._returns:
@@ -154,11 +156,10 @@ class _Writer:
 
     def flush(self) -> None:
         """Write the lines at hand."""
-        prefix, self._mark = self._mark, ""
         for line in "".join(self._text).replace("``", "").split("\n") if self._text else ():
             if words := " ".join(line.split()):
-                self.outline.line(self._place, prefix + words)
-                prefix = " " * len(prefix)
+                self.outline.line(self._place, self._mark + words)
+                self._mark = " " * len(self._mark) if self._lists else ""
         self._text = []
 
     def _break(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ragray.dataprep.faq_file import FaqFile, FilePart, check_columns, root_of, row_of_values, wanted_columns
-from ragray.dataprep.rows import RawRow, columns_table, raw_table
+from ragray.dataprep.rows import FIELDS, RawRow, columns_table, raw_table
 from ragray.dataprep.sources import explained, is_packed, read_bytes
 from ragray.errors import DataError
 
@@ -123,7 +123,7 @@ def _plain(column: pa.Array) -> pa.Array:
 def _converted(batch: pa.RecordBatch, file: FaqFile, first: int) -> pa.Table | None:
     """The rows of a batch by whole columns; None where that might differ from reading them one by one."""
     found = {}
-    for field in ("question", "answer", "id", "lang"):
+    for field in FIELDS:
         name = getattr(file.columns, field)
         if name is None:
             continue

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from ragray.dataprep.outline import Outline, Section
-from ragray.dataprep.rows import RawRow
+from ragray.dataprep.rows import TOO_LARGE, RawRow
 from ragray.dataprep.sources import MAX_ROW_CHARS, CutLine
 
 _QUESTION = re.compile(r"^\s*(?:Q|question|问题|问|提问)\s*\d*\s*[:：]\s*(.*)$", re.IGNORECASE | re.DOTALL)
@@ -41,9 +41,7 @@ class _Pair:
     def row(self) -> RawRow:
         question, answer = "".join(self._question), "".join(self._answer)
         if self._size > MAX_ROW_CHARS:
-            return RawRow.unreadable(
-                self._line, "too_large", f"has more than {MAX_ROW_CHARS:,} characters", question or answer
-            )
+            return RawRow.unreadable(self._line, "too_large", TOO_LARGE, question or answer)
         return RawRow.readable(self._line, question, answer)
 
 

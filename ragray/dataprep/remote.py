@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ragray.errors import DataError
 
-_URI = re.compile(r"(?P<root>[a-z][a-z0-9+]*://[^/]*)/?(?P<key>[^?#]*)(?:\?(?P<options>[a-z_]+=.*))?", re.DOTALL)
+_URI = re.compile(r"(?P<root>[a-z][a-z0-9+]*://[^/]*)/?(?P<key>.*?)(?:\?(?P<options>[a-z_]+=.*))?", re.DOTALL)
 _SCHEMES = ("s3", "gs", "file")
 
 

@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 
 from ragray.dataprep.sources import MAX_ROW_CHARS, REPLACEMENT
 
+FIELDS = ("question", "answer", "id", "lang", "group", "split")  # that a column can hold, in this order
 SHOWN_CHARS = 200  # of a rejected row's text
+TOO_LARGE = f"has more than {MAX_ROW_CHARS:,} characters"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -39,7 +41,15 @@ class RawRow:
 
     @classmethod
     def readable(cls, line: int, *fields: str) -> RawRow:
-        """A row with its question, answer, id, language, group and split; lone surrogates become U+FFFD."""
+        """A row with its question, answer, id, language, group and split; lone surrogates become U+FFFD.
+
+        A row that holds NUL characters or more than `MAX_ROW_CHARS` is not readable after all.
+        """
+        shown = "".join(fields[:2])
+        if sum(map(len, fields)) > MAX_ROW_CHARS:
+            return cls.unreadable(line, "too_large", TOO_LARGE, shown)
+        if any("\0" in part for part in fields):
+            return cls(0, line, reason="bad_encoding", detail="holds NUL characters", text=_shown(shown))
         clean = [_SURROGATE.sub(REPLACEMENT, part) for part in fields]
         question, answer, id_, lang, group, split = clean + [""] * (6 - len(clean))
         return cls(0, line, question, answer, id_, lang, group=group, split=split)
@@ -85,7 +95,7 @@ def raw_tables(rows: Iterable[RawRow], block_rows: int) -> Iterator[pa.Table]:
 
 
 def columns_table(columns: dict[str, pa.Array], line: pa.Array) -> pa.Table | None:
-    """A table from whole columns (question, answer, and id and lang if given), without ordinals.
+    """A table from whole columns (of `FIELDS`: question, answer, and others if given), without ordinals.
 
     None where a row may need a closer look: a missing value, invalid UTF-8, a NUL, a text that is too long, an
     empty id.
@@ -97,7 +107,7 @@ def columns_table(columns: dict[str, pa.Array], line: pa.Array) -> pa.Table | No
             column.validate(full=True)
         except pa.ArrowInvalid:
             return None
-        if name in ("id", "lang"):
+        if name not in ("question", "answer"):
             columns[name] = column = pc.utf8_trim(column, characters=WHITE_SPACE)
         if name == "id" and pc.any(pc.equal(column, "")).as_py():
             return None

@@ -217,14 +217,13 @@ def lines_of(place: Place, encoding: str = "auto") -> Iterator[str]:
         text = _as_text(stream, name, place)
         held = ""
         while block := text.read(_BLOCK_CHARS):
-            cut = block.rfind("\n") + 1
+            held += block
+            cut = held.rfind("\n") + 1
             if cut:
-                yield from _lines_in(held + block[:cut])
-                held = block[cut:]
-            elif len(held) + len(block) <= MAX_ROW_CHARS:
-                held += block
-            else:
-                yield CutLine((held + block)[:MAX_ROW_CHARS])
+                yield from _lines_in(held[:cut])
+                held = held[cut:]
+            elif len(held) > MAX_ROW_CHARS:
+                yield CutLine(held[:MAX_ROW_CHARS])
                 held = _after_line(text)
         yield from _lines_in(held)
 
@@ -254,7 +253,7 @@ def encoding_of(place: Place, encoding: str, content: bytes | None = None) -> st
     if encoding != "auto":
         return encoding
     with explained(place), io.BytesIO(content) if content is not None else open_bytes(place) as stream:
-        return detect_encoding(cast(BinaryIO, stream))
+        return detect_encoding(stream)
 
 
 def page_text(place: Place, encoding: str = "auto") -> str:

@@ -37,6 +37,7 @@ from ragray.distributed.index import withholds_test_questions
 from ragray.distributed.rewording import Written, write_variants, writer_of
 from ragray.distributed.stage import Job, Stage
 from ragray.errors import DataError
+from ragray.evaluation.augment_report import write_augment_report
 from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.mining import Mined, Miner
 from ragray.schema import EvalQuestion, QARecord, records_of, table_of
@@ -75,6 +76,7 @@ def _build(job: Job) -> None:
     _write_rows(folder / "refused_variants.parquet", REFUSED, variants.listed)
     _write_rows(folder / "examples.parquet", EXAMPLES, examples)
     _write_negatives(folder, index, mined, config)
+    write_augment_report(folder, config.name, job.draft.counts, job.draft.metrics)
 
 
 def _checks(
@@ -252,7 +254,8 @@ STAGE = Stage(
     needs=("prepare", "index"),
     code=(
         "schema", "prompt", "dataprep", "retrieval", "distributed.augment", "distributed.endpoint",
-        "distributed.examples", "distributed.rewording",
+        "distributed.examples", "distributed.rewording", "evaluation.augment_report", "evaluation.data_charts",
+        "evaluation.samples", "evaluation.sections", "evaluation.drawing",
     ),
     settings=_settings,
     build=_build,
