@@ -23,6 +23,8 @@ from ragray.dataprep.rows import SHOWN_CHARS, RawRow
 from ragray.dataprep.sources import REPLACEMENT, InputFile
 from ragray.schema import QARecord, Rejected
 
+Trace = dict[str, tuple[str, str]]  # for each step: a text before and after all steps
+
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 
 
@@ -55,7 +57,7 @@ def clean_row(row: RawRow, file: InputFile, settings: CleanConfig) -> QARecord |
 
 def clean_and_trace(
     row: RawRow, file: InputFile, settings: CleanConfig
-) -> tuple[QARecord | Rejected, dict[str, tuple[str, str]]]:
+) -> tuple[QARecord | Rejected, Trace]:
     """The outcome of a row, and for each step that changed it the question and answer before and after."""
     if row.reason:
         return Rejected(file.source, row.line, row.reason, row.detail, row.text), {}
@@ -68,14 +70,8 @@ def clean_and_trace(
         return Rejected(file.source, row.line, "unprocessable", detail, _shown(row)), {}
 
 
-def _clean(
-    row: RawRow, file: InputFile, settings: CleanConfig
-) -> tuple[QARecord | Rejected, dict[str, tuple[str, str]]]:
-    question, of_question = clean_question(row.question, settings)
-    answer, of_answer = clean_answer(row.answer, question, settings)
-    trace = {step: (row.question, question) for step in of_question} | {
-        step: (row.answer, answer) for step in of_answer
-    }
+def _clean(row: RawRow, file: InputFile, settings: CleanConfig) -> tuple[QARecord | Rejected, Trace]:
+    question, answer, trace = clean_fields(row, settings)
     lang = language_of(row.lang, question, answer)
     fault = _fault(row, question, answer, settings) or _refused(lang, question, answer, settings)
     if fault is not None:
@@ -83,6 +79,14 @@ def _clean(
     script = script_of(question + answer) if lang == "zh" else ""
     id_ = row.id or f"{file.label}-{row.ordinal:04d}"
     return QARecord(id_, question, answer, lang, file.source, row.line, script=script), trace
+
+
+def clean_fields(row: RawRow, settings: CleanConfig) -> tuple[str, str, Trace]:
+    """The question and the answer after all row-wise steps, and what each step that changed them made of them."""
+    question, of_question = clean_question(row.question, settings)
+    answer, of_answer = clean_answer(row.answer, question, settings)
+    trace = {step: (row.question, question) for step in of_question}
+    return question, answer, trace | {step: (row.answer, answer) for step in of_answer}
 
 
 def clean_question(text: str, settings: CleanConfig) -> tuple[str, list[str]]:

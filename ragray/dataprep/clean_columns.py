@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from ragray.config import CleanConfig
 from ragray.dataprep import scan
 from ragray.dataprep.characters import Bytes
-from ragray.dataprep.clean import OUTCOME, Cleaned, clean_and_trace, language_of
+from ragray.dataprep.clean import OUTCOME, Cleaned, Trace, clean_and_trace, clean_fields, language_of
 from ragray.dataprep.language import ACCENTED_SHARE, HAN_SHARE, LATIN_SHARE, OTHER_SHARE, PROSE_WORDS
 from ragray.dataprep.normalize import TEXT_STEPS
 from ragray.dataprep.rewrite import BY_DROPPING, BY_MAPPING, BY_SPACING, gather, rewrite
@@ -27,33 +27,64 @@ from ragray.dataprep.sources import REPLACEMENT, InputFile
 from ragray.schema import QARecord, Rejected
 
 Mask = npt.NDArray[np.bool_]
-Trace = dict[str, tuple[str, str]]
 
 EXAMPLES = 3  # of each step
 _SIMPLE = {"invisible": BY_DROPPING, "unicode": BY_MAPPING, "whitespace": BY_SPACING}
-_TEXTS = ("id", "question", "answer", "lang", "script", "reason", "detail", "text")
+_TEXTS = ("question", "answer", "lang", "script", "reason", "detail", "text")
 
 
 def clean_columns(raw: pa.Table, file: InputFile, settings: CleanConfig) -> Cleaned:
     """The outcome of each row of a table of `rows.RAW_SCHEMA`."""
     raw = _whole(raw)
     question, answer = (_Column(raw.column(name).chunk(0), name == "question", settings) for name in ("question", "answer"))
-    lang, script = _languages(raw, question.found, answer.found)
+    lang, script = _languages(raw.column("lang").chunk(0), question.found, answer.found)
     slow = _needs_rules(raw, question, answer, lang, settings)
     rows = _Rows(raw, file, settings)
-    outcomes = [rows.outcome(row) for row in np.flatnonzero(slow).tolist()]
+    numbers = np.flatnonzero(slow)
+    others, traces = _by_rules(rows, raw.column("lang").chunk(0).take(pa.array(numbers)), numbers, settings)
     columns = {
-        "question": question.cleaned(slow, [_of(o, "question") for o, _ in outcomes]),
-        "answer": answer.cleaned(slow, [_of(o, "answer") for o, _ in outcomes]),
-        "id": _ids(raw, file),
-        "lang": _filled(lang, slow, [_of(o, "lang") for o, _ in outcomes]),
-        "script": _filled(script, slow, [_of(o, "script") for o, _ in outcomes]),
-    }
+        "question": question.cleaned(slow, others["question"]), "answer": answer.cleaned(slow, others["answer"]),
+        "id": _ids(raw, file), "lang": _filled(lang, slow, others["lang"]), "script": _filled(script, slow, others["script"]),
+    }  # fmt: skip
     for name in ("reason", "detail", "text"):
-        columns[name] = _filled(np.full(len(raw), "", object), slow, [_of(o, name) for o, _ in outcomes])
+        columns[name] = _filled(np.full(len(raw), "", object), slow, others[name])
     table = pa.table({"ordinal": raw.column("ordinal"), "line": raw.column("line")} | columns).select(OUTCOME.names)
-    traces = dict(zip(np.flatnonzero(slow).tolist(), (trace for _, trace in outcomes), strict=True))
     return Cleaned(table.cast(OUTCOME), *_account(rows, traces, question.changes | answer.changes, slow))
+
+
+def _by_rules(
+    rows: _Rows, given: pa.Array, numbers: scan.Ints, settings: CleanConfig
+) -> tuple[dict[str, list[str]], dict[int, Trace]]:
+    """The outcomes of single rows by name of column, and what each step did to them.
+
+    Steps are done in plain Python; what comes out is judged by compiled code where that can be sure.
+    """
+    fields = [rows.fields(row) for row in numbers.tolist()]
+    texts = [pa.array([f[k] if f else "" for f in fields], pa.string()) for k in (0, 1)]
+    question, answer = (_scanned(column, k == 0, settings) for k, column in enumerate(texts))
+    lang, script = _languages(given, question, answer)
+    unsure = _may_be_refused(question, answer, lang, settings) | np.array([f is None for f in fields], np.bool_)
+    columns = {name: [""] * len(fields) for name in _TEXTS}
+    columns |= {"question": texts[0].to_pylist(), "answer": texts[1].to_pylist()}
+    columns |= {"lang": lang.tolist(), "script": script.tolist()}
+    traces = {row: f[2] for row, f in zip(numbers.tolist(), fields, strict=True) if f}
+    for place in np.flatnonzero(unsure).tolist():
+        outcome, traces[int(numbers[place])] = rows.outcome(int(numbers[place]))
+        for name, values in columns.items():
+            values[place] = str(getattr(outcome, name, ""))
+    return columns, traces
+
+
+def _scanned(column: pa.Array, one_line: bool, settings: CleanConfig) -> scan.Counts:
+    data, offsets = scan.buffers(column)
+    return scan.scan(data, offsets[:-1], offsets[1:], one_line, settings, is_clean=True)
+
+
+def _needs_work(found: scan.Counts) -> Mask:
+    """Which texts have something for the simple steps."""
+    flags = found[:, scan.FLAGS]
+    work: Mask = (flags & (scan.F_MAP | scan.F_DROP | scan.F_BLANKS)) > 0
+    return work | ((flags & scan.F_MAP_UNLESS_HAN > 0) & (found[:, scan.HANS_CHARS] == 0))
 
 
 class _Column:
@@ -66,17 +97,12 @@ class _Column:
         self.column = column
         self.changes = np.zeros(len(column), np.uint8)
         self.rewritten: Bytes = np.zeros(1, np.uint8)
-        flags, needs = self.found[:, scan.FLAGS], self._needs_work()
+        flags, needs = self.found[:, scan.FLAGS], _needs_work(self.found)
         self.slow: Mask = (flags & scan.F_SLOW > 0) | (needs & (flags & scan.F_CODE > 0))
         self.which = (needs & ~self.slow).astype(np.uint8)
         rows = np.flatnonzero(self.which)
         if len(rows):
             self._rewrite(rows, one_line, settings)
-
-    def _needs_work(self) -> Mask:
-        flags = self.found[:, scan.FLAGS]
-        work: Mask = (flags & (scan.F_MAP | scan.F_DROP | scan.F_BLANKS)) > 0
-        return work | ((flags & scan.F_MAP_UNLESS_HAN > 0) & (self.found[:, scan.HANS_CHARS] == 0))
 
     def _rewrite(self, rows: scan.Ints, one_line: bool, settings: CleanConfig) -> None:
         self.rewritten, starts, ends, changes = rewrite(self.data, self.starts[rows], self.ends[rows], one_line)
@@ -106,14 +132,28 @@ class _Rows:
         names = [name for name in RawRow.__dataclass_fields__ if name in raw.column_names and name not in self._numbers]
         self._texts = {name: scan.buffers(raw.column(name).chunk(0)) for name in names}
 
+    def fields(self, row: int) -> tuple[str, str, Trace] | None:
+        """The cleaned question and answer; None if the row could not be read, or breaks a step."""
+        raw = self._raw(row)
+        try:
+            return None if raw.reason or REPLACEMENT in raw.id + raw.question + raw.answer else clean_fields(raw, self._settings)
+        except (ImportError, MemoryError):
+            raise
+        except Exception:  # noqa: BLE001  (`clean_row` says which; one bad row must not stop the others)
+            return None
+
     def outcome(self, row: int) -> tuple[QARecord | Rejected, Trace]:
-        """What `clean_row` says, and what each step did. Bytes that are no UTF-8 become U+FFFD."""
+        """What `clean_row` says, and what each step did."""
+        return clean_and_trace(self._raw(row), self._file, self._settings)
+
+    def _raw(self, row: int) -> RawRow:
+        """A row; bytes that are no UTF-8 become U+FFFD."""
         texts = {
             name: bytes(data[ends[row] : ends[row + 1]]).decode("utf-8", "replace")
             for name, (data, ends) in self._texts.items()
         }
         numbers = {name: int(values[row]) for name, values in self._numbers.items()}
-        return clean_and_trace(RawRow(**numbers, **texts), self._file, self._settings)
+        return RawRow(**numbers, **texts)
 
 
 def _whole(raw: pa.Table) -> pa.Table:
@@ -124,11 +164,10 @@ def _whole(raw: pa.Table) -> pa.Table:
     return pa.table([array.fill_null("" if pa.types.is_string(array.type) else 0) for array in arrays], raw.column_names)
 
 
-def _languages(raw: pa.Table, question: scan.Counts, answer: scan.Counts) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]]:
+def _languages(given: pa.Array, question: scan.Counts, answer: scan.Counts) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]]:
     """`clean.language_of` and `language.script_of` for every row."""
     found = _detected(question)
     lang = np.where(found == "other", _detected(answer), found)
-    given = raw.column("lang").chunk(0)
     if pc.any(pc.not_equal(given, "")).as_py():
         codes = given.dictionary_encode()
         known = [language_of(code, "", "") if code else "" for code in codes.dictionary.to_pylist()]
@@ -163,27 +202,27 @@ def _needs_rules(raw: pa.Table, question: _Column, answer: _Column, lang: npt.ND
         settings.mask or settings.chinese != "keep"
     ):
         return np.ones(len(raw), np.bool_)
-    slow: Mask = question.slow | answer.slow | ~np.isin(lang, settings.languages)
+    slow = question.slow | answer.slow | _may_be_refused(question.found, answer.found, lang, settings)
     slow |= np.asarray(pc.or_(pc.not_equal(raw.column("reason"), ""), pc.match_substring(raw.column("id"), REPLACEMENT)))
-    for column, shortest, longest in (
-        (question.found, settings.min_question_chars, settings.max_question_chars),
-        (answer.found, settings.min_answer_chars, settings.max_answer_chars),
+    return slow | _may_be_contact(answer.found) if "contacts" in settings.steps else slow
+
+
+def _may_be_refused(
+    question: scan.Counts, answer: scan.Counts, lang: npt.NDArray[np.object_], settings: CleanConfig
+) -> Mask:
+    """Which records a filter may refuse, or cannot be judged from what `scan` found."""
+    refused: Mask = ~np.isin(lang, settings.languages)
+    for found, shortest, longest in (
+        (question, settings.min_question_chars, settings.max_question_chars),
+        (answer, settings.min_answer_chars, settings.max_answer_chars),
     ):
-        slow |= _may_be_refused(column, shortest, longest, settings)
-    if "contacts" in settings.steps:
-        slow |= _may_be_contact(answer.found)
-    return slow
-
-
-def _may_be_refused(found: scan.Counts, shortest: int, longest: int, settings: CleanConfig) -> Mask:
-    chars, flags = found[:, scan.CHARS], found[:, scan.FLAGS]
-    says = found[:, [scan.LATINS, scan.HANS_CHARS, scan.KANAS, scan.LETTERS, scan.DIGITS]].sum(axis=1)
-    refused: Mask = (chars < shortest) | (chars > longest) | (says == 0) | (flags & scan.F_REPEATS > 0)
-    symbols = found[:, scan.SYMBOLS] / np.maximum(1, chars - found[:, scan.BLANKS])
-    markers = found[:, scan.MARKERS]
-    return refused | (symbols > settings.max_symbol_share) | (
-        (markers > 3) & (markers > settings.max_marker_share * found[:, scan.WORDS])
-    )
+        chars, flags, markers = found[:, scan.CHARS], found[:, scan.FLAGS], found[:, scan.MARKERS]
+        says = found[:, [scan.LATINS, scan.HANS_CHARS, scan.KANAS, scan.LETTERS, scan.DIGITS]].sum(axis=1)
+        symbols = found[:, scan.SYMBOLS] / np.maximum(1, chars - found[:, scan.BLANKS])
+        refused |= (chars < shortest) | (chars > longest) | (says == 0) | (symbols > settings.max_symbol_share)
+        refused |= (markers > 3) & (markers > settings.max_marker_share * found[:, scan.WORDS])
+        refused |= flags & (scan.F_SLOW | scan.F_REPEATS) > 0
+    return refused
 
 
 def _may_be_contact(found: scan.Counts) -> Mask:
@@ -191,10 +230,6 @@ def _may_be_contact(found: scan.Counts) -> Mask:
     address = (flags & (scan.F_AT | scan.F_WEB | scan.F_LINK) > 0) | (found[:, scan.DIGITS] >= 7)
     contact: Mask = (flags & scan.F_STRONG_CONTACT > 0) | ((flags & scan.F_CONTACT > 0) & address)
     return contact
-
-
-def _of(outcome: QARecord | Rejected, name: str) -> str:
-    return str(getattr(outcome, name, ""))
 
 
 def _filled(values: npt.NDArray[np.object_], slow: Mask, others: Sequence[str]) -> pa.Array:

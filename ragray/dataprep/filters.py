@@ -97,6 +97,8 @@ def _repeated_ngrams(name: str, words: list[str], limits: RepetitionConfig) -> V
                     f"{share:.0%} of the {name} are repeated sequences of {size * scale} words, "
                     f"data.clean.repetition.{setting} allows {limit:.0%}"
                 )
+            if not share:  # nor are longer n-grams repeated
+                break
     return None
 
 
@@ -114,14 +116,16 @@ def _top_share(words: list[str], n: int) -> float:
 
 def _repeated_share(words: list[str], n: int) -> float:
     """Share of characters in n-grams that were there before, each character counted once."""
+    grams = list(zip(*(words[k:] for k in range(n)), strict=False))
+    if len(set(grams)) == len(grams):
+        return 0.0
     seen: set[tuple[str, ...]] = set()
     repeated = place = 0
-    while place <= len(words) - n:
-        gram = tuple(words[place : place + n])
-        if gram in seen:
-            repeated += sum(map(len, gram))
+    while place < len(grams):
+        if grams[place] in seen:
+            repeated += sum(map(len, grams[place]))
             place += n
         else:
-            seen.add(gram)
+            seen.add(grams[place])
             place += 1
     return repeated / sum(map(len, words))

@@ -28,7 +28,7 @@ _STANDALONE = frozenset(
 _BLOCK = "p,div,hr,li,dt,dd,tr,h1,h2,h3,h4,h5,h6,pre,blockquote,section,article,header,footer,figure,caption"
 _BLOCKS = frozenset(_BLOCK.split(",")) - {"pre"} | {"br"}
 _INLINE = "b|strong|i|em|u|s|span|small|big|sub|sup|font|mark|abbr|ul|ol|dl"
-_SIMPLE_TAG = re.compile(rf"</?({'|'.join(sorted(_BLOCKS, key=len, reverse=True))}|{_INLINE})\s*/?>", re.IGNORECASE)
+_SIMPLE_TAG = re.compile(rf"</?(?:{'|'.join(sorted(_BLOCKS, key=len, reverse=True))}|{_INLINE})\s*/?>", re.IGNORECASE)
 _TAG = re.compile(rf"<(/?)({_TAGS})(\s[^<>]*|\s*/)?>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 CODE = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)[^\S\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _TEMPLATE = re.compile(r"(?<!\$)(?:\{\{\{[^{}\n]{0,200}\}\}\}|\{\{[^{}\n]{0,200}\}\}|\{%[^\n]{0,200}?%\})")
@@ -161,8 +161,9 @@ def _without_tags(text: str) -> str:
     found = [(match, _is_markup(match, text)) for match in _TAG.finditer(text)]
     if not any(is_markup for _, is_markup in found):
         return text
-    if all(is_markup and _SIMPLE_TAG.fullmatch(match[0]) for match, is_markup in found):
-        return _SIMPLE_TAG.sub(_shown_tag, text)
+    if all(_SIMPLE_TAG.fullmatch(match[0]) for match, is_markup in found if is_markup):
+        shown = iter([_shown_tag(match) if is_markup else match[0] for match, is_markup in found])
+        return _TAG.sub(lambda match: next(shown), text)
     pieces, end = [], 0
     for match, is_markup in found:
         pieces.append(text[end : match.start()].replace("<", "&lt;"))
@@ -174,7 +175,7 @@ def _without_tags(text: str) -> str:
 
 def _shown_tag(match: re.Match[str]) -> str:
     """What a tag without attributes is to a reader: a new line, or nothing."""
-    return "\n" if match[1].lower() in _BLOCKS else ""
+    return "\n" if match[2].lower() in _BLOCKS else ""
 
 
 def _text_of(fragment: str) -> str:

@@ -43,13 +43,10 @@ class RawRow:
     def readable(cls, line: int, *fields: str) -> RawRow:
         """A row with its question, answer, id, language, group and split; lone surrogates become U+FFFD.
 
-        A row that holds NUL characters or more than `MAX_ROW_CHARS` is not readable after all.
+        A row of more than `MAX_ROW_CHARS` is not readable after all.
         """
-        shown = "".join(fields[:2])
         if sum(map(len, fields)) > MAX_ROW_CHARS:
-            return cls.unreadable(line, "too_large", TOO_LARGE, shown)
-        if any("\0" in part for part in fields):
-            return cls(0, line, reason="bad_encoding", detail="holds NUL characters", text=_shown(shown))
+            return cls.unreadable(line, "too_large", TOO_LARGE, "".join(fields[:2]))
         clean = [_SURROGATE.sub(REPLACEMENT, part) for part in fields]
         question, answer, id_, lang, group, split = clean + [""] * (6 - len(clean))
         return cls(0, line, question, answer, id_, lang, group=group, split=split)
@@ -97,7 +94,7 @@ def raw_tables(rows: Iterable[RawRow], block_rows: int) -> Iterator[pa.Table]:
 def columns_table(columns: dict[str, pa.Array], line: pa.Array) -> pa.Table | None:
     """A table from whole columns (of `FIELDS`: question, answer, and others if given), without ordinals.
 
-    None where a row may need a closer look: a missing value, invalid UTF-8, a NUL, a text that is too long, an
+    None where a row may need a closer look: a missing value, invalid UTF-8, a text that is too long, an
     empty id.
     """
     for name, column in columns.items():
@@ -111,20 +108,12 @@ def columns_table(columns: dict[str, pa.Array], line: pa.Array) -> pa.Table | No
             columns[name] = column = pc.utf8_trim(column, characters=WHITE_SPACE)
         if name == "id" and pc.any(pc.equal(column, "")).as_py():
             return None
-        if _may_hold_nul(column):
-            return None
     sizes = [pc.binary_length(column) for column in columns.values()]
     if len(line) and sum(pc.max(size).as_py() for size in sizes) > MAX_ROW_CHARS:
         return None
     empty = pa.repeat(pa.scalar("", pa.string()), len(line))
     filled = {name: columns.get(name, empty) for name in _TEXTS}
     return pa.table({"ordinal": line, "line": line} | filled).select(RAW_SCHEMA.names).cast(RAW_SCHEMA)
-
-
-def _may_hold_nul(column: pa.Array) -> bool:
-    """Whether there is a NUL in the bytes of a column of strings, or beside them in the same memory."""
-    content = column.buffers()[2]
-    return content is not None and np.count_nonzero(np.frombuffer(content, np.uint8)) < content.size
 
 
 def renumbered(tables: Iterable[pa.Table], block_rows: int, first: int = 1) -> Iterator[pa.Table]:

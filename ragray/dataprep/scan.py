@@ -46,11 +46,14 @@ def buffers(column: pa.Array) -> tuple[Bytes, Ints]:
     return np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8), ends
 
 
-def scan(data: Bytes, starts: Ints, ends: Ints, one_line: bool, settings: CleanConfig) -> Counts:
+def scan(
+    data: Bytes, starts: Ints, ends: Ints, one_line: bool, settings: CleanConfig, *, is_clean: bool = False
+) -> Counts:
     """int32 [texts, COLUMNS]: what is in each text `data[starts[i] : ends[i]]`.
 
     Args:
         one_line: the texts are questions, where a line break is white space to be repaired.
+        is_clean: the texts come from the rules in plain Python and only need to be judged.
     """
     limits = settings.repetition
     top = min((1.0, *limits.top_ngrams))
@@ -59,7 +62,7 @@ def scan(data: Bytes, starts: Ints, ends: Ints, one_line: bool, settings: CleanC
     keys, kinds = known_words()
     scratch = np.zeros(_SLOTS, np.uint64), np.zeros(_SLOTS, np.int32)
     lists = np.zeros(MAX_WORDS + 1, np.uint64), np.zeros(MAX_WORDS + 1, np.int32)
-    _scan(data, starts, ends, one_line, characters().classes, keys, kinds, contact_pairs(), limits.min_words, top, again,
+    _scan(data, starts, ends, one_line, is_clean, characters().classes, keys, kinds, contact_pairs(), limits.min_words, top, again,
           *scratch, *lists, found)  # fmt: skip
     return found
 
@@ -201,10 +204,20 @@ def _push(
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _is_mojibake(point: int) -> bool:
+    """Whether a character after one of U+00C2 to U+00F4 is as in `normalize`'s pattern of mojibake."""
+    return (
+        0x80 <= point <= 0xBF or 0x152 <= point <= 0x192 or 0x2C6 <= point <= 0x2DC or 0x2013 <= point <= 0x203A
+        or point == 0x20AC or point == 0x2122
+    )  # fmt: skip
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
 def _sign_flags(point: int, after: int) -> int:
     """What an ASCII sign may open, by the byte after it."""
     letter = 97 <= (after | 0x20) <= 122
-    odd = after >= 0x7F or (after < 32 and after != 10)
+    # Control characters, and first bytes of invisible ones, which are taken out before markup is looked for.
+    odd = after == 0x7F or after in (0xC2, 0xD8, 0xE1, 0xE2, 0xEE, 0xEF) or (after < 32 and after != 10)
     if point == 60:
         return F_SLOW if letter or odd or after == 47 or after == 33 else 0  # a tag
     if point == 38:
@@ -218,12 +231,19 @@ def _sign_flags(point: int, after: int) -> int:
     return F_AT if point == 64 else 0
 
 
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _simple_work(flags: int, hans: int) -> int:
+    work = flags & (F_SLOW | F_MAP | F_DROP | F_BLANKS)
+    return work | (flags & F_MAP_UNLESS_HAN) if hans == 0 else work
+
+
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _scan(
-    data: Bytes, starts: Ints, ends: Ints, one_line: bool, classes: Bytes, keys: npt.NDArray[np.uint64], kinds: Bytes,
+    data: Bytes, starts: Ints, ends: Ints, one_line: bool, is_clean: bool, classes: Bytes, keys: npt.NDArray[np.uint64], kinds: Bytes,
     pairs: npt.NDArray[np.bool_], min_words: int, top: float, again: float, slots: npt.NDArray[np.uint64], held: Counts,
     hashes: npt.NDArray[np.uint64], chars_to: Counts, found: Counts,
 ) -> None:  # fmt: skip
+    ignored = ~(F_SLOW if is_clean else 0)
     base, one, two = np.uint64(_BASE), np.uint64(1), np.uint64(2)
     line_hashes = np.zeros(_MAX_LINES, np.uint64)
     for row in range(len(starts)):
@@ -252,14 +272,17 @@ def _scan(
                 point = np.int64(data[i])
                 if point >= 0x80:
                     size = two if point < 0xE0 else np.uint64(3)
-                    if point < 0xC2 or point >= 0xF0 or i + size > end or 0xC2 <= previous <= 0xF4:
-                        flags |= F_SLOW  # invalid, beyond the table, or maybe mojibake
+                    if point < 0xC2 or point >= 0xF0 or i + size > end:
+                        flags |= F_SLOW  # invalid, or beyond the table
                         break
                     second = np.int64(data[i + one]) & 0x3F
                     if point < 0xE0:
                         point = ((point & 0x1F) << 6) | second
                     else:
                         point = ((point & 0x0F) << 12) | (second << 6) | (np.int64(data[i + two]) & 0x3F)
+                    if 0xC2 <= previous <= 0xF4 and not is_clean and _is_mojibake(point):
+                        flags |= F_SLOW
+                        break
                 value = np.int64(classes[np.uint64(point)])
                 kind = (value >> 3) & 7
                 chars += 1
@@ -329,7 +352,7 @@ def _scan(
                 symbols += kind == SYMBOL
                 if point < 0x80:
                     after = np.int64(data[i + one]) if i + one < end else 32
-                    flags |= _sign_flags(point, after)
+                    flags |= _sign_flags(point, after) & ignored
                     if flags & F_SLOW:
                         break
                     markers += point == 35 or (point == 46 and after == 46)
@@ -343,7 +366,7 @@ def _scan(
             if lines < _MAX_LINES:
                 line_hashes[lines] = line_hash
             lines += 1
-        needs_work = (flags & (F_SLOW | F_MAP | F_DROP | F_BLANKS)) or ((flags & F_MAP_UNLESS_HAN) and not hans)
+        needs_work = (flags & F_SLOW) if is_clean else _simple_work(flags, hans)
         if not needs_work:
             # What is left without links and code is judged in Python.
             scale = 2 if 2 * hans > words else 1

@@ -194,18 +194,18 @@ def read_bytes(place: Place) -> bytes:
 
 
 def read_text(place: Place, encoding: str = "auto") -> str:
-    """The whole decoded text with "\\n" at the ends of lines; what cannot be decoded becomes U+FFFD.
+    """The whole decoded text with "\\n" at the ends of lines; what cannot be decoded, and NUL, becomes U+FFFD.
 
     Raises:
         DataError: the file cannot be read, is too long to be read as a whole, or the encoding is not known.
     """
     content = read_bytes(place)
     name = encoding_of(place, encoding, content)
-    return _as_text(io.BytesIO(content), name, place).read()
+    return _as_text(io.BytesIO(content), name, place).read().replace("\0", REPLACEMENT)
 
 
 def lines_of(place: Place, encoding: str = "auto") -> Iterator[str]:
-    """The decoded lines with their "\\n"; what cannot be decoded becomes U+FFFD in its line.
+    """The decoded lines with their "\\n"; what cannot be decoded, and NUL, becomes U+FFFD in its line.
 
     Of a line of more than `MAX_ROW_CHARS` characters comes the beginning, as a `CutLine`.
 
@@ -217,7 +217,7 @@ def lines_of(place: Place, encoding: str = "auto") -> Iterator[str]:
         text = _as_text(stream, name, place)
         held = ""
         while block := text.read(_BLOCK_CHARS):
-            held += block
+            held += block.replace("\0", REPLACEMENT)
             cut = held.rfind("\n") + 1
             if cut:
                 yield from _lines_in(held[:cut])

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ragray.artifact import Artifact, Source, file_digest
+from ragray.artifact import Artifact, Source
 from ragray.config import RunConfig
 from ragray.dataprep.blocks import Blocks
 from ragray.dataprep.decisions import Decisions, Links, decide, near_links, rows_of_ids, shares_of, split_counts
@@ -28,6 +28,7 @@ from ragray.dataprep.outputs import Written, leakage_table, write_tables
 from ragray.dataprep.passages import document_files, read_passages
 from ragray.dataprep.questions import Known, draw_questions, questions_of_test_split, read_questions, resolve_questions
 from ragray.dataprep.read import faq_files
+from ragray.dataprep.sources import Place, digest_of
 from ragray.distributed.blocks import list_parts, write_blocks
 from ragray.distributed.folder_task import start
 from ragray.distributed.stage import Job, Stage
@@ -210,13 +211,13 @@ def _settings(config: RunConfig) -> Mapping[str, Any]:
 
 
 def _sources(config: RunConfig) -> Mapping[str, Source]:
-    paths = [file.file.path for file in faq_files(config.data.faq)]
-    paths += [document.file.path for document in document_files(config.data.documents)]
+    places: list[Place] = [file.file.path for file in faq_files(config.data.faq)]
+    places += [document.file.path for document in document_files(config.data.documents)]
     if config.evaluate.questions is not None:
         questions = Path(config.evaluate.questions)
         read_questions(questions)
-        paths.append(questions)
-    return {str(path): Source("file", str(path), file_digest(path)) for path in paths}
+        places.append(questions)
+    return {str(place): Source("file", str(place), digest_of(place)) for place in places}
 
 
 def _headline(artifact: Artifact) -> str:

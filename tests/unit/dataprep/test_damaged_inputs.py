@@ -43,7 +43,7 @@ def test_accounting_holds(tmp_path: Path, group: int) -> None:
         lines = [row.line for row in rows]
         assert lines == sorted(lines) or path.suffix == ".html", damaged.story
         for row in rows:
-            assert bool(row.reason) == bool(row.detail) and "\0" not in row.question + row.answer, damaged.story
+            assert bool(row.reason) == bool(row.detail) and "\0" not in row.text, damaged.story
             assert not (row.reason and (row.question or row.answer)), damaged.story
         (file,) = faq_files([FaqSourceConfig(path=str(path))])
         fast = list(read_tables(file, 7))

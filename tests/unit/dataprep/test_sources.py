@@ -97,3 +97,13 @@ def test_an_unknown_encoding_is_named(tmp_path: Path) -> None:
     for encoding in ("utf-9", "base64"):
         with pytest.raises(DataError, match="unknown encoding"):
             list(read_rows(faq_files([FaqSourceConfig(path=str(tmp_path / "a.csv"), encoding=encoding)])[0]))
+
+
+def test_a_nul_byte_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"question,answer\nq,a\0b\nr,c\n")
+    (tmp_path / "b.txt").write_bytes(b"Q: q\nA: a\0b\n")
+    (tmp_path / "c.md").write_bytes(b"# q\na\0b\n")
+    files = faq_files([FaqSourceConfig(path=str(tmp_path))])
+    assert [[row.answer.strip() for row in read_rows(file)] for file in files] == [
+        ["a\ufffdb", "c"], ["a\ufffdb"], ["a\ufffdb"],
+    ]  # fmt: skip
