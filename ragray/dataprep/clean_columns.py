@@ -16,20 +16,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ragray.config import CleanConfig
-from ragray.dataprep import scan
+from ragray.dataprep import filters, scan
 from ragray.dataprep.characters import Bytes
 from ragray.dataprep.clean import OUTCOME, Cleaned, Trace, clean_and_trace, clean_fields, language_of
+from ragray.dataprep.contacts import without_contacts
 from ragray.dataprep.language import ACCENTED_SHARE, HAN_SHARE, LATIN_SHARE, OTHER_SHARE, PROSE_WORDS
 from ragray.dataprep.normalize import TEXT_STEPS
 from ragray.dataprep.rewrite import BY_DROPPING, BY_MAPPING, BY_SPACING, gather, rewrite
 from ragray.dataprep.rows import RawRow
 from ragray.dataprep.sources import REPLACEMENT, InputFile
+from ragray.dataprep.unmark import unmark
 from ragray.schema import QARecord, Rejected
 
 Mask = npt.NDArray[np.bool_]
 
 EXAMPLES = 3  # of each step
-_SIMPLE = {"invisible": BY_DROPPING, "unicode": BY_MAPPING, "whitespace": BY_SPACING}
+BY_UNMARKING = 8  # beside the changes of `rewrite`
+_SIMPLE = {"html": BY_UNMARKING, "invisible": BY_DROPPING, "unicode": BY_MAPPING, "whitespace": BY_SPACING}
 _TEXTS = ("question", "answer", "lang", "script", "reason", "detail", "text")
 
 
@@ -39,6 +42,7 @@ def clean_columns(raw: pa.Table, file: InputFile, settings: CleanConfig) -> Clea
     question, answer = (_Column(raw.column(name).chunk(0), name == "question", settings) for name in ("question", "answer"))
     lang, script = _languages(raw.column("lang").chunk(0), question.found, answer.found)
     slow = _needs_rules(raw, question, answer, lang, settings)
+    slow |= _found_wanting(question, answer, slow, settings)
     rows = _Rows(raw, file, settings)
     numbers = np.flatnonzero(slow)
     others, traces = _by_rules(rows, raw.column("lang").chunk(0).take(pa.array(numbers)), numbers, settings)
@@ -63,7 +67,9 @@ def _by_rules(
     texts = [pa.array([f[k] if f else "" for f in fields], pa.string()) for k in (0, 1)]
     question, answer = (_scanned(column, k == 0, settings) for k, column in enumerate(texts))
     lang, script = _languages(given, question, answer)
-    unsure = _may_be_refused(question, answer, lang, settings) | np.array([f is None for f in fields], np.bool_)
+    unsure = _may_be_refused(question, answer, lang, settings)
+    unsure |= (question[:, scan.FLAGS] | answer[:, scan.FLAGS]) & scan.F_REPEATS > 0
+    unsure |= np.array([f is None for f in fields], np.bool_)
     columns = {name: [""] * len(fields) for name in _TEXTS}
     columns |= {"question": texts[0].to_pylist(), "answer": texts[1].to_pylist()}
     columns |= {"lang": lang.tolist(), "script": script.tolist()}
@@ -77,7 +83,7 @@ def _by_rules(
 
 def _scanned(column: pa.Array, one_line: bool, settings: CleanConfig) -> scan.Counts:
     data, offsets = scan.buffers(column)
-    return scan.scan(data, offsets[:-1], offsets[1:], one_line, settings, is_clean=True)
+    return scan.scan(data, offsets[:-1], offsets[1:], one_line, settings, scan.CLEAN)
 
 
 def _needs_work(found: scan.Counts) -> Mask:
@@ -93,22 +99,47 @@ class _Column:
     def __init__(self, column: pa.Array, one_line: bool, settings: CleanConfig) -> None:
         self.data, offsets = scan.buffers(column)
         self.starts, self.ends = offsets[:-1].copy(), offsets[1:].copy()
-        self.found = scan.scan(self.data, self.starts, self.ends, one_line, settings)
+        state = scan.MAYBE_MOJIBAKE if "mojibake" in settings.steps else scan.RAW
+        self.found = scan.scan(self.data, self.starts, self.ends, one_line, settings, state)
         self.column = column
         self.changes = np.zeros(len(column), np.uint8)
-        self.rewritten: Bytes = np.zeros(1, np.uint8)
+        self.which = np.zeros(len(column), np.uint8)
+        self.rewritten: Bytes = np.zeros(0, np.uint8)
         flags, needs = self.found[:, scan.FLAGS], _needs_work(self.found)
-        self.slow: Mask = (flags & scan.F_SLOW > 0) | (needs & (flags & scan.F_CODE > 0))
-        self.which = (needs & ~self.slow).astype(np.uint8)
-        rows = np.flatnonzero(self.which)
-        if len(rows):
-            self._rewrite(rows, one_line, settings)
+        marked = flags & scan.F_MARKUP > 0
+        self.slow: Mask = (flags & scan.F_SLOW > 0) | ((needs | marked) & (flags & scan.F_CODE > 0))
+        self.slow |= marked & (flags & scan.F_DROP > 0)
+        rows = np.flatnonzero(needs & ~marked & ~self.slow)
+        self._rewrite(rows, self.data, self.starts[rows], self.ends[rows], one_line, settings)
+        self._unmark(np.flatnonzero(marked & ~self.slow), one_line, settings)
 
-    def _rewrite(self, rows: scan.Ints, one_line: bool, settings: CleanConfig) -> None:
-        self.rewritten, starts, ends, changes = rewrite(self.data, self.starts[rows], self.ends[rows], one_line)
-        self.starts[rows], self.ends[rows], self.changes[rows] = starts, ends, changes
-        self.found[rows] = scan.scan(self.rewritten, starts, ends, one_line, settings)
+    def _unmark(self, rows: scan.Ints, one_line: bool, settings: CleanConfig) -> None:
+        """Turn simple HTML into text, then do the other steps."""
+        data, starts, ends, done, changed = unmark(self.data, self.starts[rows], self.ends[rows])
+        found = scan.scan(data, starts, ends, one_line, settings, scan.UNMARKED)
+        sure = done & (found[:, scan.FLAGS] & (scan.F_SLOW | scan.F_CODE) == 0)
+        self.slow[rows[~sure]] = True
+        self.changes[rows[changed & sure]] |= BY_UNMARKING
+        self.found[rows[sure]] = found[sure]
+        self._rewrite(rows[sure], data, starts[sure], ends[sure], one_line, settings)
+
+    def _rewrite(
+        self, rows: scan.Ints, data: Bytes, starts: scan.Ints, ends: scan.Ints, one_line: bool, settings: CleanConfig
+    ) -> None:
+        """Do the simple steps on these rows and look again at what comes out."""
+        if not len(rows):
+            return
+        made, starts, ends, changes = rewrite(data, starts, ends, one_line, self.found[rows, scan.HANS_CHARS] > 0)
+        self.found[rows] = scan.scan(made, starts, ends, one_line, settings, scan.CLEAN)
         self.slow |= self.found[:, scan.FLAGS] & scan.F_SLOW > 0
+        self.which[rows], self.changes[rows] = 1, self.changes[rows] | changes
+        self.starts[rows], self.ends[rows] = starts + len(self.rewritten), ends + len(self.rewritten)
+        self.rewritten = np.concatenate((self.rewritten, made)) if len(self.rewritten) else made
+
+    def text(self, row: int) -> str:
+        """A text that is not slow, cleaned."""
+        data = self.rewritten if self.which[row] else self.data
+        return bytes(data[self.starts[row] : self.ends[row]]).decode()
 
     def cleaned(self, slow: Mask, others: Sequence[str]) -> pa.Array:
         """The column with the texts of slow rows taken from `others`."""
@@ -203,8 +234,22 @@ def _needs_rules(raw: pa.Table, question: _Column, answer: _Column, lang: npt.ND
     ):
         return np.ones(len(raw), np.bool_)
     slow = question.slow | answer.slow | _may_be_refused(question.found, answer.found, lang, settings)
-    slow |= np.asarray(pc.or_(pc.not_equal(raw.column("reason"), ""), pc.match_substring(raw.column("id"), REPLACEMENT)))
-    return slow | _may_be_contact(answer.found) if "contacts" in settings.steps else slow
+    return slow | np.asarray(
+        pc.or_(pc.not_equal(raw.column("reason"), ""), pc.match_substring(raw.column("id"), REPLACEMENT))
+    )
+
+
+def _found_wanting(question: _Column, answer: _Column, slow: Mask, settings: CleanConfig) -> Mask:
+    """Which of the rows that are not slow have a contact line or repetitions, where `scan` could not be sure."""
+    wanting = np.zeros(len(slow), np.bool_)
+    maybe = _may_be_contact(answer.found) & ("contacts" in settings.steps)
+    for row in np.flatnonzero(maybe & ~slow).tolist():
+        text = answer.text(row)
+        wanting[row] = without_contacts(text, question.text(row)) != text
+    for name, column in (("question", question), ("answer", answer)):
+        for row in np.flatnonzero((column.found[:, scan.FLAGS] & scan.F_REPEATS > 0) & ~slow & ~wanting).tolist():
+            wanting[row] = filters.repeats(name, column.text(row), settings) is not None
+    return wanting
 
 
 def _may_be_refused(
@@ -221,7 +266,7 @@ def _may_be_refused(
         symbols = found[:, scan.SYMBOLS] / np.maximum(1, chars - found[:, scan.BLANKS])
         refused |= (chars < shortest) | (chars > longest) | (says == 0) | (symbols > settings.max_symbol_share)
         refused |= (markers > 3) & (markers > settings.max_marker_share * found[:, scan.WORDS])
-        refused |= flags & (scan.F_SLOW | scan.F_REPEATS) > 0
+        refused |= flags & scan.F_SLOW > 0
     return refused
 
 

@@ -10,11 +10,10 @@ import re
 
 from ragray.dataprep.normalize import tidy_spaces
 
-_SENTENCE = re.compile(r"(?:[^。！？!?；;.]|\.(?=\S))+(?:[。！？!?；;]+|\.|$)[”’\"')）】]*\s*")
-_TRIGGER = re.compile(
-    "联系|咨询|热线|微信|电话|客服|来电|扫码|公众号|"
-    "(?<![A-Za-z\u00c0-\u024f])(?:qq|contact|call|e?mail|phone|tel|whatsapp|wechat|hotline)(?![A-Za-z\u00c0-\u024f])",
-    re.IGNORECASE,
+_SENTENCE = re.compile(r"(?:[^。！？!?；;.]+|\.(?=\S))+(?:[。！？!?；;]+|\.|$)[”’\"')）】]*\s*")
+_CHINESE_TRIGGERS = ("联系", "咨询", "热线", "微信", "电话", "客服", "来电", "扫码", "公众号")
+_LATIN_TRIGGER = re.compile(
+    "(?<![a-z\u00c0-\u024f])(?:qq|contact|call|e?mail|phone|tel|whatsapp|wechat|hotline)(?![a-z\u00c0-\u024f])"
 )
 _ASKED = re.compile(
     "联系|咨询|热线|微信|电话|客服|邮箱|地址|官网|QQ|contact|phone|e-?mail|call|reach|address|support|website|whom?|number",
@@ -38,15 +37,14 @@ _ENGLISH = re.compile(
     re.IGNORECASE,
 )
 _US = re.compile(r"\b(?:contact|call|e-?mail|phone) (?:us|our (?:team|support|customer service))\b", re.IGNORECASE)
-_HAN_TRIGGER = re.compile("联系|咨询|热线|微信|电话|客服|来电|扫码|公众号")
 _SAYS_MORE = re.compile(r"[^\W_]")
 
 
 def without_contacts(answer: str, question: str) -> str:
     """`answer` without contact lines and sentences."""
-    if not _TRIGGER.search(answer) or _ASKED.search(question):
+    if not _has_trigger(answer) or _ASKED.search(question):
         return answer
-    lines = [(line, _without_sentences(line)) for line in answer.split("\n")]
+    lines = [(line, _without_sentences(line) if _has_trigger(line) else line) for line in answer.split("\n")]
     cleaned = "\n".join(rest for line, rest in lines if rest.strip() or not line.strip())
     if cleaned == answer or not _SAYS_MORE.search(cleaned):
         return answer
@@ -59,9 +57,17 @@ def _without_sentences(line: str) -> str:
 
 def is_contact(sentence: str) -> bool:
     """Whether a sentence says how to get in touch and nothing else."""
-    if not _TRIGGER.search(sentence):
+    if not _has_trigger(sentence):
         return False
     rest, addresses = _ADDRESS.subn(" ", sentence)
-    if not addresses and not _HAN_TRIGGER.search(sentence) and not _US.search(sentence):
+    if not addresses and not _has_chinese(sentence) and not _US.search(sentence):
         return False
     return _SAYS_MORE.search(_ENGLISH.sub("", _CHINESE.sub("", rest))) is None
+
+
+def _has_chinese(text: str) -> bool:
+    return any(word in text for word in _CHINESE_TRIGGERS)
+
+
+def _has_trigger(text: str) -> bool:
+    return _has_chinese(text) or _LATIN_TRIGGER.search(text.lower()) is not None

@@ -23,51 +23,57 @@ TOP_SIZES, REPEAT_SIZES = (2, 3, 4), (5, 6, 7, 8, 9, 10)
 
 _WORD = re.compile(rf"[{HAN}]|[^\W_{HAN}]+")
 _HAN = re.compile(f"[{HAN}]")
+_SIGN = re.compile(rf"[^\w\s{re.escape(''.join(sorted(MARKS)))}]|_")
 _ELLIPSIS = re.compile(r"\.\.\.|…")
+_FENCED = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)[^\S\n]*$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\w+://[^\s，。；）)]+|(?<=\])\([^()\s]*\)")
 _PLACEHOLDER = re.compile(r"\blorem ipsum\b", re.IGNORECASE)
 
 
 def verdict(name: str, text: str, settings: CleanConfig) -> Verdict:
     """The first filter's answer that is not "keep". `name` is "question" or "answer"."""
-    words = _WORD.findall(text)
-    prose = without_code_and_links(text)
-    prose_words = words if prose is text else _WORD.findall(prose)
     return (
         _symbols(name, text, settings.max_symbol_share)
-        or _markers(name, text, len(words), settings.max_marker_share)
+        or _markers(name, text, settings.max_marker_share)
         or (("placeholder", f"the {name} is placeholder text (lorem ipsum)") if _PLACEHOLDER.search(text) else None)
-        or _repeated_lines(name, prose, settings.repetition)
-        or _repeated_ngrams(name, prose_words, settings.repetition)
+        or repeats(name, text, settings)
     )
 
 
-def without_code_and_links(text: str) -> str:
-    """`text` without code and addresses: options and paths repeat, and that is no noise."""
+def repeats(name: str, text: str, settings: CleanConfig) -> Verdict:
+    """The answer of the filters of repeated lines and n-grams."""
+    return _repeated_lines(name, text, settings.repetition) or _repeated_ngrams(name, text, settings.repetition)
+
+
+def prose_of(text: str) -> list[str]:
+    """The pieces of `text` between code and addresses: options and paths repeat, and that is no noise."""
     if "`" not in text and "~~~" not in text and "://" not in text and "](" not in text:
-        return text
-    return _LINK.sub(" ", CODE.sub(" ", text))
+        return [text]
+    return [piece for part in CODE.split(text) for piece in _LINK.split(part)]
 
 
 def _symbols(name: str, text: str, limit: float) -> Verdict:
     """More signs than letters, as in a table's rest or a row of stars. Code has fewer."""
-    chars = "".join(text.split())
-    share = sum(not char.isalnum() and char not in MARKS for char in chars) / max(1, len(chars))
+    share = len(_SIGN.findall(text)) / max(1, sum(map(len, text.split())))
     if share <= limit:
         return None
     return "symbols", f"{share:.0%} of the {name} are signs, data.clean.max_symbol_share is {limit:.0%}"
 
 
-def _markers(name: str, text: str, words: int, limit: float) -> Verdict:
+def _markers(name: str, text: str, limit: float) -> Verdict:
     """Hash signs and ellipses for each word (Gopher: 0.1); three of them are always allowed."""
-    found = text.count("#") + len(_ELLIPSIS.findall(text)) if "#" in text or "…" in text or ".." in text else 0
-    if found <= 3 or found <= limit * words:
+    found = text.count("#") + (len(_ELLIPSIS.findall(text)) if "…" in text or ".." in text else 0)
+    if found <= 3:
+        return None
+    words = len(_WORD.findall(text))
+    if found <= limit * words:
         return None
     return "markers", f"the {name} has {found} # and ellipses for {words} words, data.clean.max_marker_share is {limit}"
 
 
 def _repeated_lines(name: str, text: str, limits: RepetitionConfig) -> Verdict:
-    lines = [line.strip() for line in text.split("\n") if _WORD.search(line)]
+    unfenced = _FENCED.sub("", text) if "```" in text or "~~~" in text else text
+    lines = [line.strip() for line in unfenced.split("\n") if _WORD.search(line)]
     if len(lines) < MIN_LINES:
         return None
     seen: set[str] = set()
@@ -82,16 +88,18 @@ def _repeated_lines(name: str, text: str, limits: RepetitionConfig) -> Verdict:
     return None
 
 
-def _repeated_ngrams(name: str, words: list[str], limits: RepetitionConfig) -> Verdict:
+def _repeated_ngrams(name: str, text: str, limits: RepetitionConfig) -> Verdict:
+    words = _WORD.findall(text)
     scale = ngram_scale(sum(map(len, filter(_HAN.match, words))), len(words))
     if len(words) < limits.min_words * scale:
         return None
+    pieces, chars = [_WORD.findall(piece) for piece in prose_of(text)], sum(map(len, words))
     for setting, sizes, shares, measure in (
-        ("top_ngrams", TOP_SIZES, limits.top_ngrams, _top_share),
-        ("ngrams", REPEAT_SIZES, limits.ngrams, _repeated_share),
+        ("top_ngrams", TOP_SIZES, limits.top_ngrams, _top_chars),
+        ("ngrams", REPEAT_SIZES, limits.ngrams, _repeated_chars),
     ):
         for size, limit in zip(sizes, shares, strict=False):
-            share = measure(words, size * scale)
+            share = measure(pieces, size * scale) / chars
             if share > limit:
                 return "repeated_words", (
                     f"{share:.0%} of the {name} are repeated sequences of {size * scale} words, "
@@ -107,25 +115,30 @@ def ngram_scale(han: int, words: int) -> int:
     return 2 if 2 * han > words else 1
 
 
-def _top_share(words: list[str], n: int) -> float:
-    """Share of characters in the n-gram that, with all its repetitions, takes the most of the text."""
-    counts = Counter(zip(*(words[k:] for k in range(n)), strict=False))
-    most = max((count * sum(map(len, gram)) for gram, count in counts.items() if count >= MIN_REPEATS), default=0)
-    return most / sum(map(len, words))
+def _top_chars(pieces: list[list[str]], n: int) -> int:
+    """Characters in the n-gram that, with all its repetitions, takes the most of the text."""
+    counts = Counter(gram for words in pieces for gram in _ngrams(words, n))
+    return max((count * sum(map(len, gram)) for gram, count in counts.items() if count >= MIN_REPEATS), default=0)
 
 
-def _repeated_share(words: list[str], n: int) -> float:
-    """Share of characters in n-grams that were there before, each character counted once."""
-    grams = list(zip(*(words[k:] for k in range(n)), strict=False))
-    if len(set(grams)) == len(grams):
-        return 0.0
+def _repeated_chars(pieces: list[list[str]], n: int) -> int:
+    """Characters in n-grams that were there before, each character counted once."""
+    grams = [_ngrams(words, n) for words in pieces]
+    if len(set().union(*grams)) == sum(map(len, grams)):
+        return 0
     seen: set[tuple[str, ...]] = set()
-    repeated = place = 0
-    while place < len(grams):
-        if grams[place] in seen:
-            repeated += sum(map(len, grams[place]))
-            place += n
-        else:
-            seen.add(grams[place])
-            place += 1
-    return repeated / sum(map(len, words))
+    repeated = 0
+    for listed in grams:
+        place = 0
+        while place < len(listed):
+            if listed[place] in seen:
+                repeated += sum(map(len, listed[place]))
+                place += n
+            else:
+                seen.add(listed[place])
+                place += 1
+    return repeated
+
+
+def _ngrams(words: list[str], n: int) -> list[tuple[str, ...]]:
+    return list(zip(*(words[k:] for k in range(n)), strict=False))

@@ -22,13 +22,13 @@ _TAGS = (
     "figcaption|figure|font|footer|h1|h2|h3|h4|h5|h6|header|hr|i|iframe|img|ins|kbd|li|main|mark|nav|nobr|ol|p|pre|s|"
     "section|small|span|strike|strong|style|script|sub|summary|sup|table|tbody|td|tfoot|th|thead|tr|tt|u|ul|var|wbr"
 )
-_STANDALONE = frozenset(
+STANDALONE = frozenset(
     {"br", "hr", "img", "p", "li", "tr", "td", "th", "dt", "dd", "wbr", "col"}
 )  # need no closing tag
 _BLOCK = "p,div,hr,li,dt,dd,tr,h1,h2,h3,h4,h5,h6,pre,blockquote,section,article,header,footer,figure,caption"
-_BLOCKS = frozenset(_BLOCK.split(",")) - {"pre"} | {"br"}
-_INLINE = "b|strong|i|em|u|s|span|small|big|sub|sup|font|mark|abbr|ul|ol|dl"
-_SIMPLE_TAG = re.compile(rf"</?(?:{'|'.join(sorted(_BLOCKS, key=len, reverse=True))}|{_INLINE})\s*/?>", re.IGNORECASE)
+BLOCKS = frozenset(_BLOCK.split(",")) - {"pre"} | {"br"}
+INLINE = ("b", "strong", "i", "em", "u", "s", "span", "small", "big", "sub", "sup", "font", "mark", "abbr", "ul", "ol", "dl")
+_SIMPLE_TAG = re.compile(rf"</?(?:{'|'.join(sorted(BLOCKS, key=len, reverse=True))}|{'|'.join(INLINE)})\s*/?>", re.IGNORECASE)
 _TAG = re.compile(rf"<(/?)({_TAGS})(\s[^<>]*|\s*/)?>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 CODE = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)[^\S\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _TEMPLATE = re.compile(r"(?<!\$)(?:\{\{\{[^{}\n]{0,200}\}\}\}|\{\{[^{}\n]{0,200}\}\}|\{%[^\n]{0,200}?%\})")
@@ -175,7 +175,7 @@ def _without_tags(text: str) -> str:
 
 def _shown_tag(match: re.Match[str]) -> str:
     """What a tag without attributes is to a reader: a new line, or nothing."""
-    return "\n" if match[2].lower() in _BLOCKS else ""
+    return "\n" if match[2].lower() in BLOCKS else ""
 
 
 def _text_of(fragment: str) -> str:
@@ -203,7 +203,7 @@ def _is_markup(match: re.Match[str], text: str) -> bool:
     name = match[2]
     if name is None or match[3]:
         return True
-    if name.lower() in _STANDALONE:
+    if name.lower() in STANDALONE:
         return match.start() == 0 or not (text[match.start() - 1].isalnum() and len(name) == 1 and not match[1])
     other = f"<{name}" if match[1] else f"</{name}>"
     return other.lower() in text.lower()

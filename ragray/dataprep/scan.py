@@ -25,10 +25,10 @@ Counts = npt.NDArray[np.int32]
 FLAGS, CHARS, BLANKS, LETTERS, LATINS, HANS_CHARS, KANAS, DIGITS, SYMBOLS, LATIN_WORDS, ENGLISHES, FOREIGNS, ACCENTED, \
     MARKERS, WORDS, TRADITIONAL = range(16)  # fmt: skip
 COLUMNS = 16
+MAYBE_MOJIBAKE, RAW, UNMARKED, CLEAN = range(4)
 # Flags.
-F_SLOW, F_MAP, F_MAP_UNLESS_HAN, F_DROP, F_BLANKS, F_CODE, F_LINK, F_CONTACT, F_STRONG_CONTACT, F_AT, F_WEB, F_REPEATS = (
-    1 << n for n in range(12)
-)
+F_SLOW, F_MAP, F_MAP_UNLESS_HAN, F_DROP, F_BLANKS, F_CODE, F_LINK, F_CONTACT, F_STRONG_CONTACT, F_AT, F_WEB, F_REPEATS, \
+    F_MARKUP = (1 << n for n in range(13))  # fmt: skip
 
 MAX_WORDS = 8192  # of a text that is judged here
 _MAX_LINES = 48
@@ -47,13 +47,13 @@ def buffers(column: pa.Array) -> tuple[Bytes, Ints]:
 
 
 def scan(
-    data: Bytes, starts: Ints, ends: Ints, one_line: bool, settings: CleanConfig, *, is_clean: bool = False
+    data: Bytes, starts: Ints, ends: Ints, one_line: bool, settings: CleanConfig, state: int = RAW
 ) -> Counts:
     """int32 [texts, COLUMNS]: what is in each text `data[starts[i] : ends[i]]`.
 
     Args:
         one_line: the texts are questions, where a line break is white space to be repaired.
-        is_clean: the texts come from the rules in plain Python and only need to be judged.
+        state: MAYBE_MOJIBAKE, if that is repaired; RAW; UNMARKED, after the HTML step; or CLEAN, after all steps: these only need to be judged.
     """
     limits = settings.repetition
     top = min((1.0, *limits.top_ngrams))
@@ -62,7 +62,7 @@ def scan(
     keys, kinds = known_words()
     scratch = np.zeros(_SLOTS, np.uint64), np.zeros(_SLOTS, np.int32)
     lists = np.zeros(MAX_WORDS + 1, np.uint64), np.zeros(MAX_WORDS + 1, np.int32)
-    _scan(data, starts, ends, one_line, is_clean, characters().classes, keys, kinds, contact_pairs(), limits.min_words, top, again,
+    _scan(data, starts, ends, one_line, state, characters().classes, keys, kinds, contact_pairs(), limits.min_words, top, again,
           *scratch, *lists, found)  # fmt: skip
     return found
 
@@ -217,11 +217,11 @@ def _sign_flags(point: int, after: int) -> int:
     """What an ASCII sign may open, by the byte after it."""
     letter = 97 <= (after | 0x20) <= 122
     # Control characters, and first bytes of invisible ones, which are taken out before markup is looked for.
-    odd = after == 0x7F or after in (0xC2, 0xD8, 0xE1, 0xE2, 0xEE, 0xEF) or (after < 32 and after != 10)
+    odd = after == 0x7F or after in (0xC2, 0xC5, 0xD8, 0xE1, 0xE2, 0xEE, 0xEF) or (after < 32 and after != 10)
     if point == 60:
-        return F_SLOW if letter or odd or after == 47 or after == 33 else 0  # a tag
+        return F_MARKUP if letter or odd or after == 47 or after == 33 else 0  # a tag
     if point == 38:
-        return F_SLOW if letter or odd or after == 35 else 0  # an entity
+        return F_MARKUP if letter or odd or after == 35 or after == 60 else 0  # an entity
     if point == 123:
         return F_SLOW if odd or after == 123 or after == 37 else 0  # a template
     if point == 96 or (point == 126 and (after == 126 or odd)):
@@ -233,18 +233,19 @@ def _sign_flags(point: int, after: int) -> int:
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
 def _simple_work(flags: int, hans: int) -> int:
-    work = flags & (F_SLOW | F_MAP | F_DROP | F_BLANKS)
+    work = flags & (F_SLOW | F_MARKUP | F_MAP | F_DROP | F_BLANKS)
     return work | (flags & F_MAP_UNLESS_HAN) if hans == 0 else work
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _scan(
-    data: Bytes, starts: Ints, ends: Ints, one_line: bool, is_clean: bool, classes: Bytes, keys: npt.NDArray[np.uint64], kinds: Bytes,
+    data: Bytes, starts: Ints, ends: Ints, one_line: bool, state: int, classes: Bytes, keys: npt.NDArray[np.uint64], kinds: Bytes,
     pairs: npt.NDArray[np.bool_], min_words: int, top: float, again: float, slots: npt.NDArray[np.uint64], held: Counts,
     hashes: npt.NDArray[np.uint64], chars_to: Counts, found: Counts,
 ) -> None:  # fmt: skip
-    ignored = ~(F_SLOW if is_clean else 0)
-    base, one, two = np.uint64(_BASE), np.uint64(1), np.uint64(2)
+    ignored = ~(0 if state <= RAW else F_MARKUP if state == UNMARKED else F_MARKUP | F_SLOW)
+    is_clean = state == CLEAN
+    one, two = np.uint64(1), np.uint64(2)
     line_hashes = np.zeros(_MAX_LINES, np.uint64)
     for row in range(len(starts)):
         out = found[row]
@@ -260,7 +261,7 @@ def _scan(
             # A run of ASCII letters: most of an English text.
             begin = i
             while i < end and 97 <= (data[i] | 0x20) <= 122:
-                token = token * base + np.uint64(data[i])
+                token = ((token << np.uint64(9)) | (token >> np.uint64(55))) ^ np.uint64(data[i])
                 word = (word << np.uint64(8)) | np.uint64(data[i] | 0x20)
                 i += one
             run = np.int64(i - begin)
@@ -280,7 +281,7 @@ def _scan(
                         point = ((point & 0x1F) << 6) | second
                     else:
                         point = ((point & 0x0F) << 12) | (second << 6) | (np.int64(data[i + two]) & 0x3F)
-                    if 0xC2 <= previous <= 0xF4 and not is_clean and _is_mojibake(point):
+                    if 0xC2 <= previous <= 0xF4 and state == MAYBE_MOJIBAKE and _is_mojibake(point):
                         flags |= F_SLOW
                         break
                 value = np.int64(classes[np.uint64(point)])
@@ -326,7 +327,7 @@ def _scan(
                     flags |= F_STRONG_CONTACT
                 blanks = breaks = 0
             elif LATIN < kind <= DIGIT:
-                token = token * base + np.uint64(point)
+                token = ((token << np.uint64(9)) | (token >> np.uint64(55))) ^ np.uint64(point)
                 token_chars += 1
                 letters += kind == LETTER
                 kanas += kind == KANA
@@ -368,16 +369,13 @@ def _scan(
             lines += 1
         needs_work = (flags & F_SLOW) if is_clean else _simple_work(flags, hans)
         if not needs_work:
-            # What is left without links and code is judged in Python.
             scale = 2 if 2 * hans > words else 1
-            if flags & (F_CODE | F_LINK):
-                if words >= min_words or lines >= _MIN_LINES:
-                    flags |= F_REPEATS
-            elif lines >= _MIN_LINES and _lines_repeat(line_hashes, lines):
+            if lines >= _MIN_LINES and _lines_repeat(line_hashes, lines):
                 flags |= F_REPEATS
-            elif words >= min_words * scale:
-                if words > MAX_WORDS or _words_repeat(hashes, chars_to, words, scale, top, again, slots, held):
-                    flags |= F_REPEATS
+            elif words >= min_words * scale and (
+                words > MAX_WORDS or _words_repeat(hashes, chars_to, words, scale, top, again, slots, held)
+            ):
+                flags |= F_REPEATS
         out[FLAGS], out[CHARS], out[BLANKS], out[LETTERS], out[LATINS] = flags, chars, spaces, letters, latins
         out[HANS_CHARS], out[KANAS], out[DIGITS], out[SYMBOLS], out[MARKERS] = hans, kanas, digits, symbols, markers
         out[LATIN_WORDS], out[ENGLISHES], out[FOREIGNS], out[ACCENTED] = latin_words, english, foreign, accented
