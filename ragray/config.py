@@ -71,9 +71,12 @@ class RepetitionConfig(Section):
     line_chars: Share = Field(0.2, description="largest share of characters in such lines")
     top_ngrams: Shares = Field((0.4, 0.38, 0.36), description="largest shares of the most frequent 2-, 3-, 4-gram")
     ngrams: Shares = Field(
-        (0.45, 0.43, 0.41, 0.39, 0.37, 0.36), description="largest shares in 5-, 6-, ..., 10-grams that were there before"
+        (0.45, 0.43, 0.41, 0.39, 0.37, 0.36),
+        description="largest shares in 5-, 6-, ..., 10-grams that were there before",
     )
-    min_words: Positive = Field(50, description="shorter texts are not judged by n-grams; words, or pairs of Chinese characters")
+    min_words: Positive = Field(
+        50, description="shorter texts are not judged by n-grams; words, or pairs of Chinese characters"
+    )
 
 
 class CleanConfig(Section):

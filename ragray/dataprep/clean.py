@@ -55,9 +55,7 @@ def clean_row(row: RawRow, file: InputFile, settings: CleanConfig) -> QARecord |
     return clean_and_trace(row, file, settings)[0]
 
 
-def clean_and_trace(
-    row: RawRow, file: InputFile, settings: CleanConfig
-) -> tuple[QARecord | Rejected, Trace]:
+def clean_and_trace(row: RawRow, file: InputFile, settings: CleanConfig) -> tuple[QARecord | Rejected, Trace]:
     """The outcome of a row, and for each step that changed it the question and answer before and after."""
     if row.reason:
         return Rejected(file.source, row.line, row.reason, row.detail, row.text), {}

@@ -39,7 +39,9 @@ _TEXTS = ("question", "answer", "lang", "script", "reason", "detail", "text")
 def clean_columns(raw: pa.Table, file: InputFile, settings: CleanConfig) -> Cleaned:
     """The outcome of each row of a table of `rows.RAW_SCHEMA`."""
     raw = _whole(raw)
-    question, answer = (_Column(raw.column(name).chunk(0), name == "question", settings) for name in ("question", "answer"))
+    question, answer = (
+        _Column(raw.column(name).chunk(0), name == "question", settings) for name in ("question", "answer")
+    )
     lang, script = _languages(raw.column("lang").chunk(0), question.found, answer.found)
     slow = _needs_rules(raw, question, answer, lang, settings)
     slow |= _found_wanting(question, answer, slow, settings)
@@ -167,7 +169,11 @@ class _Rows:
         """The cleaned question and answer; None if the row could not be read, or breaks a step."""
         raw = self._raw(row)
         try:
-            return None if raw.reason or REPLACEMENT in raw.id + raw.question + raw.answer else clean_fields(raw, self._settings)
+            return (
+                None
+                if raw.reason or REPLACEMENT in raw.id + raw.question + raw.answer
+                else clean_fields(raw, self._settings)
+            )
         except (ImportError, MemoryError):
             raise
         except Exception:  # noqa: BLE001  (`clean_row` says which; one bad row must not stop the others)
@@ -192,10 +198,14 @@ def _whole(raw: pa.Table) -> pa.Table:
     raw = raw.combine_chunks()
     arrays = [column.combine_chunks() for column in raw.columns]
     arrays = [array.chunk(0) if isinstance(array, pa.ChunkedArray) else array for array in arrays]
-    return pa.table([array.fill_null("" if pa.types.is_string(array.type) else 0) for array in arrays], raw.column_names)
+    return pa.table(
+        [array.fill_null("" if pa.types.is_string(array.type) else 0) for array in arrays], raw.column_names
+    )
 
 
-def _languages(given: pa.Array, question: scan.Counts, answer: scan.Counts) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]]:
+def _languages(
+    given: pa.Array, question: scan.Counts, answer: scan.Counts
+) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]]:
     """`clean.language_of` and `language.script_of` for every row."""
     found = _detected(question)
     lang = np.where(found == "other", _detected(answer), found)
@@ -227,7 +237,9 @@ def _detected(found: scan.Counts) -> npt.NDArray[np.object_]:
     return none
 
 
-def _needs_rules(raw: pa.Table, question: _Column, answer: _Column, lang: npt.NDArray[np.object_], settings: CleanConfig) -> Mask:
+def _needs_rules(
+    raw: pa.Table, question: _Column, answer: _Column, lang: npt.NDArray[np.object_], settings: CleanConfig
+) -> Mask:
     """Which rows are left to `clean_row`."""
     if tuple(step for step in settings.steps if step in TEXT_STEPS) != tuple(TEXT_STEPS) or (
         settings.mask or settings.chinese != "keep"

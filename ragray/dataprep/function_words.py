@@ -55,7 +55,6 @@ _AMBIGUOUS = """
     to i e o y z u w s d l a by min et al ten be come more our not him can at all one has have for sur par les ce du
     sunt pot most van dos das est ha au ai en te ta kan sous main import or sans en
     """.split()
-FOREIGN = (
-    frozenset(" ".join((_GERMAN, _FRENCH, _SPANISH, _PORTUGUESE, _ITALIAN, _DUTCH, _NORDIC, _POLISH, _OTHERS)).split())
-    - ENGLISH.union(_AMBIGUOUS)
-)
+FOREIGN = frozenset(
+    " ".join((_GERMAN, _FRENCH, _SPANISH, _PORTUGUESE, _ITALIAN, _DUTCH, _NORDIC, _POLISH, _OTHERS)).split()
+) - ENGLISH.union(_AMBIGUOUS)

@@ -27,8 +27,28 @@ STANDALONE = frozenset(
 )  # need no closing tag
 _BLOCK = "p,div,hr,li,dt,dd,tr,h1,h2,h3,h4,h5,h6,pre,blockquote,section,article,header,footer,figure,caption"
 BLOCKS = frozenset(_BLOCK.split(",")) - {"pre"} | {"br"}
-INLINE = ("b", "strong", "i", "em", "u", "s", "span", "small", "big", "sub", "sup", "font", "mark", "abbr", "ul", "ol", "dl")
-_SIMPLE_TAG = re.compile(rf"</?(?:{'|'.join(sorted(BLOCKS, key=len, reverse=True))}|{'|'.join(INLINE)})\s*/?>", re.IGNORECASE)
+INLINE = (
+    "b",
+    "strong",
+    "i",
+    "em",
+    "u",
+    "s",
+    "span",
+    "small",
+    "big",
+    "sub",
+    "sup",
+    "font",
+    "mark",
+    "abbr",
+    "ul",
+    "ol",
+    "dl",
+)
+_SIMPLE_TAG = re.compile(
+    rf"</?(?:{'|'.join(sorted(BLOCKS, key=len, reverse=True))}|{'|'.join(INLINE)})\s*/?>", re.IGNORECASE
+)
 _TAG = re.compile(rf"<(/?)({_TAGS})(\s[^<>]*|\s*/)?>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 CODE = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)[^\S\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _TEMPLATE = re.compile(r"(?<!\$)(?:\{\{\{[^{}\n]{0,200}\}\}\}|\{\{[^{}\n]{0,200}\}\}|\{%[^\n]{0,200}?%\})")

@@ -45,9 +45,7 @@ def gather(sources: tuple[Bytes, Bytes, Bytes], which: Bytes, starts: Ints, ends
     out = np.empty(int(offsets[-1]), np.uint8)
     _gather(*sources, which, starts, offsets, out)
     kind, width = (pa.large_string(), np.int64) if large else (pa.string(), np.int32)
-    return pa.Array.from_buffers(
-        kind, len(which), [None, pa.py_buffer(offsets.astype(width)), pa.py_buffer(out)]
-    )
+    return pa.Array.from_buffers(kind, len(which), [None, pa.py_buffer(offsets.astype(width)), pa.py_buffer(out)])
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -123,9 +121,7 @@ def _rewrite(
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _gather(
-    first: Bytes, second: Bytes, third: Bytes, which: Bytes, starts: Ints, offsets: Ints, out: Bytes
-) -> None:
+def _gather(first: Bytes, second: Bytes, third: Bytes, which: Bytes, starts: Ints, offsets: Ints, out: Bytes) -> None:
     row, count = 0, len(which)
     while row < count:
         begin, source, last = starts[row], which[row], row + 1

@@ -12,11 +12,7 @@ import pyarrow as pa
 from numba import njit
 
 from ragray.config import CleanConfig
-from ragray.dataprep.characters import (
-    BLANK, BREAK, DIGIT, DROP, HAN_KIND, IS_CONTACT, IS_ENGLISH, IS_FOREIGN, IS_LOREM, IS_STRONG_CONTACT, IS_US, IS_WEB,
-    KANA, LATIN, LETTER, MAP, MAP_UNLESS_HAN, SYMBOL, UNSURE, WORD_BYTES, WORD_SLOTS, Bytes,
-    characters, contact_pairs, known_words,
-)  # fmt: skip
+from ragray.dataprep import characters as chars_of
 
 Ints = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int32]
@@ -30,12 +26,7 @@ MAYBE_MOJIBAKE, RAW, UNMARKED, CLEAN = range(4)
 F_SLOW, F_MAP, F_MAP_UNLESS_HAN, F_DROP, F_BLANKS, F_CODE, F_LINK, F_CONTACT, F_STRONG_CONTACT, F_AT, F_WEB, F_REPEATS, \
     F_MARKUP = (1 << n for n in range(13))  # fmt: skip
 
-MAX_WORDS = 8192  # of a text that is judged here
 _MAX_LINES = 48
-_MIN_LINES = 4
-_MIN_REPEATS = 3
-_SLOTS = 4 * MAX_WORDS
-_BASE = 0x9E3779B97F4A7C15 | 1
 
 
 def buffers(column: pa.Array) -> tuple[Bytes, Ints]:
@@ -46,9 +37,7 @@ def buffers(column: pa.Array) -> tuple[Bytes, Ints]:
     return np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8), ends
 
 
-def scan(
-    data: Bytes, starts: Ints, ends: Ints, one_line: bool, settings: CleanConfig, state: int = RAW
-) -> Counts:
+def scan(data: Bytes, starts: Ints, ends: Ints, one_line: bool, settings: CleanConfig, state: int = RAW) -> Counts:
     """int32 [texts, COLUMNS]: what is in each text `data[starts[i] : ends[i]]`.
 
     Args:
@@ -60,19 +49,11 @@ def scan(
     again = min((1.0, *limits.ngrams))
     found = np.zeros((len(starts), COLUMNS), np.int32)
     keys, kinds = known_words()
-    scratch = np.zeros(_SLOTS, np.uint64), np.zeros(_SLOTS, np.int32)
+    scratch = np.zeros(SLOTS, np.uint64), np.zeros(SLOTS, np.int32)
     lists = np.zeros(MAX_WORDS + 1, np.uint64), np.zeros(MAX_WORDS + 1, np.int32)
     _scan(data, starts, ends, one_line, state, characters().classes, keys, kinds, contact_pairs(), limits.min_words, top, again,
           *scratch, *lists, found)  # fmt: skip
     return found
-
-
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def spread(value: np.uint64) -> np.uint64:
-    """Spread a number over 64 bits. Source: Stafford 2011, variant 13, as in Java's SplittableRandom."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
@@ -100,107 +81,6 @@ def _flags_of_word(bits: int, after_contact: bool) -> int:
     if bits & IS_LOREM:
         flags |= F_SLOW
     return flags
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _lines_repeat(hashes: npt.NDArray[np.uint64], count: int) -> bool:
-    if count > len(hashes):
-        return True
-    for i in range(count):
-        for j in range(i):
-            if hashes[i] == hashes[j]:
-                return True
-    return False
-
-
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _slot_of(key: np.uint64, slots: npt.NDArray[np.uint64], mask: np.uint64) -> np.uint64:
-    """Where `key` is, or has to go. 0 marks a free slot."""
-    slot = (key ^ (key >> np.uint64(29))) & mask
-    while slots[slot] != 0 and slots[slot] != key:
-        slot = (slot + np.uint64(1)) & mask
-    return slot
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _top_chars(
-    hashes: npt.NDArray[np.uint64], chars: Counts, words: int, n: int, slots: npt.NDArray[np.uint64], held: Counts
-) -> int:
-    """At least as many characters as the n-gram with the most takes, all repetitions together; 0 if none is frequent."""
-    mask, power = np.uint64(1), np.uint64(1)
-    while mask < np.uint64(2 * words):
-        mask *= np.uint64(2)
-    slots[:mask] = np.uint64(0)
-    mask -= np.uint64(1)
-    for _ in range(n):
-        power *= np.uint64(_BASE)
-    most = 0
-    for k in range(words - n + 1):
-        i, until_n = np.uint64(k), np.uint64(k + n)
-        key = (hashes[until_n] - hashes[i] * power) | np.uint64(1)
-        slot = _slot_of(key, slots, mask)
-        if slots[slot] == 0:
-            slots[slot], held[slot] = key, 1
-        else:
-            held[slot] += 1
-            if held[slot] >= _MIN_REPEATS:
-                most = max(most, held[slot] * (chars[until_n] - chars[i]))
-    return most
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _repeated_chars(
-    hashes: npt.NDArray[np.uint64], chars: Counts, words: int, n: int, slots: npt.NDArray[np.uint64]
-) -> int:
-    """At least as many characters as are in n-grams that were there before."""
-    mask, power = np.uint64(1), np.uint64(1)
-    while mask < np.uint64(2 * words):
-        mask *= np.uint64(2)
-    slots[:mask] = np.uint64(0)
-    mask -= np.uint64(1)
-    for _ in range(n):
-        power *= np.uint64(_BASE)
-    covered, until = 0, 0
-    for k in range(words - n + 1):
-        i, until_n = np.uint64(k), np.uint64(k + n)
-        key = (hashes[until_n] - hashes[i] * power) | np.uint64(1)
-        slot = _slot_of(key, slots, mask)
-        if slots[slot] == 0:
-            slots[slot] = key
-        else:
-            covered += chars[until_n] - chars[np.uint64(max(k, until))]
-            until = k + n
-    return covered
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _words_repeat(
-    hashes: npt.NDArray[np.uint64], chars: Counts, words: int, scale: int, top: float, again: float,
-    slots: npt.NDArray[np.uint64], held: Counts,
-) -> bool:  # fmt: skip
-    """Whether the filter of repeated n-grams may refuse the text."""
-    total = chars[words]
-    if _repeated_chars(hashes, chars, words, 5 * scale, slots) > again * total:
-        return True
-    for n in (2, 3, 4):
-        most = _top_chars(hashes, chars, words, n * scale, slots, held)
-        if most > top * total:
-            return True
-        if most == 0:  # no longer n-gram is frequent either
-            return False
-    return False
-
-
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _push(
-    token: np.uint64, size: int, words: int, total: int, line: np.uint64, hashes: npt.NDArray[np.uint64], chars: Counts
-) -> tuple[int, int, np.uint64]:
-    """One word more: (words, characters in words, hash of the line)."""
-    words, total, mixed = words + 1, total + size, spread(token)
-    if words <= MAX_WORDS:
-        hashes[np.uint64(words)] = hashes[np.uint64(words - 1)] * np.uint64(_BASE) + mixed
-        chars[np.uint64(words)] = total
-    return words, total, line * np.uint64(_BASE) + mixed
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
@@ -276,11 +156,14 @@ def _scan(
                     if point < 0xC2 or point >= 0xF0 or i + size > end:
                         flags |= F_SLOW  # invalid, or beyond the table
                         break
-                    second = np.int64(data[i + one]) & 0x3F
+                    second, third = np.int64(data[i + one]), np.int64(data[i + size - one])
+                    if (second & 0xC0) != 0x80 or (third & 0xC0) != 0x80 or (point == 0xE0 and second < 0xA0):
+                        flags |= F_SLOW  # invalid
+                        break
                     if point < 0xE0:
-                        point = ((point & 0x1F) << 6) | second
+                        point = ((point & 0x1F) << 6) | (second & 0x3F)
                     else:
-                        point = ((point & 0x0F) << 12) | (second << 6) | (np.int64(data[i + two]) & 0x3F)
+                        point = ((point & 0x0F) << 12) | ((second & 0x3F) << 6) | (third & 0x3F)
                     if 0xC2 <= previous <= 0xF4 and state == MAYBE_MOJIBAKE and _is_mojibake(point):
                         flags |= F_SLOW
                         break
@@ -313,13 +196,13 @@ def _scan(
                 word, word_bytes = np.uint64(0), 0
             # Words for repetition: runs of letters and digits, Han characters one by one.
             if token_chars and (kind == HAN_KIND or kind < LATIN or kind > DIGIT):
-                words, total, line_hash = _push(token, token_chars, words, total, line_hash, hashes, chars_to)
+                words, total, line_hash = push_word(token, token_chars, words, total, line_hash, hashes, chars_to)
                 line_words += 1
                 token, token_chars = np.uint64(0), 0
             if i >= end:
                 break
             if kind == HAN_KIND:
-                words, total, line_hash = _push(np.uint64(point), 1, words, total, line_hash, hashes, chars_to)
+                words, total, line_hash = push_word(np.uint64(point), 1, words, total, line_hash, hashes, chars_to)
                 line_words += 1
                 hans += 1
                 traditional += ((value >> 7) & 1) - ((value >> 6) & 1)
@@ -370,10 +253,10 @@ def _scan(
         needs_work = (flags & F_SLOW) if is_clean else _simple_work(flags, hans)
         if not needs_work:
             scale = 2 if 2 * hans > words else 1
-            if lines >= _MIN_LINES and _lines_repeat(line_hashes, lines):
+            if lines >= MIN_LINES and lines_repeat(line_hashes, lines):
                 flags |= F_REPEATS
             elif words >= min_words * scale and (
-                words > MAX_WORDS or _words_repeat(hashes, chars_to, words, scale, top, again, slots, held)
+                words > MAX_WORDS or words_repeat(hashes, chars_to, words, scale, top, again, slots, held)
             ):
                 flags |= F_REPEATS
         out[FLAGS], out[CHARS], out[BLANKS], out[LETTERS], out[LATINS] = flags, chars, spaces, letters, latins

@@ -42,7 +42,9 @@ def _packed(name: str) -> int:
     return int.from_bytes(name.encode(), "big") if len(name) <= 8 else 0
 
 
-def unmark(data: Bytes, starts: Ints, ends: Ints) -> tuple[Bytes, Ints, Ints, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def unmark(
+    data: Bytes, starts: Ints, ends: Ints
+) -> tuple[Bytes, Ints, Ints, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """(bytes, starts, ends, done, changed) of the texts `data[starts[i] : ends[i]]` without markup."""
     room = np.concatenate(([0], np.cumsum(ends - starts)))
     out = np.empty(int(room[-1]) + 1, np.uint8)
@@ -97,7 +99,9 @@ def _after_word(data: Bytes, start: int, at: int, classes: Bytes) -> bool:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _tag(data: Bytes, start: int, end: int, at: int, classes: Bytes, names: npt.NDArray[np.uint64], kinds: Bytes) -> tuple[int, int]:
+def _tag(
+    data: Bytes, start: int, end: int, at: int, classes: Bytes, names: npt.NDArray[np.uint64], kinds: Bytes
+) -> tuple[int, int]:
     """(bytes, kind) of the tag at `at`: kind is 0 if nothing is shown for it, 1 for a new line, 2 if it is no markup.
 
     (0, 0): this is for the rules in plain Python.

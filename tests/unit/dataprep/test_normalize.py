@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragray.dataprep.normalize import clean_line, clean_text, normal_form
+from ragray.dataprep.normalize import clean_line, clean_text, normal_form, repair_mojibake, run_steps, without_markup
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,36 @@ def test_clean_text_never_leaves_control_characters(text: str) -> None:
     cleaned = clean_text(text)
     assert cleaned == cleaned.strip()
     assert not any(ord(char) < 32 and char != "\n" for char in cleaned.replace("\t", ""))
+
+
+def test_steps_run_in_their_order_and_are_named() -> None:
+    steps = {"one": lambda text: text.replace("a", "b"), "two": lambda text: text.replace("b", "c"), "none": str}
+    assert run_steps("a", steps) == ("c", ["one", "two"])
+    assert run_steps("a `a`", {"one": steps["one"]}) == ("b `a`", ["one"])
+    assert run_steps(" x ", {}) == ("x", ["whitespace"])
+
+
+@pytest.mark.parametrize(
+    ("raw", "repaired"),
+    [("itâ€™s", "it’s"), ("cafÃ©", "café"), ("naïve “café”", "naïve “café”"), ("å…³äºŽå®‰è£…", "关于安装")],
+)
+def test_mojibake(raw: str, repaired: str) -> None:
+    assert repair_mojibake(raw) == repaired
+
+
+def test_an_entity_cannot_stand_for_held_code() -> None:
+    assert clean_text("&#xe000;0&#xe001; `a  b`") == "0 `a  b`"
+    assert clean_text("\ue0005\ue001") == "5"
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("x</b> y <p>z", "x</b> y \nz"),  # a closing tag alone is no markup
+        ("<p>Vec<b> of</p>", "Vec<b> of"),
+        ("<P>a</P><BR/>b", "a\n\nb"),
+        ("<table><tr><td>a</td><td>b</td></tr></table>", "a b"),
+    ],
+)
+def test_plain_tags(raw: str, clean: str) -> None:
+    assert without_markup(raw).strip() == clean or clean_text(raw) == clean

@@ -1,0 +1,62 @@
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragray.config import CleanConfig
+from ragray.dataprep.boilerplate import common_lines, count_lines, line_digest, merge_counts, remove_lines
+
+FOOTER = "This is no medical advice."
+SETTINGS = CleanConfig(boilerplate_share=0.5, boilerplate_records=2)
+
+
+def table(answers: list[str]) -> pa.Table:
+    return pa.table({"id": [str(n) for n in range(len(answers))], "answer": pa.array(answers, pa.string())})
+
+
+def cleaned(answers: list[str], settings: CleanConfig = SETTINGS) -> list[str]:
+    counts = count_lines(table(answers))
+    return remove_lines(table(answers), common_lines(counts, len(answers), settings))[0].column("answer").to_pylist()
+
+
+def test_a_common_line_goes() -> None:
+    assert cleaned([f"Drink water.\n\n{FOOTER}", f"{FOOTER}\nRest well now.", "Something else."]) == [
+        "Drink water.", "Rest well now.", "Something else.",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [FOOTER, FOOTER, FOOTER],  # equal answers are duplicates
+        ["a\nYes.", "b\nYes.", "c\nYes."],  # short
+        [f"a\n```\n{FOOTER}\n```"] * 3,  # code
+        [f"{FOOTER}\n{FOOTER}", "b", "c", "d", "e"],  # in one record only
+        [f"{FOOTER}\n---", f"{FOOTER}\n***"],  # nothing else is said
+    ],
+)
+def test_what_stays(answers: list[str]) -> None:
+    assert cleaned(answers) == answers
+
+
+def test_share_and_minimum() -> None:
+    counts = count_lines(table([f"{n}\n{FOOTER}" for n in range(3)]))
+    assert counts.to_pylist() == [{"line": line_digest(FOOTER), "records": 3}]
+    for records, share, least, found in ((6, 0.5, 2, 1), (7, 0.5, 2, 0), (6, 0.5, 4, 0)):
+        settings = CleanConfig(boilerplate_share=share, boilerplate_records=least)
+        assert len(common_lines(counts, records, settings)) == found
+
+
+@given(st.lists(st.text("ab \n`~。", max_size=40), max_size=12), st.integers(1, 5))
+def test_counts_of_parts_add_up(answers: list[str], size: int) -> None:
+    whole = table(answers)
+    parts = [count_lines(whole.slice(k, size)) for k in range(0, len(answers), size)]
+    assert merge_counts(parts).sort_by("line") == count_lines(whole)
+
+
+def test_how_many_changed() -> None:
+    whole = table([f"a\n{FOOTER}", FOOTER, "b\nc"])
+    _, changed = remove_lines(whole, common_lines(count_lines(whole), 1, CleanConfig(boilerplate_records=2)))
+    assert changed == 0
+    lines = pa.array([line_digest(FOOTER)], pa.uint64()).to_numpy()
+    assert remove_lines(whole, lines)[1] == 1
