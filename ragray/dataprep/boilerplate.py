@@ -19,7 +19,8 @@ from numba import njit
 from ragray.config import CleanConfig
 from ragray.dataprep.characters import Bytes
 from ragray.dataprep.normalize import tidy_spaces
-from ragray.dataprep.scan import Ints, buffers, spread
+from ragray.dataprep.repeats import spread
+from ragray.dataprep.scan import Ints, buffers
 
 Digests = npt.NDArray[np.uint64]
 

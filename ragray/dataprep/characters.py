@@ -1,7 +1,7 @@
 """What the cleaning steps do with each character, and what it is, as tables for compiled code.
 
-In: the rules of `normalize`, `language` and `filters`. Out: a byte for each code point below `TABLE_SIZE`: three bits of
-action, three of kind, two of script; and the forms that characters are replaced by. Whatever a single character
+In: the rules of `normalize`, `language` and `filters`. Out: a byte for each code point below `TABLE_SIZE`: three bits
+of action, three of kind, two of script; and the forms that characters are replaced by. Whatever a single character
 cannot decide (marks that combine, jamo, code, markup) is left to the rules in plain Python.
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from ragray.dataprep import normalize
 from ragray.dataprep.filters import MARKS
@@ -42,7 +43,7 @@ _GROWTH = 3  # times as many bytes as before, at most
 
 @dataclass(frozen=True)
 class Characters:
-    """`classes` uint8 [TABLE_SIZE]; the replacement of character c is `forms[starts[c] + 1 :]`, `forms[starts[c]]` bytes."""
+    """`classes`: uint8 [TABLE_SIZE]; a form is in `forms` from `starts` on: the number of its bytes, then these."""
 
     classes: Bytes
     starts: npt.NDArray[np.int32]
@@ -75,8 +76,8 @@ def characters() -> Characters:
 def contact_pairs() -> npt.NDArray[np.bool_]:
     """bool [65536]: whether a pair of characters, by `pair_slot`, may open a contact line."""
     found = np.zeros(1 << 16, np.bool_)
-    for first, second in _CONTACT_PAIRS:
-        found[(ord(first) * 0x9E5 ^ ord(second)) & 0xFFFF] = True
+    for pair in _CONTACT_PAIRS:
+        found[(ord(pair[0]) * 0x9E5 ^ ord(pair[1])) & 0xFFFF] = True
     return found
 
 
@@ -98,6 +99,12 @@ def known_words() -> tuple[npt.NDArray[np.uint64], Bytes]:
             slot = (slot + 1) % WORD_SLOTS
         keys[slot], bits[slot] = key, kind
     return keys, bits
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def signed(value: np.uint8 | np.uint64) -> int:
+    """An unsigned number as int64, so that compiled arithmetic with it stays in integers."""
+    return np.int64(value)  # type: ignore[return-value]
 
 
 def _packed(word: str) -> int:

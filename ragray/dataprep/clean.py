@@ -30,7 +30,7 @@ _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 
 @dataclass(frozen=True)
 class Cleaned:
-    """One outcome for each raw row, in order; `reason` is "" for a record. Rows that each step changed, with examples."""
+    """The outcome of each raw row in order, `reason` "" for a record; and rows changed by each step, with examples."""
 
     table: pa.Table
     changed: Counter[str] = field(default_factory=Counter)
@@ -83,8 +83,8 @@ def clean_fields(row: RawRow, settings: CleanConfig) -> tuple[str, str, Trace]:
     """The question and the answer after all row-wise steps, and what each step that changed them made of them."""
     question, of_question = clean_question(row.question, settings)
     answer, of_answer = clean_answer(row.answer, question, settings)
-    trace = {step: (row.question, question) for step in of_question}
-    return question, answer, trace | {step: (row.answer, answer) for step in of_answer}
+    trace = dict.fromkeys(of_question, (row.question, question))
+    return question, answer, trace | dict.fromkeys(of_answer, (row.answer, answer))
 
 
 def clean_question(text: str, settings: CleanConfig) -> tuple[str, list[str]]:
@@ -104,7 +104,7 @@ def steps_for(settings: CleanConfig, question: str | None = None) -> dict[str, S
     known: dict[str, Step] = {"mojibake": repair_mojibake, **TEXT_STEPS}
     if question is not None:
         known["contacts"] = functools.partial(without_contacts, question=question)
-    steps = {name: known[name] for name in settings.steps if name in known}
+    steps: dict[str, Step] = {name: known[name] for name in settings.steps if name in known}
     if settings.chinese != "keep":
         steps["chinese"] = functools.partial(convert_chinese, target=settings.chinese)
     if settings.mask:

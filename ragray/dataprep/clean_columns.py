@@ -1,14 +1,13 @@
 """Cleaning a whole table: compiled code for the rows that need little, `clean.clean_row` for the others.
 
-In: a table of raw rows. Out: the outcome of each, the same as that of `clean_row`. A row is done here only if `scan` has
-proved that no step but the simple ones changes it and that no filter refuses it.
+In: a table of raw rows. Out: the outcome of each, the same as that of `clean_row`. A row is done here only if `scan`
+has proved that no step but the simple ones changes it and that no filter refuses it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +49,8 @@ def clean_columns(raw: pa.Table, file: InputFile, settings: CleanConfig) -> Clea
     others, traces = _by_rules(rows, raw.column("lang").chunk(0).take(pa.array(numbers)), numbers, settings)
     columns = {
         "question": question.cleaned(slow, others["question"]), "answer": answer.cleaned(slow, others["answer"]),
-        "id": _ids(raw, file), "lang": _filled(lang, slow, others["lang"]), "script": _filled(script, slow, others["script"]),
+        "id": _ids(raw, file),
+        "lang": _filled(lang, slow, others["lang"]), "script": _filled(script, slow, others["script"]),
     }  # fmt: skip
     for name in ("reason", "detail", "text"):
         columns[name] = _filled(np.full(len(raw), "", object), slow, others[name])
@@ -92,7 +92,8 @@ def _needs_work(found: scan.Counts) -> Mask:
     """Which texts have something for the simple steps."""
     flags = found[:, scan.FLAGS]
     work: Mask = (flags & (scan.F_MAP | scan.F_DROP | scan.F_BLANKS)) > 0
-    return work | ((flags & scan.F_MAP_UNLESS_HAN > 0) & (found[:, scan.HANS_CHARS] == 0))
+    work |= (flags & scan.F_MAP_UNLESS_HAN > 0) & (found[:, scan.HANS_CHARS] == 0)
+    return work
 
 
 class _Column:
@@ -168,12 +169,10 @@ class _Rows:
     def fields(self, row: int) -> tuple[str, str, Trace] | None:
         """The cleaned question and answer; None if the row could not be read, or breaks a step."""
         raw = self._raw(row)
+        if raw.reason or REPLACEMENT in raw.id + raw.question + raw.answer:
+            return None
         try:
-            return (
-                None
-                if raw.reason or REPLACEMENT in raw.id + raw.question + raw.answer
-                else clean_fields(raw, self._settings)
-            )
+            return clean_fields(raw, self._settings)
         except (ImportError, MemoryError):
             raise
         except Exception:  # noqa: BLE001  (`clean_row` says which; one bad row must not stop the others)
@@ -189,8 +188,8 @@ class _Rows:
             name: bytes(data[ends[row] : ends[row + 1]]).decode("utf-8", "replace")
             for name, (data, ends) in self._texts.items()
         }
-        numbers = {name: int(values[row]) for name, values in self._numbers.items()}
-        return RawRow(**numbers, **texts)
+        ordinal, line = (int(self._numbers[name][row]) for name in ("ordinal", "line"))
+        return RawRow(ordinal, line, **texts)
 
 
 def _whole(raw: pa.Table) -> pa.Table:
@@ -246,9 +245,9 @@ def _needs_rules(
     ):
         return np.ones(len(raw), np.bool_)
     slow = question.slow | answer.slow | _may_be_refused(question.found, answer.found, lang, settings)
-    return slow | np.asarray(
-        pc.or_(pc.not_equal(raw.column("reason"), ""), pc.match_substring(raw.column("id"), REPLACEMENT))
-    )
+    slow |= np.asarray(pc.not_equal(raw.column("reason"), ""))
+    slow |= np.asarray(pc.match_substring(raw.column("id"), REPLACEMENT))
+    return slow
 
 
 def _found_wanting(question: _Column, answer: _Column, slow: Mask, settings: CleanConfig) -> Mask:

@@ -1,7 +1,7 @@
 """Whether a text repeats itself, in compiled code.
 
-In: the words of a text as hashes of all its beginnings, so that the hash of any n-gram is one subtraction. Out: bounds: a
-text that `filters` would refuse is never passed over, one that it keeps may be pointed at.
+In: the words of a text as hashes of all its beginnings, so that the hash of any n-gram is one subtraction. Out: bounds:
+a text that `filters` would refuse is never passed over, one that it keeps may be pointed at.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def spread(value: np.uint64) -> np.uint64:
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
 def lines_repeat(hashes: Hashes, count: int) -> bool:
+    """Whether any two of `count` lines are equal, or there are too many to tell."""
     if count > len(hashes):
         return True
     for i in range(count):
@@ -51,9 +52,7 @@ def _slot_of(key: np.uint64, slots: Hashes, mask: np.uint64) -> np.uint64:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _top_chars(
-    hashes: Hashes, chars: Counts, words: int, n: int, slots: Hashes, held: Counts
-) -> int:
+def _top_chars(hashes: Hashes, chars: Counts, words: int, n: int, slots: Hashes, held: Counts) -> int:
     """At least as many characters as the n-gram with the most has, repetitions included; 0 if none is frequent."""
     mask, power = np.uint64(1), np.uint64(1)
     while mask < np.uint64(2 * words):
@@ -77,9 +76,7 @@ def _top_chars(
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _repeated_chars(
-    hashes: Hashes, chars: Counts, words: int, n: int, slots: Hashes
-) -> int:
+def _repeated_chars(hashes: Hashes, chars: Counts, words: int, n: int, slots: Hashes) -> int:
     """At least as many characters as are in n-grams that were there before."""
     mask, power = np.uint64(1), np.uint64(1)
     while mask < np.uint64(2 * words):

@@ -50,7 +50,8 @@ def gather(sources: tuple[Bytes, Bytes, Bytes], which: Bytes, starts: Ints, ends
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _rewrite(
-    data: Bytes, starts: Ints, ends: Ints, one_line: bool, han: npt.NDArray[np.bool_], classes: Bytes, form_starts: npt.NDArray[np.int32],
+    data: Bytes, starts: Ints, ends: Ints, one_line: bool, han: npt.NDArray[np.bool_], classes: Bytes,
+    form_starts: npt.NDArray[np.int32],
     forms: Bytes, out: Bytes, found: Sizes, changes: Bytes,
 ) -> None:  # fmt: skip
     for row in range(len(starts)):

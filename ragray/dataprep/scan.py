@@ -12,7 +12,36 @@ import pyarrow as pa
 from numba import njit
 
 from ragray.config import CleanConfig
-from ragray.dataprep import characters as chars_of
+from ragray.dataprep.characters import (
+    BLANK,
+    BREAK,
+    DIGIT,
+    DROP,
+    HAN_KIND,
+    IS_CONTACT,
+    IS_ENGLISH,
+    IS_FOREIGN,
+    IS_LOREM,
+    IS_STRONG_CONTACT,
+    IS_US,
+    IS_WEB,
+    KANA,
+    LATIN,
+    LETTER,
+    MAP,
+    MAP_UNLESS_HAN,
+    SYMBOL,
+    UNSURE,
+    WORD_BYTES,
+    WORD_SLOTS,
+    Bytes,
+    characters,
+    contact_pairs,
+    known_words,
+    signed,
+)  # fmt: skip
+from ragray.dataprep.filters import MIN_LINES
+from ragray.dataprep.repeats import MAX_WORDS, SLOTS, lines_repeat, push_word, words_repeat
 
 Ints = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int32]
@@ -23,8 +52,8 @@ FLAGS, CHARS, BLANKS, LETTERS, LATINS, HANS_CHARS, KANAS, DIGITS, SYMBOLS, LATIN
 COLUMNS = 16
 MAYBE_MOJIBAKE, RAW, UNMARKED, CLEAN = range(4)
 # Flags.
-F_SLOW, F_MAP, F_MAP_UNLESS_HAN, F_DROP, F_BLANKS, F_CODE, F_LINK, F_CONTACT, F_STRONG_CONTACT, F_AT, F_WEB, F_REPEATS, \
-    F_MARKUP = (1 << n for n in range(13))  # fmt: skip
+F_SLOW, F_MAP, F_MAP_UNLESS_HAN, F_DROP, F_BLANKS, F_CODE, F_LINK, F_CONTACT, F_STRONG_CONTACT, F_AT, F_WEB, \
+    F_REPEATS, F_MARKUP = (1 << n for n in range(13))  # fmt: skip
 
 _MAX_LINES = 48
 
@@ -42,7 +71,8 @@ def scan(data: Bytes, starts: Ints, ends: Ints, one_line: bool, settings: CleanC
 
     Args:
         one_line: the texts are questions, where a line break is white space to be repaired.
-        state: MAYBE_MOJIBAKE, if that is repaired; RAW; UNMARKED, after the HTML step; or CLEAN, after all steps: these only need to be judged.
+        state: MAYBE_MOJIBAKE, if that is repaired; RAW; UNMARKED, after the HTML step; or CLEAN, after all steps:
+            such texts only need to be judged.
     """
     limits = settings.repetition
     top = min((1.0, *limits.top_ngrams))
@@ -51,8 +81,8 @@ def scan(data: Bytes, starts: Ints, ends: Ints, one_line: bool, settings: CleanC
     keys, kinds = known_words()
     scratch = np.zeros(SLOTS, np.uint64), np.zeros(SLOTS, np.int32)
     lists = np.zeros(MAX_WORDS + 1, np.uint64), np.zeros(MAX_WORDS + 1, np.int32)
-    _scan(data, starts, ends, one_line, state, characters().classes, keys, kinds, contact_pairs(), limits.min_words, top, again,
-          *scratch, *lists, found)  # fmt: skip
+    _scan(data, starts, ends, one_line, state, characters().classes, keys, kinds, contact_pairs(),
+          limits.min_words, top, again, *scratch, *lists, found)  # fmt: skip
     return found
 
 
@@ -64,7 +94,8 @@ def _kind_of_word(word: np.uint64, size: int, keys: npt.NDArray[np.uint64], kind
     slot = (word * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(51)
     while keys[slot] != 0:
         if keys[slot] == word:
-            return np.int64(kinds[slot])
+            found: int = signed(kinds[slot])
+            return found
         slot = (slot + np.uint64(1)) & np.uint64(WORD_SLOTS - 1)
     return 0
 
@@ -119,9 +150,9 @@ def _simple_work(flags: int, hans: int) -> int:
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _scan(
-    data: Bytes, starts: Ints, ends: Ints, one_line: bool, state: int, classes: Bytes, keys: npt.NDArray[np.uint64], kinds: Bytes,
-    pairs: npt.NDArray[np.bool_], min_words: int, top: float, again: float, slots: npt.NDArray[np.uint64], held: Counts,
-    hashes: npt.NDArray[np.uint64], chars_to: Counts, found: Counts,
+    data: Bytes, starts: Ints, ends: Ints, one_line: bool, state: int, classes: Bytes,
+    keys: npt.NDArray[np.uint64], kinds: Bytes, pairs: npt.NDArray[np.bool_], min_words: int, top: float, again: float,
+    slots: npt.NDArray[np.uint64], held: Counts, hashes: npt.NDArray[np.uint64], chars_to: Counts, found: Counts,
 ) -> None:  # fmt: skip
     ignored = ~(0 if state <= RAW else F_MARKUP if state == UNMARKED else F_MARKUP | F_SLOW)
     is_clean = state == CLEAN
@@ -131,7 +162,7 @@ def _scan(
         out = found[row]
         start, end = np.uint64(starts[row]), np.uint64(ends[row])
         i = start
-        flags, previous, blanks, breaks = 0, np.int64(0), 0, 0
+        flags, previous, blanks, breaks = 0, 0, 0, 0
         chars = spaces = letters = latins = hans = kanas = digits = symbols = markers = traditional = 0
         latin_words = english = foreign = accented = 0
         word, word_bytes, after_contact = np.uint64(0), 0, False
@@ -144,19 +175,19 @@ def _scan(
                 token = ((token << np.uint64(9)) | (token >> np.uint64(55))) ^ np.uint64(data[i])
                 word = (word << np.uint64(8)) | np.uint64(data[i] | 0x20)
                 i += one
-            run = np.int64(i - begin)
+            run = signed(i - begin)
             if run:
                 chars, latins, token_chars, word_bytes = chars + run, latins + run, token_chars + run, word_bytes + run
-                blanks, breaks, previous = 0, 0, np.int64(97)
-            point, size, kind, value = np.int64(10), one, BLANK, np.int64(0)  # the end counts as a line break
+                blanks, breaks, previous = 0, 0, 97
+            point, size, kind, value = 10, one, BLANK, 0  # the end counts as a line break
             if i < end:
-                point = np.int64(data[i])
+                point = signed(data[i])
                 if point >= 0x80:
                     size = two if point < 0xE0 else np.uint64(3)
                     if point < 0xC2 or point >= 0xF0 or i + size > end:
                         flags |= F_SLOW  # invalid, or beyond the table
                         break
-                    second, third = np.int64(data[i + one]), np.int64(data[i + size - one])
+                    second, third = signed(data[i + one]), signed(data[i + size - one])
                     if (second & 0xC0) != 0x80 or (third & 0xC0) != 0x80 or (point == 0xE0 and second < 0xA0):
                         flags |= F_SLOW  # invalid
                         break
@@ -167,7 +198,7 @@ def _scan(
                     if 0xC2 <= previous <= 0xF4 and state == MAYBE_MOJIBAKE and _is_mojibake(point):
                         flags |= F_SLOW
                         break
-                value = np.int64(classes[np.uint64(point)])
+                value = signed(classes[np.uint64(point)])
                 kind = (value >> 3) & 7
                 chars += 1
                 action = value & 7
@@ -235,7 +266,7 @@ def _scan(
                 blanks = breaks = 0
                 symbols += kind == SYMBOL
                 if point < 0x80:
-                    after = np.int64(data[i + one]) if i + one < end else 32
+                    after = signed(data[i + one]) if i + one < end else 32
                     flags |= _sign_flags(point, after) & ignored
                     if flags & F_SLOW:
                         break
@@ -253,10 +284,9 @@ def _scan(
         needs_work = (flags & F_SLOW) if is_clean else _simple_work(flags, hans)
         if not needs_work:
             scale = 2 if 2 * hans > words else 1
-            if lines >= MIN_LINES and lines_repeat(line_hashes, lines):
-                flags |= F_REPEATS
-            elif words >= min_words * scale and (
-                words > MAX_WORDS or words_repeat(hashes, chars_to, words, scale, top, again, slots, held)
+            if (lines >= MIN_LINES and lines_repeat(line_hashes, lines)) or (
+                words >= min_words * scale
+                and (words > MAX_WORDS or words_repeat(hashes, chars_to, words, scale, top, again, slots, held))
             ):
                 flags |= F_REPEATS
         out[FLAGS], out[CHARS], out[BLANKS], out[LETTERS], out[LATINS] = flags, chars, spaces, letters, latins

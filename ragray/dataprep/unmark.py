@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from ragray.dataprep.characters import DIGIT, LATIN, Bytes, characters
+from ragray.dataprep.characters import DIGIT, LATIN, Bytes, characters, signed
 from ragray.dataprep.normalize import BLOCKS, INLINE, STANDALONE
 from ragray.dataprep.scan import Ints
 
@@ -90,12 +90,13 @@ def _after_word(data: Bytes, start: int, at: int, classes: Bytes) -> bool:
     i = at - 1
     while i > start and (data[i] & 0xC0) == 0x80:
         i -= 1
-    point = np.int64(data[i])
+    point = signed(data[i])
     if at - i == 2:
-        point = ((point & 0x1F) << 6) | (np.int64(data[i + 1]) & 0x3F)
+        point = ((point & 0x1F) << 6) | (signed(data[i + 1]) & 0x3F)
     elif at - i == 3:
-        point = ((point & 0x0F) << 12) | ((np.int64(data[i + 1]) & 0x3F) << 6) | (np.int64(data[i + 2]) & 0x3F)
-    return LATIN <= ((np.int64(classes[point]) >> 3) & 7) <= DIGIT
+        point = ((point & 0x0F) << 12) | ((signed(data[i + 1]) & 0x3F) << 6) | (signed(data[i + 2]) & 0x3F)
+    kind: int = (signed(classes[point]) >> 3) & 7
+    return LATIN <= kind <= DIGIT
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -132,7 +133,7 @@ def _tag(
             is_markup = at == start or closing or size > 1 or not _after_word(data, start, at, classes)
         else:
             is_markup = _has_other(data, start, end, name, size, closing)
-    return i + 1 - at, (np.int64(kinds[k]) & _IS_BLOCK) if is_markup else 2
+    return i + 1 - at, (signed(kinds[k]) & _IS_BLOCK) if is_markup else 2
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -146,7 +147,7 @@ def _unmark(
         i = start
         while i < end:
             byte = data[i]
-            after = np.int64(data[i + 1]) if i + 1 < end else 32
+            after = signed(data[i + 1]) if i + 1 < end else 32
             letter = 97 <= (after | 0x20) <= 122
             if byte == 60 and (letter or after == 47 or after == 33 or after >= 0x80):
                 size, kind = _tag(data, start, end, i, classes, names, kinds)
