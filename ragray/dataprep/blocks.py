@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ragray.config import DataConfig
+from ragray.dataprep.boilerplate import COUNTS, Digests, common_lines, count_lines, merge_counts, remove_lines
 from ragray.dataprep.clean import Cleaned, clean_table
 from ragray.dataprep.dedup import RecordKeys, record_keys
 from ragray.dataprep.read import FilePart, read_part
@@ -32,6 +33,7 @@ BLOCK_ROWS = 16_384
 LENGTH_BINS = 24  # of characters: bin k holds lengths from 2^k up to 2^(k+1), bin 0 also 0
 STEP_EXAMPLES = 3
 
+_PLAIN, _PLAIN_COUNTS = ".plain.arrow", ".plain.json"
 _GIVEN = ("group", "split")
 _TEXTS = ("id", "question", "answer", "lang", "script", *_GIVEN)
 _PLACES = ("ordinal", "line")
@@ -73,6 +75,7 @@ def write_block(part: Part, folder: Path, settings: DataConfig, block_rows: int 
 
 def _write_rows(part: Part, folder: Path, settings: DataConfig, block_rows: int, tally: _Tally) -> None:
     rejected: list[pa.Table] = []
+    lines: list[pa.Table] = []
     aside = folder / f"{part.name}.arrow.aside"
     with pa.OSFile(str(aside), "wb") as sink:
         writer: pa.RecordBatchFileWriter | None = None
@@ -81,6 +84,8 @@ def _write_rows(part: Part, folder: Path, settings: DataConfig, block_rows: int,
             kept, refused = divided(_with_given(cleaned.table, raw))
             tally.add(raw, cleaned, kept, refused)
             rejected.append(refused)
+            if "boilerplate" in settings.clean.steps:
+                lines.append(count_lines(kept))
             keyed = with_keys(kept, settings)
             writer = writer or pa.ipc.new_file(sink, keyed.schema)
             writer.write_table(keyed)
@@ -90,6 +95,20 @@ def _write_rows(part: Part, folder: Path, settings: DataConfig, block_rows: int,
     aside.replace(folder / f"{part.name}.arrow")
     table = pa.concat_tables(rejected) if rejected else _REJECTED.empty_table()
     _replace(folder / f"{part.name}.rejected.arrow", lambda path: _write_ipc(path, table))
+    _replace(folder / f"{part.name}.lines.arrow", lambda path: _write_ipc(path, merge_counts(lines)))
+
+
+def write_plain(blocks: Blocks, block: int, lines: Digests, settings: DataConfig) -> None:
+    """Take boilerplate lines out of the answers of a block. Nothing is done where that was done before."""
+    path = blocks.folder / blocks.names[block]
+    if path.with_suffix(_PLAIN_COUNTS).exists():
+        return
+    plain, changed = remove_lines(_open_ipc(path.with_suffix(".arrow")), lines)
+    if changed:
+        keyed = with_keys(plain.select(_KEPT.names), settings)
+        _replace(path.with_suffix(_PLAIN), lambda aside: _write_ipc(aside, keyed))
+    counts = json.dumps({"changed": len(changed), "examples": changed[:STEP_EXAMPLES]}, ensure_ascii=False)
+    _replace(path.with_suffix(_PLAIN_COUNTS), lambda aside: aside.write_text(counts))
 
 
 _KEPT = pa.schema([(name, pa.string()) for name in _TEXTS] + [(name, pa.int64()) for name in _PLACES])
@@ -184,12 +203,19 @@ class Blocks:
     @cached_property
     def tallies(self) -> list[dict[str, Any]]:
         """The counts of each block, as `_Tally.as_json` wrote them."""
-        return [json.loads((self.folder / f"{name}.json").read_text()) for name in self.names]
+        return [_with_plain(self.folder / name) for name in self.names]
 
     @cached_property
     def tables(self) -> list[pa.Table]:
-        """The records of each block."""
-        return [_open_ipc(self.folder / f"{name}.arrow") for name in self.names]
+        """The records of each block, without boilerplate where that was taken out."""
+        paths = [self.folder / name for name in self.names]
+        plain = [path.with_suffix(_PLAIN) for path in paths]
+        return [_open_ipc(p if p.exists() else path.with_suffix(".arrow")) for path, p in zip(paths, plain, strict=True)]
+
+    def boilerplate(self, settings: DataConfig) -> Digests:
+        """The digests of lines that stand in so many answers of all blocks that they are boilerplate."""
+        counts = [_open_ipc(self.folder / f"{name}.lines.arrow") for name in self.names]
+        return common_lines(counts, [tally["kept"] for tally in self.tallies], settings.clean)
 
     @property
     def starts(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -239,6 +265,18 @@ def record_columns(table: pa.Table, source: str) -> dict[str, pa.Array]:
     known = {name: _single(table.column(name)) for name in ("id", "question", "answer", "lang", "line", "script")}
     constant = {"source": source, "parent": "", "method": ""}
     return known | {name: pa.repeat(value, len(table)) for name, value in constant.items()}
+
+
+def _with_plain(path: Path) -> dict[str, Any]:
+    """The counts of a block, with those of the boilerplate taken out."""
+    tally: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+    plain = path.with_suffix(_PLAIN_COUNTS)
+    if plain.exists():
+        found = json.loads(plain.read_text())
+        if found["changed"]:
+            tally["steps"]["boilerplate"] = found["changed"]
+            tally["step_examples"]["boilerplate"] = found["examples"]
+    return tally
 
 
 def _single(column: pa.ChunkedArray) -> pa.Array:

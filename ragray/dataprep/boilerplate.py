@@ -2,7 +2,8 @@
 
 In: tables of cleaned records. Out: how many records have each line (by digest), which lines are common, and the records
 without them. Counts of parts of the data add up to the counts of the whole, in any order. A line counts if it has a few
-letters, stands outside of fenced code, and is not all of its answer: equal answers are duplicates, not boilerplate.
+letters, is no item of a list, row of a table or heading ("1. Open the console." may be a step of many answers), stands
+outside of fenced code, and is not all of its answer: equal answers are duplicates, not boilerplate.
 """
 
 from __future__ import annotations
@@ -34,28 +35,44 @@ _SAYS_MORE = re.compile(r"[^\W_]")
 
 
 def count_lines(table: pa.Table) -> pa.Table:
-    """How many records of a table have each line in their `answer`: a table of COUNTS."""
+    """How many records of a table have each line in their `answer`: a table of COUNTS, ascending by line."""
     _, digests = _lines(table)
     lines, records = np.unique(digests, return_counts=True)
     return pa.table([pa.array(lines, pa.uint64()), pa.array(records, pa.int64())], schema=COUNTS)
 
 
 def merge_counts(counts: Sequence[pa.Table]) -> pa.Table:
-    """The counts of all parts together."""
+    """The counts of several tables together, ascending by line."""
     joined = pa.concat_tables([COUNTS.empty_table(), *counts])
-    summed = joined.group_by("line", use_threads=False).aggregate([("records", "sum")])
+    summed = joined.group_by("line", use_threads=False).aggregate([("records", "sum")]).sort_by("line")
     return summed.rename_columns({"records_sum": "records"}).select(COUNTS.names).cast(COUNTS)
 
 
-def common_lines(counts: pa.Table, records: int, settings: CleanConfig) -> Digests:
-    """The digests, ascending, of lines in so many of all `records` that they are boilerplate."""
-    least = max(settings.boilerplate_records, settings.boilerplate_share * records)
-    found = counts.filter(pc.greater_equal(counts.column("records"), least)).column("line")
-    return np.sort(np.asarray(found.combine_chunks(), np.uint64))
+def common_lines(counts: Sequence[pa.Table], records: Sequence[int], settings: CleanConfig) -> Digests:
+    """The digests, ascending, of lines in so many records that they are boilerplate.
+
+    Args:
+        counts: a table of COUNTS for each part of the data, ascending by line.
+        records: how many records each part has.
+
+    A line with some share in all of the data has that share in one of the parts: only such lines are counted in all.
+    """
+    share, least = settings.boilerplate_share, max(settings.boilerplate_records, settings.boilerplate_share * sum(records))
+    frequent = [
+        np.asarray(table.filter(pc.greater_equal(table.column("records"), share * n)).column("line"))
+        for table, n in zip(counts, records, strict=True)
+    ]
+    found = np.unique(np.concatenate([np.empty(0, np.uint64), *frequent]))
+    totals = np.zeros(len(found), np.int64)
+    for table in counts:
+        lines, place = np.asarray(table.column("line")), np.searchsorted(found, np.asarray(table.column("line")))
+        known = found[np.minimum(place, max(0, len(found) - 1))] == lines if len(found) else np.zeros(len(lines), bool)
+        totals[place[known]] += np.asarray(table.column("records"))[known]
+    return found[totals >= least]
 
 
-def remove_lines(table: pa.Table, lines: Digests) -> tuple[pa.Table, int]:
-    """The table without these lines in `answer`, and how many records that changed.
+def remove_lines(table: pa.Table, lines: Digests) -> tuple[pa.Table, list[tuple[str, str]]]:
+    """The table without these lines in `answer`, and each answer that changed, before and after.
 
     An answer that would have nothing left to say stays as it is.
     """
@@ -63,7 +80,7 @@ def remove_lines(table: pa.Table, lines: Digests) -> tuple[pa.Table, int]:
     place = np.minimum(np.searchsorted(lines, digests), max(0, len(lines) - 1))
     hit = np.unique(rows[lines[place] == digests]) if len(lines) else np.empty(0, np.int64)
     if not len(hit):
-        return table, 0
+        return table, []
     column = table.column("answer").combine_chunks()
     column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
     known = set(lines.tolist())
@@ -72,7 +89,7 @@ def remove_lines(table: pa.Table, lines: Digests) -> tuple[pa.Table, int]:
     mask = np.zeros(len(table), np.bool_)
     mask[hit] = True
     replaced = pc.replace_with_mask(column, pa.array(mask), pa.array(after, column.type))
-    changed = sum(old != new for old, new in zip(before, after, strict=True))
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     return table.set_column(table.column_names.index("answer"), "answer", replaced), changed
 
 
@@ -122,6 +139,14 @@ def _opens_fence(data: Bytes, start: int, end: int) -> bool:
     return (first == 96 or first == 126) and data[start + 1] == first and data[start + 2] == first
 
 
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _is_structure(first: np.uint8, second: np.uint8) -> bool:
+    """Whether a line with these first bytes is an item of a list, a row of a table or a heading."""
+    if 48 <= first <= 57 or first == 124 or first == 35:  # a digit, | and #
+        return True
+    return (first == 45 or first == 42 or first == 43) and second == 32  # "- ", "* " and "+ "
+
+
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _line_digests(data: Bytes, ends: Ints, rows: Ints, digests: Digests) -> int:
     count = 0
@@ -136,7 +161,8 @@ def _line_digests(data: Bytes, ends: Ints, rows: Ints, digests: Digests) -> int:
             is_whole = begin == start and i == end
             is_fence = _opens_fence(data, begin, i)
             fenced = fenced != is_fence
-            if not fenced and not is_fence and not is_whole and i - begin >= MIN_BYTES:
+            countable = not fenced and not is_fence and not is_whole and i - begin >= MIN_BYTES
+            if countable and not _is_structure(data[begin], data[begin + 1]):
                 digest = spread(value)
                 known = False
                 for k in range(first, count):

@@ -15,9 +15,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from ragray.config import DataConfig
-from ragray.dataprep.blocks import BLOCK_ROWS, Blocks, Part, write_block
+from ragray.dataprep.blocks import BLOCK_ROWS, Blocks, Part, write_block, write_plain
 from ragray.dataprep.read import FaqFile, parts_of
 from ragray.distributed.session import connect
+from ragray.distributed.task_errors import run_tasks
 from ragray.errors import DataError, WorkError
 
 _PART = "part"
@@ -55,6 +56,14 @@ def write_blocks(parts: Sequence[Part], folder: Path, settings: DataConfig, bloc
     for tally in Blocks(folder, [part.name for part in parts]).tallies:
         if tally["fault"]:
             raise DataError(*tally["fault"])
+
+
+def take_boilerplate(blocks: Blocks, settings: DataConfig) -> Blocks:
+    """The blocks without lines that stand in many answers of all of them, each block done by one task."""
+    lines = blocks.boilerplate(settings)
+    if len(lines):
+        run_tasks("boilerplate", write_plain, [(blocks, n, lines, settings) for n in range(len(blocks.names))])
+    return Blocks(blocks.folder, blocks.names)
 
 
 def _write(parts: Sequence[Part], folder: Path, settings: DataConfig, block_rows: int, batch: pa.Table) -> pa.Table:

@@ -29,7 +29,7 @@ from ragray.dataprep.passages import document_files, read_passages
 from ragray.dataprep.questions import Known, draw_questions, questions_of_test_split, read_questions, resolve_questions
 from ragray.dataprep.read import faq_files
 from ragray.dataprep.sources import Place, digest_of
-from ragray.distributed.blocks import list_parts, write_blocks
+from ragray.distributed.blocks import list_parts, take_boilerplate, write_blocks
 from ragray.distributed.folder_task import start
 from ragray.distributed.stage import Job, Stage
 from ragray.distributed.task_errors import run_tasks
@@ -86,7 +86,7 @@ def _build(job: Job) -> None:
         parts = list_parts(faq_files(data.faq))
         job.report(f"reading and cleaning {len(parts):,} parts")
         write_blocks(parts, folder, data)
-        blocks = Blocks(folder, [part.name for part in parts])
+        blocks = take_boilerplate(Blocks(folder, [part.name for part in parts]), data)
         check_rejected_share(blocks, data.max_rejected_share)
     with _timed(job.draft.timings_s, "dedup"):
         job.report(f"looking for duplicates among {blocks.records:,} records")

@@ -108,6 +108,23 @@ def test_blocks_and_tasks_do_not_show_in_the_result(tmp_path: Path) -> None:
         assert (tmp_path / "out1" / name).read_bytes() == (tmp_path / "out3" / name).read_bytes(), name
 
 
+def test_boilerplate_of_all_files_is_taken_out(tmp_path: Path) -> None:
+    """Lines are counted over all blocks: five answers in each of two files make a line common."""
+    footer = "Was this answer helpful to you?"
+    for n in range(2):
+        rows = [{"question": f"What is part {n}-{k}?", "answer": f"Part {n * 100 + k}.\n\n{footer}"} for k in range(5)]
+        rows += [{"question": f"Why {n}-{k}?", "answer": f"Cause {n * 100 + k}.\nLine {n}."} for k in range(5)]
+        (tmp_path / f"faq{n}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    clean = {"boilerplate_share": 0.5, "boilerplate_records": 10}
+    artifact = run(tmp_path, clean=clean, split={"valid": 0.1, "test": 0.1})
+    answers = pq.read_table(artifact.folder / "records.parquet").column("answer").to_pylist()
+    assert sorted(answers)[10:] == sorted(f"Part {n * 100 + k}." for n in range(2) for k in range(5))
+    assert artifact.manifest.metrics["steps"]["boilerplate"] == 10
+    assert len(artifact.manifest.metrics["step_examples"]["boilerplate"]) == 3
+    kept = run(tmp_path, "kept", clean={**clean, "boilerplate_records": 11})
+    assert pq.read_table(kept.folder / "records.parquet").column("answer").to_pylist()[0].endswith(footer)
+
+
 def test_finished_blocks_are_not_made_again(tmp_path: Path) -> None:
     """A run that goes on reads nothing of a part whose block is there."""
     for seed in range(2):

@@ -16,7 +16,7 @@ def table(answers: list[str]) -> pa.Table:
 
 def cleaned(answers: list[str], settings: CleanConfig = SETTINGS) -> list[str]:
     counts = count_lines(table(answers))
-    return remove_lines(table(answers), common_lines(counts, len(answers), settings))[0].column("answer").to_pylist()
+    return remove_lines(table(answers), common_lines([counts], [len(answers)], settings))[0].column("answer").to_pylist()
 
 
 def test_a_common_line_goes() -> None:
@@ -31,6 +31,7 @@ def test_a_common_line_goes() -> None:
         [FOOTER, FOOTER, FOOTER],  # equal answers are duplicates
         ["a\nYes.", "b\nYes.", "c\nYes."],  # short
         [f"a\n```\n{FOOTER}\n```"] * 3,  # code
+        *([f"a\n{mark}{FOOTER}\nb"] * 3 for mark in ("- ", "* ", "2. ", "# ", "| ")),  # structure
         [f"{FOOTER}\n{FOOTER}", "b", "c", "d", "e"],  # in one record only
         [f"{FOOTER}\n---", f"{FOOTER}\n***"],  # nothing else is said
     ],
@@ -44,19 +45,23 @@ def test_share_and_minimum() -> None:
     assert counts.to_pylist() == [{"line": line_digest(FOOTER), "records": 3}]
     for records, share, least, found in ((6, 0.5, 2, 1), (7, 0.5, 2, 0), (6, 0.5, 4, 0)):
         settings = CleanConfig(boilerplate_share=share, boilerplate_records=least)
-        assert len(common_lines(counts, records, settings)) == found
+        assert len(common_lines([counts], [records], settings)) == found
 
 
 @given(st.lists(st.text("ab \n`~。", max_size=40), max_size=12), st.integers(1, 5))
 def test_counts_of_parts_add_up(answers: list[str], size: int) -> None:
     whole = table(answers)
     parts = [count_lines(whole.slice(k, size)) for k in range(0, len(answers), size)]
-    assert merge_counts(parts).sort_by("line") == count_lines(whole)
+    assert merge_counts(parts) == count_lines(whole)
+    settings = CleanConfig(boilerplate_share=0.3, boilerplate_records=2)
+    records = [min(size, len(answers) - k) for k in range(0, len(answers), size)]
+    at_once = common_lines([count_lines(whole)], [len(answers)], settings)
+    assert common_lines(parts, records, settings).tolist() == at_once.tolist()
 
 
 def test_how_many_changed() -> None:
     whole = table([f"a\n{FOOTER}", FOOTER, "b\nc"])
-    _, changed = remove_lines(whole, common_lines(count_lines(whole), 1, CleanConfig(boilerplate_records=2)))
-    assert changed == 0
+    _, changed = remove_lines(whole, common_lines([count_lines(whole)], [1], CleanConfig(boilerplate_records=2)))
+    assert changed == []
     lines = pa.array([line_digest(FOOTER)], pa.uint64()).to_numpy()
-    assert remove_lines(whole, lines)[1] == 1
+    assert remove_lines(whole, lines)[1] == [(f"a\n{FOOTER}", "a")]

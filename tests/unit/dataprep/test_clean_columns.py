@@ -1,7 +1,5 @@
 """The compiled way is the plain one: every row, every field, every count."""
 
-import gzip
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -10,14 +8,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ragray.config import CleanConfig, RepetitionConfig
+from ragray.config import CleanConfig, FaqSourceConfig, RepetitionConfig
 from ragray.dataprep import clean
 from ragray.dataprep.clean import Cleaned, clean_and_trace, clean_table
+from ragray.dataprep.read import faq_files, read_rows
 from ragray.dataprep.rows import RAW_SCHEMA, RawRow, raw_table
 from ragray.dataprep.sources import InputFile
 
 FILE = InputFile(Path("faq.csv"), "faq.csv", "faq")
-REAL = Path(__file__).parents[4] / "shared" / "data" / "qa"
+BUNDLED = sorted((Path(__file__).parents[3] / "data" / "faq").glob("*.*"))
 SETTINGS = (
     CleanConfig(),
     CleanConfig(steps=("html", "whitespace"), mask=("email",), languages=("zh", "en")),
@@ -78,15 +77,12 @@ def test_repetition(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("config", SETTINGS)
-@pytest.mark.parametrize("path", sorted(REAL.glob("*.jsonl.gz")) or [None], ids=lambda path: path.name if path else "")
-def test_real_data(path: Path | None, config: CleanConfig) -> None:
-    if path is None:
-        pytest.skip(f"no data in {REAL}")
-    rows = []
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for number, line in zip(range(1, 301), lines, strict=False):
-            entry = json.loads(line)
-            rows.append(RawRow(number, number, entry["question"], str(entry.get("answer") or "")))
+@pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.name)
+def test_bundled_data(path: Path, config: CleanConfig) -> None:
+    columns = {"question": "问题", "answer": "答案"} if path.suffix == ".csv" else {}
+    (file,) = faq_files([FaqSourceConfig.model_validate({"path": str(path), "columns": columns})])
+    rows = list(read_rows(file))
+    assert len(rows) > 20
     check(rows, config)
 
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from damage import damaged_inputs
 
-from ragray.config import DataConfig, DocumentSourceConfig, FaqSourceConfig
+from ragray.config import CleanConfig, DataConfig, DocumentSourceConfig, FaqSourceConfig
+from ragray.dataprep.clean import clean_row, clean_table
 from ragray.dataprep.passages import document_files, read_passages
 from ragray.dataprep.read import faq_files, parts_of, read_part, read_rows, read_tables
 from ragray.dataprep.rows import RAW_SCHEMA, RawRow, raw_table
@@ -51,6 +52,13 @@ def test_accounting_holds(tmp_path: Path, group: int) -> None:
         assert pa.concat_tables([RAW_SCHEMA.empty_table(), *fast]).equals(raw_table(rows)), damaged.story
         parts = [table for part in parts_of(file, 300) for table in read_part(part, 1000)]
         assert pa.concat_tables([RAW_SCHEMA.empty_table(), *parts]).equals(raw_table(rows)), damaged.story
+        cleaned = clean_table(raw_table(rows), file.file, CleanConfig()).table
+        assert cleaned.column("line").to_pylist() == lines, damaged.story
+        for row, found in zip(rows, cleaned.to_pylist(), strict=True):
+            outcome_of_row = clean_row(row, file.file, CleanConfig())
+            assert found["reason"] == getattr(outcome_of_row, "reason", ""), damaged.story
+            assert bool(found["reason"]) == bool(found["detail"]) == (not found["question"]), damaged.story
+            assert found["question"] == getattr(outcome_of_row, "question", ""), damaged.story
     assert seen["read"] > 50 and seen["error"] > 5  # the damage is neither nothing nor everything
 
 
