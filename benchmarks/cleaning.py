@@ -40,7 +40,7 @@ def clean_records(raw: pa.Table) -> tuple[Texts, Texts]:
     Args:
         raw: rows as a reader gives them (`ragray.dataprep.rows.RAW_SCHEMA`).
     """
-    from ragray.config import CleanConfig
+    from ragray.config_data import CleanConfig
     from ragray.dataprep.clean import clean_row
     from ragray.dataprep.rows import raw_rows
     from ragray.schema import QARecord

@@ -40,7 +40,7 @@ def near_duplicates(texts: pa.Array, threshold: float) -> Kept:
     """
     import pyarrow as pa
 
-    from ragray.config import DedupConfig
+    from ragray.config_data import DedupConfig
     from ragray.dataprep.dedup import find_duplicates
 
     nothing = pa.array([""] * len(texts), pa.string())

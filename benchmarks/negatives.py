@@ -25,7 +25,8 @@ from pathlib import Path
 from harness import RESULTS, ROOT
 from machine import describe_machine
 
-from ragray.config import GuardConfig, RetrievalConfig, SplitConfig
+from ragray.config import RetrievalConfig
+from ragray.config_data import GuardConfig, SplitConfig
 from ragray.dataprep.split import split_records
 from ragray.retrieval.index import HybridIndex, build_index
 from ragray.retrieval.mining import Miner

@@ -19,10 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ragray.config import DataConfig
-from ragray.dataprep.boilerplate import COUNTS, Digests, common_lines, count_lines, merge_counts, remove_lines
+from ragray.config_data import DataConfig
+from ragray.dataprep.boilerplate import Digests, common_lines, count_lines, merge_counts, remove_lines
 from ragray.dataprep.clean import Cleaned, clean_table
 from ragray.dataprep.dedup import RecordKeys, record_keys
+from ragray.dataprep.given import GIVEN, with_given
 from ragray.dataprep.read import FilePart, read_part
 from ragray.dataprep.shingles import Texts
 from ragray.dataprep.tokens import Hashes
@@ -34,8 +35,7 @@ LENGTH_BINS = 24  # of characters: bin k holds lengths from 2^k up to 2^(k+1), b
 STEP_EXAMPLES = 3
 
 _PLAIN, _PLAIN_COUNTS = ".plain.arrow", ".plain.json"
-_GIVEN = ("group", "split")
-_TEXTS = ("id", "question", "answer", "lang", "script", *_GIVEN)
+_TEXTS = ("id", "question", "answer", "lang", "script", *GIVEN)
 _PLACES = ("ordinal", "line")
 _REJECTED = pa.schema(
     [("id", pa.string()), ("ordinal", pa.int64())]
@@ -81,7 +81,7 @@ def _write_rows(part: Part, folder: Path, settings: DataConfig, block_rows: int,
         writer: pa.RecordBatchFileWriter | None = None
         for raw in read_part(part.content, block_rows):
             cleaned = clean_table(raw, part.content.file.file, settings.clean)
-            kept, refused = divided(_with_given(cleaned.table, raw))
+            kept, refused = divided(with_given(cleaned.table, raw))
             tally.add(raw, cleaned, kept, refused)
             rejected.append(refused)
             if "boilerplate" in settings.clean.steps:
@@ -112,14 +112,6 @@ def write_plain(blocks: Blocks, block: int, lines: Digests, settings: DataConfig
 
 
 _KEPT = pa.schema([(name, pa.string()) for name in _TEXTS] + [(name, pa.int64()) for name in _PLACES])
-
-
-def _with_given(outcomes: pa.Table, raw: pa.Table) -> pa.Table:
-    """Outcomes with the groups and splits that the input gives, "" where it gives none."""
-    for name in _GIVEN:
-        given = raw.column(name) if name in raw.column_names else pa.repeat("", len(raw))
-        outcomes = outcomes.append_column(name, given)
-    return outcomes
 
 
 def divided(outcomes: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -210,7 +202,9 @@ class Blocks:
         """The records of each block, without boilerplate where that was taken out."""
         paths = [self.folder / name for name in self.names]
         plain = [path.with_suffix(_PLAIN) for path in paths]
-        return [_open_ipc(p if p.exists() else path.with_suffix(".arrow")) for path, p in zip(paths, plain, strict=True)]
+        return [
+            _open_ipc(p if p.exists() else path.with_suffix(".arrow")) for path, p in zip(paths, plain, strict=True)
+        ]
 
     def boilerplate(self, settings: DataConfig) -> Digests:
         """The digests of lines that stand in so many answers of all blocks that they are boilerplate."""

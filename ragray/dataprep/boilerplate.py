@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numba import njit
 
-from ragray.config import CleanConfig
+from ragray.config_data import CleanConfig
 from ragray.dataprep.characters import Bytes
 from ragray.dataprep.normalize import tidy_spaces
 from ragray.dataprep.repeats import spread
@@ -57,7 +57,8 @@ def common_lines(counts: Sequence[pa.Table], records: Sequence[int], settings: C
 
     A line with some share in all of the data has that share in one of the parts: only such lines are counted in all.
     """
-    share, least = settings.boilerplate_share, max(settings.boilerplate_records, settings.boilerplate_share * sum(records))
+    share = settings.boilerplate_share
+    least = max(settings.boilerplate_records, share * sum(records))
     frequent = [
         np.asarray(table.filter(pc.greater_equal(table.column("records"), share * n)).column("line"))
         for table, n in zip(counts, records, strict=True)
@@ -144,7 +145,8 @@ def _is_structure(first: np.uint8, second: np.uint8) -> bool:
     """Whether a line with these first bytes is an item of a list, a row of a table or a heading."""
     if 48 <= first <= 57 or first == 124 or first == 35:  # a digit, | and #
         return True
-    return (first == 45 or first == 42 or first == 43) and second == 32  # "- ", "* " and "+ "
+    is_mark: bool = first == 45 or first == 42 or first == 43  # -, * and +
+    return is_mark and second == 32
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from ragray.config import CleanConfig
+from ragray.config_data import CleanConfig
 from ragray.dataprep import filters
 from ragray.dataprep.contacts import without_contacts
 from ragray.dataprep.language import convert_chinese, detect_language, script_of

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ragray.config import CleanConfig
+from ragray.config_data import CleanConfig
 from ragray.dataprep import filters, scan
 from ragray.dataprep.characters import Bytes
 from ragray.dataprep.clean import OUTCOME, Cleaned, Trace, clean_and_trace, clean_fields, language_of

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ragray.config import DataConfig
+from ragray.config_data import DataConfig
 from ragray.dataprep.blocks import Blocks
 from ragray.dataprep.dedup import RecordKeys, Verdicts, first_equal, link_duplicates, verdicts
 from ragray.dataprep.leakage import Audit, audit_split

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from ragray.config import DedupConfig
+from ragray.config_data import DedupConfig
 from ragray.dataprep.linking import Components, buckets_of, link_similar
 from ragray.dataprep.minhash import Banding, banding_for
 from ragray.dataprep.shingles import ShingleSets, Texts

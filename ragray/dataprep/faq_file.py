@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ragray.config import ColumnsConfig
+from ragray.config_data import ColumnsConfig
 from ragray.dataprep.rows import FIELDS, RawRow
 from ragray.dataprep.sources import InputFile
 from ragray.errors import DataError

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from ragray.config import CleanConfig, RepetitionConfig
+from ragray.config_data import CleanConfig, RepetitionConfig
 from ragray.dataprep.language import HAN
 from ragray.dataprep.normalize import CODE
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ragray.config import ColumnsConfig
+from ragray.config_data import ColumnsConfig
 from ragray.dataprep.faq_file import FaqFile, FilePart, check_columns, row_of_object, wanted_columns
 from ragray.dataprep.line_chunks import MAX_LINE_BYTES, Chunk, chunks_of
 from ragray.dataprep.rows import FIELDS, TOO_LARGE, RawRow, columns_table, raw_table

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from ragray.config import SplitConfig
+from ragray.config_data import SplitConfig
 from ragray.dataprep.shingles import ShingleSets, Texts
 from ragray.dataprep.tokens import QUESTION, Hashes, Ints
 

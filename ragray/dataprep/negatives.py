@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from ragray.config import GuardConfig
+from ragray.config_data import GuardConfig
 from ragray.dataprep.dedup import normalized
 from ragray.dataprep.tokens import words
 from ragray.schema import Passage, QARecord

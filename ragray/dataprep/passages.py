@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
-from ragray.config import DataConfig, DocumentSourceConfig
+from ragray.config_data import DataConfig, DocumentSourceConfig
 from ragray.dataprep.language import detect_language
 from ragray.dataprep.normalize import clean_line, normal_form, remove_invisible
 from ragray.dataprep.office import outline_of

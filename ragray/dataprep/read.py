@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import pyarrow as pa
 
-from ragray.config import FaqSourceConfig
+from ragray.config_data import FaqSourceConfig
 from ragray.dataprep.csv_rows import CsvReader
 from ragray.dataprep.faq_file import FaqFile, FilePart
 from ragray.dataprep.json_rows import json_rows, jsonl_rows, jsonl_tables

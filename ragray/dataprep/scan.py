@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from numba import njit
 
-from ragray.config import CleanConfig
+from ragray.config_data import CleanConfig
 from ragray.dataprep.characters import (
     BLANK,
     BREAK,

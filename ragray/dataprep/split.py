@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numba import njit
 
-from ragray.config import SplitConfig
+from ragray.config_data import SplitConfig
 from ragray.dataprep.linking import Components, buckets_of, link_similar
 from ragray.dataprep.shingles import ShingleSets, Texts, count_shingles, prefix_keys
 from ragray.dataprep.tokens import QUESTION, Hashes, Ints, byte_hashes, columns_of, text_hashes

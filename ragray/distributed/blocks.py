@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ragray.config import DataConfig
+from ragray.config_data import DataConfig
 from ragray.dataprep.blocks import BLOCK_ROWS, Blocks, Part, write_block, write_plain
 from ragray.dataprep.read import FaqFile, parts_of
 from ragray.distributed.session import connect

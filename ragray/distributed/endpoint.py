@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ragray.config import EndpointConfig
+from ragray.config_data import EndpointConfig
 from ragray.dataprep.rewording import rewording_messages
 from ragray.schema import stable_digest
 

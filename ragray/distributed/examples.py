@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from ragray import prompt
-from ragray.config import AugmentConfig
+from ragray.config_data import AugmentConfig
 from ragray.dataprep.negatives import answers_too
 from ragray.retrieval.index import HybridIndex
 from ragray.schema import Passage, QARecord, stable_digest

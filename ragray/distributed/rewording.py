@@ -18,7 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from ragray import prompt
-from ragray.config import AugmentConfig, EndpointConfig, EngineConfig
+from ragray.config import EngineConfig
+from ragray.config_data import AugmentConfig, EndpointConfig
 from ragray.dataprep.methods import LANGUAGES
 from ragray.dataprep.rewording import BadReplyError, parse_rewordings, rewording_key, rewording_messages
 from ragray.distributed.endpoint import REPLIES, Endpoint, Secret

@@ -20,7 +20,7 @@ from random import Random
 
 import numpy as np
 
-from ragray.config import GuardConfig
+from ragray.config_data import GuardConfig
 from ragray.dataprep.negatives import Negatives, Scored, refusal
 from ragray.retrieval.index import Hit, HybridIndex
 from ragray.retrieval.postings import Floats, ranked

@@ -11,7 +11,8 @@ from writing_server import Server, chat
 
 from ragray import prompt
 from ragray.artifact import Artifact
-from ragray.config import METHODS, RunConfig
+from ragray.config import RunConfig
+from ragray.config_data import METHODS
 from ragray.config_loading import validate_config
 from ragray.distributed import augment, index, prepare
 from ragray.distributed.stage import bring_up_to_date

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from writing_server import Answer, Server, chat, good
 
-from ragray.config import EndpointConfig, EngineConfig
+from ragray.config import EngineConfig
+from ragray.config_data import EndpointConfig
 from ragray.config_loading import validate_config
 from ragray.dataprep.rewording import rewording_key, rewording_messages
 from ragray.distributed.endpoint import Secret

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ragray.config import CleanConfig, DedupConfig, FaqSourceConfig, SplitConfig
+from ragray.config_data import CleanConfig, DedupConfig, FaqSourceConfig, SplitConfig
 from ragray.config_loading import load_config
 from ragray.dataprep.clean import clean_row
 from ragray.dataprep.dedup import normalized, remove_duplicates

@@ -3,7 +3,7 @@ from random import Random
 
 import pytest
 
-from ragray.config import METHODS
+from ragray.config_data import METHODS
 from ragray.dataprep import wording_en, wording_zh
 from ragray.dataprep.augment import (
     Asked,

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragray.config import CleanConfig
+from ragray.config_data import CleanConfig
 from ragray.dataprep.boilerplate import common_lines, count_lines, line_digest, merge_counts, remove_lines
 
 FOOTER = "This is no medical advice."
@@ -16,7 +16,9 @@ def table(answers: list[str]) -> pa.Table:
 
 def cleaned(answers: list[str], settings: CleanConfig = SETTINGS) -> list[str]:
     counts = count_lines(table(answers))
-    return remove_lines(table(answers), common_lines([counts], [len(answers)], settings))[0].column("answer").to_pylist()
+    return (
+        remove_lines(table(answers), common_lines([counts], [len(answers)], settings))[0].column("answer").to_pylist()
+    )
 
 
 def test_a_common_line_goes() -> None:

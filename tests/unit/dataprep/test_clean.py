@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ragray.config import CleanConfig
+from ragray.config_data import CleanConfig
 from ragray.dataprep.clean import clean_row
 from ragray.dataprep.rows import RawRow
 from ragray.dataprep.sources import InputFile

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ragray.config import CleanConfig, FaqSourceConfig, RepetitionConfig
+from ragray.config_data import CleanConfig, FaqSourceConfig, RepetitionConfig
 from ragray.dataprep import clean
 from ragray.dataprep.clean import Cleaned, clean_and_trace, clean_table
 from ragray.dataprep.read import faq_files, read_rows

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from damage import damaged_inputs
 
-from ragray.config import CleanConfig, DataConfig, DocumentSourceConfig, FaqSourceConfig
+from ragray.config_data import CleanConfig, DataConfig, DocumentSourceConfig, FaqSourceConfig
 from ragray.dataprep.clean import clean_row, clean_table
 from ragray.dataprep.passages import document_files, read_passages
 from ragray.dataprep.read import faq_files, parts_of, read_part, read_rows, read_tables

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragray.config import DedupConfig
+from ragray.config_data import DedupConfig
 from ragray.dataprep.dedup import find_duplicates, normalized, remove_duplicates
 from ragray.dataprep.linking import Components, buckets_of, link_similar
 from ragray.dataprep.minhash import Banding, banding_for

@@ -1,6 +1,6 @@
 import pytest
 
-from ragray.config import CleanConfig, RepetitionConfig
+from ragray.config_data import CleanConfig, RepetitionConfig
 from ragray.dataprep.filters import ngram_scale, verdict
 
 SETTINGS = CleanConfig(repetition=RepetitionConfig(min_words=10))

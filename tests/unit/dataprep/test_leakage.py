@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from ragray.config import SplitConfig
+from ragray.config_data import SplitConfig
 from ragray.dataprep.leakage import audit_split
 from ragray.dataprep.shingles import Texts
 from ragray.dataprep.tokens import QUESTION, columns_of, text_hashes

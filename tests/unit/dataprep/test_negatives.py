@@ -1,6 +1,6 @@
 import pytest
 
-from ragray.config import GuardConfig
+from ragray.config_data import GuardConfig
 from ragray.dataprep.negatives import Negatives, Scored, answers_too, refusal, triples, tuples
 from ragray.schema import Passage, QARecord
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ragray.config import DataConfig, DocumentSourceConfig, FaqSourceConfig
+from ragray.config_data import DataConfig, DocumentSourceConfig, FaqSourceConfig
 from ragray.dataprep.office import docx_outline, pdf_outline
 from ragray.dataprep.passages import document_files, read_passages
 from ragray.dataprep.read import faq_files, read_rows

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from ragray.config import DataConfig, DocumentSourceConfig, FaqSourceConfig
+from ragray.config_data import DataConfig, DocumentSourceConfig, FaqSourceConfig
 from ragray.dataprep.pages import page_outline
 from ragray.dataprep.passages import document_files, read_passages
 from ragray.dataprep.read import faq_files, read_rows

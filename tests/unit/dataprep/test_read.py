@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragray.config import ColumnsConfig, FaqSourceConfig
+from ragray.config_data import ColumnsConfig, FaqSourceConfig
 from ragray.dataprep.read import faq_files, read_rows
 from ragray.dataprep.rows import RawRow, raw_rows, raw_table
 from ragray.errors import DataError

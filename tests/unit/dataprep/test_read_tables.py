@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragray.config import FaqSourceConfig
+from ragray.config_data import FaqSourceConfig
 from ragray.dataprep.read import FaqFile, FilePart, faq_files, parts_of, read_part, read_rows, read_tables
 from ragray.dataprep.rows import RAW_SCHEMA, RawRow, raw_table
 from ragray.dataprep.sources import MAX_ROW_CHARS

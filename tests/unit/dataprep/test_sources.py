@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ragray.config import DataConfig, DocumentSourceConfig, FaqSourceConfig
+from ragray.config_data import DataConfig, DocumentSourceConfig, FaqSourceConfig
 from ragray.dataprep.passages import document_files, read_passages
 from ragray.dataprep.read import faq_files, parts_of, read_part, read_rows
 from ragray.dataprep.remote import RemoteFile, parse_uri

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragray.config import SplitConfig
+from ragray.config_data import SplitConfig
 from ragray.dataprep.linking import Components
 from ragray.dataprep.shingles import Texts, question_shingles
 from ragray.dataprep.split import TEST, TRAIN, SplitRecords, check_no_leak, link_questions, split_records

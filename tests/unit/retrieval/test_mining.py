@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ragray.config import GuardConfig, RetrievalConfig
+from ragray.config import RetrievalConfig
+from ragray.config_data import GuardConfig
 from ragray.retrieval.index import HybridIndex, build_index
 from ragray.retrieval.mining import Miner
 from ragray.schema import Passage, QARecord
