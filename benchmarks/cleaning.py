@@ -35,20 +35,16 @@ _ENTITIES = {"&nbsp;": " ", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&amp;": "&
 
 
 def clean_records(raw: pa.Table) -> tuple[Texts, Texts]:
-    """ADAPTER to ragray: cleaned questions and answers, "" where the row was rejected.
+    """Cleaned questions and answers as ragray gives them, "" where the row was rejected.
 
     Args:
         raw: rows as a reader gives them (`ragray.dataprep.rows.RAW_SCHEMA`).
     """
     from ragray.config_data import CleanConfig
-    from ragray.dataprep.clean import clean_row
-    from ragray.dataprep.rows import raw_rows
-    from ragray.schema import QARecord
+    from ragray.dataprep.clean import clean_table
 
-    settings, file = CleanConfig(), _input_file()
-    outcomes = [clean_row(row, file, settings) for row in raw_rows(raw)]
-    pairs = [(o.question, o.answer) if isinstance(o, QARecord) else ("", "") for o in outcomes]
-    return [question for question, _ in pairs], [answer for _, answer in pairs]
+    table = clean_table(raw, _input_file(), CleanConfig()).table
+    return table.column("question"), table.column("answer")
 
 
 def raw_table(pairs: Sequence[Pair]) -> pa.Table:

@@ -30,8 +30,8 @@ _SHORTEST, _LONGEST = 4, 8500  # characters of question and answer together, as 
 
 
 def prepare_in_process(config: RunConfig, folder: Path) -> Path:
-    """ADAPTER to ragray without Ray: write all tables into `folder`; returns the table of records."""
-    from ragray.dataprep.blocks import Blocks, write_block
+    """ragray without Ray: write all tables into `folder`; returns the table of records."""
+    from ragray.dataprep.blocks import Blocks, write_block, write_plain
     from ragray.dataprep.decisions import near_links
     from ragray.dataprep.read import faq_files
     from ragray.distributed.blocks import list_parts
@@ -44,12 +44,16 @@ def prepare_in_process(config: RunConfig, folder: Path) -> Path:
     for part in parts:
         write_block(part, aside, config.data)
     blocks = Blocks(aside, [part.name for part in parts])
+    lines = blocks.boilerplate(config.data)
+    for n in range(len(parts) if len(lines) else 0):
+        write_plain(blocks, n, lines, config.data)
+    blocks = Blocks(aside, blocks.names)
     finish(config, blocks, [near_links(blocks, config.data)], out)
     return out / "records.parquet"
 
 
 def prepare_on_ray(config: RunConfig) -> Path:
-    """ADAPTER to ragray's stage prepare; returns the table of records."""
+    """ragray's stage prepare; returns the table of records."""
     from ragray.distributed.prepare import STAGE
     from ragray.distributed.stage import bring_up_to_date
 
