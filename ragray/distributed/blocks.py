@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from ragray.artifact import explain_os_error
 from ragray.config_data import DataConfig
 from ragray.dataprep.blocks import BLOCK_ROWS, Blocks, Part, write_block, write_plain
 from ragray.dataprep.read import FaqFile, parts_of
@@ -34,7 +35,7 @@ def write_blocks(parts: Sequence[Part], folder: Path, settings: DataConfig, bloc
 
     Raises:
         DataError: a file cannot be used.
-        WorkError: a node wrote its block where this process does not see it.
+        WorkError: the disk is full, or a node wrote its block where this process does not see it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     left = [n for n, part in enumerate(parts) if not (folder / f"{part.name}.json").exists()]
@@ -46,7 +47,9 @@ def write_blocks(parts: Sequence[Part], folder: Path, settings: DataConfig, bloc
         ray.data.DataContext.get_current().enable_progress_bars = False
         listed = ray.data.from_items([{_PART: n} for n in left], override_num_blocks=len(left))
         work = functools.partial(_write, list(parts), folder.absolute(), settings, block_rows)
-        listed.map_batches(work, batch_size=1, batch_format="pyarrow").materialize()
+        for outcome in listed.map_batches(work, batch_size=1, batch_format="pyarrow").take_all():
+            if outcome["message"]:
+                raise WorkError(outcome["message"], outcome["fix"])
     missing = [part.name for part in parts if not (folder / f"{part.name}.json").exists()]
     if missing:
         raise WorkError(
@@ -67,6 +70,13 @@ def take_boilerplate(blocks: Blocks, settings: DataConfig) -> Blocks:
 
 
 def _write(parts: Sequence[Part], folder: Path, settings: DataConfig, block_rows: int, batch: pa.Table) -> pa.Table:
+    """Make the block of each part; one row each with the message and the fix of what went wrong, or ""."""
+    outcomes: list[dict[str, str]] = []
     for number in batch.column(_PART).to_pylist():
-        write_block(parts[number], folder, settings, block_rows)
-    return batch
+        outcomes.append({"message": "", "fix": ""})
+        try:
+            write_block(parts[number], folder, settings, block_rows)
+        except OSError as error:  # as data: Ray Data would bury an exception's cause
+            explained = explain_os_error(error, str(folder))
+            outcomes[-1] = {"message": explained.message, "fix": explained.fix}
+    return pa.Table.from_pylist(outcomes)
