@@ -26,6 +26,18 @@ def ragray(*arguments: str, cwd: Path = ROOT, timeout: float = 400) -> subproces
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
 
 
+def start(*arguments: str, merge_streams: bool = False) -> subprocess.Popen[str]:
+    """Start the command in its own process group, Ctrl-C effective (a background shell hands SIGINT down ignored)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ragray.cli", *arguments], cwd=ROOT, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merge_streams else subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def overrides(output: Path, extra: Sequence[str] = ()) -> list[str]:
     return [part for item in (f"output={output}", *SMALL, *extra) for part in ("--set", item)]
 

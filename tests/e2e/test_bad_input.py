@@ -4,12 +4,11 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from small_chain import ROOT, SmallRun, overrides, ragray
+from small_chain import SmallRun, overrides, ragray, start
 
 DEMO = ["--config", "configs/demo.yaml"]
 
@@ -110,10 +109,7 @@ def test_port_in_use(small_run: SmallRun) -> None:
 
 
 def test_ctrl_c_exits_130_without_traceback(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ragray.cli", "run", *DEMO, *overrides(tmp_path)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    process = start("run", *DEMO, *overrides(tmp_path))
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("index ..."):

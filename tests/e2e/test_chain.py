@@ -4,13 +4,12 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx
 import pytest
-from small_chain import ROOT, SmallRun, kill_group, overrides, ragray, run_small
+from small_chain import SmallRun, kill_group, overrides, ragray, run_small, start
 
 STAGES = ["prepare", "index", "augment", "calibrate", "train", "merge", "quantize", "engine", "evaluate"]
 
@@ -44,11 +43,9 @@ def test_a_second_run_runs_nothing(small_run: SmallRun) -> None:
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_artifacts(small_run: SmallRun, tmp_path: Path) -> None:
     """kill -9 in prepare, in training and in evaluation; the next run finishes with equal digests."""
-    command = [sys.executable, "-m", "ragray.cli", "run", "--config", "configs/demo.yaml", *overrides(tmp_path)]
+    options = ["--config", "configs/demo.yaml", *overrides(tmp_path)]
     for stage in ("prepare", "train", "evaluate"):
-        process = subprocess.Popen(
-            command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
-        )
+        process = start("run", *options)
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith(f"{stage} ..."):
@@ -87,10 +84,7 @@ def test_serve_answers_over_http_and_stops_cleanly(small_run: SmallRun) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ragray.cli", "serve", *small_run.options, "--port", str(port)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+    process = start("serve", *small_run.options, "--port", str(port), merge_streams=True)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             wait_until_ready(client, process)
