@@ -222,7 +222,9 @@ def _section(name: str, cases: Sequence[Case], runs: Mapping[str, Runs], args: a
     listed = ", ".join(f"{package} {version}" for package, version in sorted(versions.items()))
     hidden = {"case", "report", "no_record", "peers_python", "cases", "runs"}
     setting = ", ".join(
-        f"{key} {value}" for key, value in vars(args).items() if key not in hidden and value is not None
+        f"{key} {value.name if isinstance(value, Path) else value}"
+        for key, value in vars(args).items()
+        if key not in hidden and value is not None
     )
     lines = [
         f"## {name}, {time.strftime('%Y-%m-%d %H:%M')}",

@@ -22,6 +22,8 @@ BINS = 10
 Floats = npt.NDArray[np.float64]
 
 _SLICE = 1 << 20  # training questions that are compared at once
+_LONG = 64  # a shorter list is read without thinking
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -122,26 +124,52 @@ def _postings(sets: ShingleSets) -> tuple[Hashes, Ints]:
 def _nearest(  # type: ignore[no-untyped-def]
     starts, places, squares, owners, bounds, weights, lengths, sizes, numbers, jaccard, jaccard_of, cosine, cosine_of
 ):
+    """Rare shingles come first. Once a text is known to be nearer than any can be that shares only the frequent ones
+    left, no text is added, and only those that may still be nearest are looked up in the long lists of these.
+
+    With r of n shingles left, a text that has none of the others has a Jaccard similarity of at most r / n, and by
+    Cauchy and Schwarz a cosine of at most the length of what is left over the length of all.
+    """
     shared = np.zeros(len(sizes), np.int64)
     products = np.zeros(len(sizes))
     touched = np.empty(len(sizes), np.int64)
     for text in range(len(starts) - 1):
-        count, square = 0, 0.0
-        for k in range(starts[text], starts[text + 1]):
-            square += squares[k]
-            if places[k] < 0:
-                continue
-            weight = weights[places[k]] ** 2
-            for p in range(bounds[places[k]], bounds[places[k] + 1]):
+        asked = places[starts[text] : starts[text + 1]]
+        size, length = len(asked), np.sqrt(squares[starts[text] : starts[text + 1]].sum())
+        terms = _rare_first(asked[asked >= 0], bounds)
+        left = (weights[terms] ** 2).sum()
+        best_near, best_angle, count, done = jaccard[text], cosine[text], 0, 0
+        work, next_look = 0, 1  # list entries read, and from how many on it pays to look for an end
+        while done < len(terms):
+            begin, end = bounds[terms[done]], bounds[terms[done] + 1]
+            if end - begin > _LONG and work >= next_look:
+                next_look = work + work // 2
+                for other in _likeliest(touched[:count], shared, products, size, sizes, lengths):
+                    more, weight = _rest(terms[done:], owners, bounds, weights, other)
+                    both = shared[other] + more
+                    best_near = max(best_near, both / (size + sizes[other] - both))
+                    best_angle = max(best_angle, (products[other] + weight) / (length * lengths[other]))
+                if best_near > (len(terms) - done) / size and best_angle > np.sqrt(max(left, 0.0)) / length + _ROUNDING:
+                    break
+            weight = weights[terms[done]] ** 2
+            for p in range(begin, end):
                 other = owners[p]
                 if shared[other] == 0:
                     touched[count] = other
                     count += 1
                 shared[other] += 1
                 products[other] += weight
-        size, length = starts[text + 1] - starts[text], np.sqrt(square)
+            left -= weight
+            work += end - begin
+            done += 1
         for t in range(count):
-            other = touched[t]
+            other, rest = touched[t], len(terms) - done
+            most = min(shared[other] + rest, sizes[other])
+            may_be_near = most / (size + sizes[other] - most) >= best_near
+            if rest and (may_be_near or (products[other] + left) / (length * lengths[other]) >= best_angle - _ROUNDING):
+                more, weight = _rest(terms[done:], owners, bounds, weights, other)
+                shared[other] += more
+                products[other] += weight
             near = shared[other] / (size + sizes[other] - shared[other])
             angle = products[other] / (length * lengths[other])
             number = numbers[other]
@@ -151,3 +179,52 @@ def _nearest(  # type: ignore[no-untyped-def]
                 cosine[text], cosine_of[text] = angle, number
             shared[other] = 0
             products[other] = 0.0
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _rare_first(terms: Ints, bounds: Ints) -> Ints:
+    """Terms by the length of their lists; equal lengths as they stand."""
+    return terms[np.argsort(bounds[terms + 1] - bounds[terms], kind="mergesort")]
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _likeliest(  # type: ignore[no-untyped-def]
+    touched, shared, products, size, sizes, lengths
+):
+    """Of the texts touched so far, at most two: the nearest until now by Jaccard similarity and by cosine."""
+    found = np.full(2, -1, np.int64)
+    near, angle = 0.0, 0.0
+    for other in touched:
+        ratio = shared[other] / (size + sizes[other] - shared[other])
+        if ratio > near:
+            near, found[0] = ratio, other
+        if products[other] > angle * lengths[other]:
+            angle, found[1] = products[other] / lengths[other], other
+    return found[found >= 0]
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _rest(  # type: ignore[no-untyped-def]
+    terms, owners, bounds, weights, other
+):
+    """How many of the terms a text has, and their squared weights."""
+    count, weight = 0, 0.0
+    for term in terms:
+        if _holds(owners, bounds[term], bounds[term + 1], other):
+            count += 1
+            weight += weights[term] ** 2
+    return count, weight
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _holds(owners: Ints, begin: int, end: int, wanted: int) -> bool:
+    """Whether the ascending `owners[begin:end]` hold `wanted`."""
+    while begin < end:
+        middle = (begin + end) // 2
+        if owners[middle] < wanted:
+            begin = middle + 1
+        elif owners[middle] > wanted:
+            end = middle
+        else:
+            return True
+    return False

@@ -47,6 +47,28 @@ def test_cosine_by_hand() -> None:
     assert found.cosine[0] == pytest.approx(max(expected, second))
 
 
+def test_many_texts_with_frequent_words() -> None:
+    """What the search skips in long lists cannot be nearest: the same as comparing with every training text."""
+    chance = np.random.default_rng(4)
+    words = ["".join(chance.choice(list("abcdefghij"), 4)) for _ in range(300)]
+    frequency = 1 / np.arange(1, 301)
+    drawn = [chance.choice(words, chance.integers(3, 9), p=frequency / frequency.sum()) for _ in range(1100)]
+    test, train = ([" ".join(part) for part in half] for half in (drawn[:100], drawn[100:]))
+    found = audit(test, train)
+    sets = Texts([columns_of([*test, *train])]).sets(QUESTION, np.arange(1100))
+    held = [{int(h) for h in sets.of(n)} for n in range(1100)]
+    terms = {term: n for n, term in enumerate(sorted(set().union(*held)))}
+    matrix = np.zeros((1100, len(terms)))
+    for n, shingles in enumerate(held):
+        matrix[n, [terms[shingle] for shingle in shingles]] = 1
+    weigh = TfidfTransformer(smooth_idf=True).fit(matrix[100:])
+    cosines = (weigh.transform(matrix[:100]) @ weigh.transform(matrix[100:]).T).toarray()
+    assert found.cosine == pytest.approx(cosines.max(axis=1), abs=1e-9)
+    near = [[len(held[n] & held[m]) / len(held[n] | held[m]) for m in range(100, 1100)] for n in range(100)]
+    assert found.jaccard == pytest.approx(np.max(near, axis=1))
+    assert found.jaccard_of.tolist() == [100 + row.index(max(row)) for row in near]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text("ab 安", min_size=1, max_size=9), min_size=2, max_size=9))
 def test_nearest_is_the_maximum_as_scikit_learn_sees_it(texts: list[str]) -> None:
