@@ -68,13 +68,16 @@ class RepetitionConfig(Section):
 
     lines: Share = Field(0.3, description="largest share of lines that repeat an earlier line")
     line_chars: Share = Field(0.2, description="largest share of characters in such lines")
-    top_ngrams: Shares = Field((0.4, 0.38, 0.36), description="largest shares of the most frequent 2-, 3-, 4-gram")
+    top_ngrams: Shares = Field(
+        (0.4, 0.38, 0.36), max_length=3, description="largest shares of the most frequent 2-, 3-, 4-gram"
+    )
     ngrams: Shares = Field(
         (0.45, 0.43, 0.41, 0.39, 0.37, 0.36),
+        max_length=6,
         description="largest shares in 5-, 6-, ..., 10-grams that were there before",
     )
     min_words: Positive = Field(
-        50, description="shorter texts are not judged by n-grams; words, or pairs of Chinese characters"
+        100, description="shorter texts are not judged by n-grams; words, or pairs of Chinese characters"
     )
 
 
@@ -91,7 +94,7 @@ class CleanConfig(Section):
     )
     min_question_chars: Positive = Field(2, description="shortest question, characters")
     max_question_chars: Positive = Field(500, description="longest question, characters")
-    min_answer_chars: Positive = Field(2, description="shortest answer, characters")
+    min_answer_chars: Positive = Field(1, description="shortest answer, characters")
     max_answer_chars: Positive = Field(8000, description="longest answer, characters")
     max_symbol_share: Share = Field(0.5, description="largest share of characters that are no letter, digit or mark")
     max_marker_share: float = Field(0.1, ge=0, description="most # and ellipses for each word or Chinese character")
@@ -105,6 +108,16 @@ class CleanConfig(Section):
         if len(set(steps)) < len(steps):
             raise ValueError("data.clean.steps: name each step once")
         return steps
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> CleanConfig:
+        for name, least, most in (
+            ("question", self.min_question_chars, self.max_question_chars),
+            ("answer", self.min_answer_chars, self.max_answer_chars),
+        ):
+            if least > most:
+                raise ValueError(f"data.clean: min_{name}_chars is above max_{name}_chars")
+        return self
 
 
 class DedupConfig(Section):

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ragray.config_data import DataConfig
-from ragray.dataprep.boilerplate import Digests, common_lines, count_lines, merge_counts, remove_lines
+from ragray.dataprep.boilerplate import Digests, common_lines, lines_of, merge_lines, remove_lines
 from ragray.dataprep.clean import Cleaned, clean_table
 from ragray.dataprep.dedup import RecordKeys, record_keys
 from ragray.dataprep.given import GIVEN, with_given
@@ -85,7 +85,7 @@ def _write_rows(part: Part, folder: Path, settings: DataConfig, block_rows: int,
             tally.add(raw, cleaned, kept, refused)
             rejected.append(refused)
             if "boilerplate" in settings.clean.steps:
-                lines.append(count_lines(kept))
+                lines.append(lines_of(kept))
             keyed = with_keys(kept, settings)
             writer = writer or pa.ipc.new_file(sink, keyed.schema)
             writer.write_table(keyed)
@@ -95,7 +95,7 @@ def _write_rows(part: Part, folder: Path, settings: DataConfig, block_rows: int,
     aside.replace(folder / f"{part.name}.arrow")
     table = pa.concat_tables(rejected) if rejected else _REJECTED.empty_table()
     _replace(folder / f"{part.name}.rejected.arrow", lambda path: _write_ipc(path, table))
-    _replace(folder / f"{part.name}.lines.arrow", lambda path: _write_ipc(path, merge_counts(lines)))
+    _replace(folder / f"{part.name}.lines.arrow", lambda path: _write_ipc(path, merge_lines(lines)))
 
 
 def write_plain(blocks: Blocks, block: int, lines: Digests, settings: DataConfig) -> None:

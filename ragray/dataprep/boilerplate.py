@@ -1,13 +1,15 @@
-"""Lines that stand in many answers: disclaimers, navigation, signatures.
+"""Lines that open or end many answers: disclaimers, navigation, signatures.
 
-In: tables of cleaned records. Out: how many records have each line (by digest), which lines are common, and the records
-without them. Counts of parts of the data add up to the counts of the whole, in any order. A line counts if it has a few
-letters, is no item of a list, row of a table or heading ("1. Open the console." may be a step of many answers), stands
-outside of fenced code, and is not all of its answer: equal answers are duplicates, not boilerplate.
+In: tables of cleaned records. Out: which answers have each line (by digests), which lines are common, and the records
+without them at the beginning and the end of their answers. Lines of parts of the data add up to those of the whole, in
+any order. A line counts if it is as long as a sentence, stands outside of fenced code, and is not all of its answer;
+steps, items, commands and introductions ("1. Open the console.", "To reset it:") stay, however common. Equal answers
+count once: they are duplicates, not boilerplate.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -19,57 +21,71 @@ from numba import njit
 
 from ragray.config_data import CleanConfig
 from ragray.dataprep.characters import Bytes
-from ragray.dataprep.normalize import tidy_spaces
 from ragray.dataprep.repeats import spread
 from ragray.dataprep.scan import Ints, buffers
+from ragray.dataprep.tokens import byte_hashes
 
 Digests = npt.NDArray[np.uint64]
 
-COUNTS = pa.schema([("line", pa.uint64()), ("records", pa.int64())])
-MIN_BYTES = 8  # shorter lines ("Yes.", "}") are left alone
+LINES = pa.schema([("line", pa.uint64()), ("answer", pa.uint64())])  # digests; each pair once, ascending
+MIN_BYTES = 24  # shorter lines ("Click Save.") are left alone
 
 _BASE = 0x9E3779B97F4A7C15 | 1
 _MASK = (1 << 64) - 1
-_FENCES = ("```", "~~~")
+_STRUCTURE = re.compile(
+    r"[\W\d_]|第|step\b|\w[、.)]"  # an item, a row of a table, a step
+    r"|.*[:：]$|[a-z].*[\w\"')\]}]$",  # an introduction; a command, or what else is no sentence
+    re.IGNORECASE,
+)
 _SAYS_MORE = re.compile(r"[^\W_]")
 
 
-def count_lines(table: pa.Table) -> pa.Table:
-    """How many records of a table have each line in their `answer`: a table of COUNTS, ascending by line."""
-    _, digests = _lines(table)
-    lines, records = np.unique(digests, return_counts=True)
-    return pa.table([pa.array(lines, pa.uint64()), pa.array(records, pa.int64())], schema=COUNTS)
+def lines_of(table: pa.Table) -> pa.Table:
+    """Which lines stand in which answers of a table with the column `answer`: a table of LINES."""
+    rows, digests = _lines(table)
+    return _pairs(digests, byte_hashes(_single(table))[rows])
 
 
-def merge_counts(counts: Sequence[pa.Table]) -> pa.Table:
-    """The counts of several tables together, ascending by line."""
-    joined = pa.concat_tables([COUNTS.empty_table(), *counts])
-    summed = joined.group_by("line", use_threads=False).aggregate([("records", "sum")]).sort_by("line")
-    return summed.rename_columns({"records_sum": "records"}).select(COUNTS.names).cast(COUNTS)
+def merge_lines(parts: Sequence[pa.Table]) -> pa.Table:
+    """The lines of several tables together."""
+    joined = pa.concat_tables([LINES.empty_table(), *parts])
+    return _pairs(*(np.asarray(joined.column(name)) for name in LINES.names))
 
 
-def common_lines(counts: Sequence[pa.Table], records: Sequence[int], settings: CleanConfig) -> Digests:
-    """The digests, ascending, of lines in so many records that they are boilerplate.
+def common_lines(parts: Sequence[pa.Table], records: Sequence[int], settings: CleanConfig) -> Digests:
+    """The digests, ascending, of lines in so many different answers that they are boilerplate.
 
     Args:
-        counts: a table of COUNTS for each part of the data, ascending by line.
+        parts: a table of LINES for each part of the data.
         records: how many records each part has.
 
     A line with some share in all of the data has that share in one of the parts: only such lines are counted in all.
     """
     share = settings.boilerplate_share
-    least = max(settings.boilerplate_records, share * sum(records))
-    frequent = [
-        np.asarray(table.filter(pc.greater_equal(table.column("records"), share * n)).column("line"))
-        for table, n in zip(counts, records, strict=True)
-    ]
+    frequent = [_frequent(table, math.floor(share * n)) for table, n in zip(parts, records, strict=True)]
     found = np.unique(np.concatenate([np.empty(0, np.uint64), *frequent]))
-    totals = np.zeros(len(found), np.int64)
-    for table in counts:
-        lines, place = np.asarray(table.column("line")), np.searchsorted(found, np.asarray(table.column("line")))
-        known = found[np.minimum(place, max(0, len(found) - 1))] == lines if len(found) else np.zeros(len(lines), bool)
-        totals[place[known]] += np.asarray(table.column("records"))[known]
-    return found[totals >= least]
+    pairs = merge_lines([_only(table, found) for table in parts])
+    lines, answers = np.unique(np.asarray(pairs.column("line")), return_counts=True)
+    digests: Digests = lines[answers >= max(settings.boilerplate_records, share * sum(records))]
+    return digests
+
+
+def _pairs(lines: Digests, answers: Digests) -> pa.Table:
+    order = np.lexsort((answers, lines))
+    lines, answers = lines[order], answers[order]
+    new = np.ones(len(lines), np.bool_)
+    new[1:] = (lines[1:] != lines[:-1]) | (answers[1:] != answers[:-1])
+    return pa.table([pa.array(lines[new], pa.uint64()), pa.array(answers[new], pa.uint64())], schema=LINES)
+
+
+def _frequent(table: pa.Table, least: int) -> Digests:
+    lines, answers = np.unique(np.asarray(table.column("line")), return_counts=True)
+    found: Digests = lines[answers >= least]
+    return found
+
+
+def _only(table: pa.Table, lines: Digests) -> pa.Table:
+    return table.filter(pa.array(np.isin(np.asarray(table.column("line")), lines), pa.bool_()))
 
 
 def remove_lines(table: pa.Table, lines: Digests) -> tuple[pa.Table, list[tuple[str, str]]]:
@@ -95,17 +111,17 @@ def remove_lines(table: pa.Table, lines: Digests) -> tuple[pa.Table, list[tuple[
 
 
 def without_lines(answer: str, lines: set[int]) -> str:
-    """`answer` without its lines of these digests; as it is where nothing would be left."""
-    kept, fenced = [], False
-    for line in answer.split("\n"):
-        is_fence = line.startswith(_FENCES)
-        fenced ^= is_fence
-        if fenced or is_fence or line_digest(line) not in lines:
-            kept.append(line)
+    """`answer` without lines of these digests at its beginning and end; as it is where nothing would be left."""
+    kept = answer.split("\n")
+    for end in (0, -1):
+        while kept and (not kept[end].strip() or _is_boilerplate(kept[end], lines)):
+            kept.pop(end)
     rest = "\n".join(kept)
-    if len(kept) == len(answer.split("\n")) or not _SAYS_MORE.search(rest):
-        return answer
-    return rest.strip() if any(fence in rest for fence in _FENCES) else tidy_spaces(rest)
+    return rest if len(rest) < len(answer.strip()) and _SAYS_MORE.search(rest) else answer
+
+
+def _is_boilerplate(line: str, lines: set[int]) -> bool:
+    return line_digest(line) in lines and not _STRUCTURE.match(line)
 
 
 def line_digest(line: str) -> int:
@@ -121,10 +137,14 @@ def line_digest(line: str) -> int:
     return value ^ value >> 31
 
 
+def _single(table: pa.Table) -> pa.Array:
+    column = table.column("answer").combine_chunks()
+    return column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
+
+
 def _lines(table: pa.Table) -> tuple[Ints, Digests]:
     """The distinct countable lines of each answer: row and digest."""
-    column = table.column("answer").combine_chunks()
-    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
+    column = _single(table)
     if not len(column):
         return np.empty(0, np.int64), np.empty(0, np.uint64)
     data, ends = buffers(column)
@@ -136,17 +156,10 @@ def _lines(table: pa.Table) -> tuple[Ints, Digests]:
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
 def _opens_fence(data: Bytes, start: int, end: int) -> bool:
+    while start < end and (data[start] == 32 or data[start] == 9):
+        start += 1
     first = data[start] if end - start >= 3 else 0
     return (first == 96 or first == 126) and data[start + 1] == first and data[start + 2] == first
-
-
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _is_structure(first: np.uint8, second: np.uint8) -> bool:
-    """Whether a line with these first bytes is an item of a list, a row of a table or a heading."""
-    if 48 <= first <= 57 or first == 124 or first == 35:  # a digit, | and #
-        return True
-    is_mark: bool = first == 45 or first == 42 or first == 43  # -, * and +
-    return is_mark and second == 32
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -163,8 +176,7 @@ def _line_digests(data: Bytes, ends: Ints, rows: Ints, digests: Digests) -> int:
             is_whole = begin == start and i == end
             is_fence = _opens_fence(data, begin, i)
             fenced = fenced != is_fence
-            countable = not fenced and not is_fence and not is_whole and i - begin >= MIN_BYTES
-            if countable and not _is_structure(data[begin], data[begin + 1]):
+            if not fenced and not is_fence and not is_whole and i - begin >= MIN_BYTES:
                 digest = spread(value)
                 known = False
                 for k in range(first, count):

@@ -65,7 +65,7 @@ def clean_and_trace(row: RawRow, file: InputFile, settings: CleanConfig) -> tupl
         raise
     except Exception as error:  # noqa: BLE001  (one row that nobody foresaw must not stop a block of thousands)
         detail = f"cleaning failed with {type(error).__name__}"
-        return Rejected(file.source, row.line, "unprocessable", detail, _shown(row)), {}
+        return Rejected(file.source, row.line, "unprocessable", detail, _shown(row, settings)), {}
 
 
 def _clean(row: RawRow, file: InputFile, settings: CleanConfig) -> tuple[QARecord | Rejected, Trace]:
@@ -73,7 +73,7 @@ def _clean(row: RawRow, file: InputFile, settings: CleanConfig) -> tuple[QARecor
     lang = language_of(row.lang, question, answer)
     fault = _fault(row, question, answer, settings) or _refused(lang, question, answer, settings)
     if fault is not None:
-        return Rejected(file.source, row.line, *fault, _shown(row)), trace
+        return Rejected(file.source, row.line, *fault, _shown(row, settings)), trace
     script = script_of(question + answer) if lang == "zh" else ""
     id_ = row.id or f"{file.label}-{row.ordinal:04d}"
     return QARecord(id_, question, answer, lang, file.source, row.line, script=script), trace
@@ -83,8 +83,9 @@ def clean_fields(row: RawRow, settings: CleanConfig) -> tuple[str, str, Trace]:
     """The question and the answer after all row-wise steps, and what each step that changed them made of them."""
     question, of_question = clean_question(row.question, settings)
     answer, of_answer = clean_answer(row.answer, question, settings)
-    trace = dict.fromkeys(of_question, (row.question, question))
-    return question, answer, trace | dict.fromkeys(of_answer, (row.answer, answer))
+    before = [masked(text, settings.mask) if settings.mask else text for text in (row.question, row.answer)]
+    trace = dict.fromkeys(of_question, (before[0], question))
+    return question, answer, trace | dict.fromkeys(of_answer, (before[1], answer))
 
 
 def clean_question(text: str, settings: CleanConfig) -> tuple[str, list[str]]:
@@ -112,8 +113,10 @@ def steps_for(settings: CleanConfig, question: str | None = None) -> dict[str, S
     return steps
 
 
-def _shown(row: RawRow) -> str:
-    return f"{row.question.strip()}\t{row.answer.strip()}".strip()[:SHOWN_CHARS]
+def _shown(row: RawRow, settings: CleanConfig) -> str:
+    """The beginning of a row for the report, with nothing in it that is to be masked."""
+    text = f"{row.question.strip()}\t{row.answer.strip()}".strip()
+    return (masked(text, settings.mask) if settings.mask else text)[:SHOWN_CHARS]
 
 
 def _refused(lang: str, question: str, answer: str, settings: CleanConfig) -> tuple[str, str] | None:

@@ -276,6 +276,7 @@ def _may_be_refused(
         says = found[:, [scan.LATINS, scan.HANS_CHARS, scan.KANAS, scan.LETTERS, scan.DIGITS]].sum(axis=1)
         symbols = found[:, scan.SYMBOLS] / np.maximum(1, chars - found[:, scan.BLANKS])
         refused |= (chars < shortest) | (chars > longest) | (says == 0) | (symbols > settings.max_symbol_share)
+        refused |= (flags & scan.F_CODE > 0) & (found[:, scan.SYMBOLS] > 0)  # judged without its code
         refused |= (markers > 3) & (markers > settings.max_marker_share * found[:, scan.WORDS])
         refused |= flags & scan.F_SLOW > 0
     return refused

@@ -1,7 +1,8 @@
 """Advertising and contact lines: "Contact us at ...", "如需咨询请加微信 ...".
 
-In: an answer and its question. Out: the answer without sentences that are nothing else. A sentence with one word more
-("拨打急救电话 120") stays, and so does everything where the question asks for a contact, or where nothing else answers.
+In: an answer and its question. Out: the answer without the sentences at its end that are nothing else. A sentence with
+one word more ("拨打急救电话 120") stays, and so does everything where the question asks for a contact or where
+nothing else answers.
 """
 
 from __future__ import annotations
@@ -44,15 +45,25 @@ def without_contacts(answer: str, question: str) -> str:
     """`answer` without contact lines and sentences."""
     if not _has_trigger(answer) or _ASKED.search(question):
         return answer
-    lines = [(line, _without_sentences(line) if _has_trigger(line) else line) for line in answer.split("\n")]
-    cleaned = "\n".join(rest for line, rest in lines if rest.strip() or not line.strip())
-    if cleaned == answer or not _SAYS_MORE.search(cleaned):
-        return answer
-    return tidy_spaces(cleaned)
+    lines = answer.split("\n")
+    while lines and (not lines[-1].strip() or _has_trigger(lines[-1])):
+        rest = _without_last_sentences(lines[-1])
+        if rest.strip():
+            lines[-1] = rest
+            break
+        lines.pop()
+    cleaned = "\n".join(lines)
+    return tidy_spaces(cleaned) if len(cleaned) < len(answer) and _SAYS_MORE.search(cleaned) else answer
 
 
-def _without_sentences(line: str) -> str:
-    return _SENTENCE.sub(lambda match: "" if is_contact(match[0]) else match[0], line)
+def _without_last_sentences(line: str) -> str:
+    """`line` up to its last sentence that is no contact; white space counts as none."""
+    end = len(line)
+    for match in reversed(list(_SENTENCE.finditer(line))):
+        if match.end() < end or not is_contact(match[0]):
+            break
+        end = match.start()
+    return line[:end]
 
 
 def is_contact(sentence: str) -> bool:

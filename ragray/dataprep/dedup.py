@@ -129,8 +129,9 @@ def link_duplicates(
 def verdicts(first: Ints, links: Components, texts: Texts, settings: DedupConfig) -> Verdicts:
     """Decide which record of each component stays."""
     roots = links.roots()[first]
-    exact = first != np.arange(len(first))
-    kept = _representatives(roots, exact, texts, settings.keep)[roots]
+    repeats = first != np.arange(len(first))
+    kept = _representatives(roots, repeats, texts, settings.keep)[roots]
+    exact = (first == first[kept]) & (kept != np.arange(len(kept)))
     similarity = np.ones(len(first))
     near = np.flatnonzero(~exact & (kept != np.arange(len(kept))))
     similarity[near] = _similarities(near, kept[near], texts, settings)

@@ -19,14 +19,17 @@ Verdict = tuple[str, str] | None
 MARKS = frozenset(".,;:!?'\"()-/，。、；：？！“”‘’（）《》〈〉【】「」『』—–…·～")  # a text may be full of these
 MIN_REPEATS = 3  # of the most frequent n-gram
 MIN_LINES = 4
+MIN_LINE_CHARS = 20  # a shorter one ("Click Save.") may be needed twice
 TOP_SIZES, REPEAT_SIZES = (2, 3, 4), (5, 6, 7, 8, 9, 10)
 
 _WORD = re.compile(rf"[{HAN}]|[^\W_{HAN}]+")
 _HAN = re.compile(f"[{HAN}]")
 _SIGN = re.compile(rf"[^\w\s{re.escape(''.join(sorted(MARKS)))}]|_")
+_HASH = re.compile(r"(?<![\w*#\n])#+(?![\w*#])")
 _ELLIPSIS = re.compile(r"\.\.\.|…")
-_FENCED = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)[^\S\n]*$", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^[^\S\n]*(?:```|~~~).*?^[^\S\n]*(?:```|~~~)[^\S\n]*$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\w+://[^\s，。；）)]+|(?<=\])\([^()\s]*\)")
+_CUT = "\x00"  # no cleaned text has it
 _PLACEHOLDER = re.compile(r"\blorem ipsum\b", re.IGNORECASE)
 
 
@@ -49,20 +52,24 @@ def prose_of(text: str) -> list[str]:
     """The pieces of `text` between code and addresses: options and paths repeat, and that is no noise."""
     if "`" not in text and "~~~" not in text and "://" not in text and "](" not in text:
         return [text]
-    return [piece for part in CODE.split(text) for piece in _LINK.split(part)]
+    return [piece for part in CODE.sub(_CUT, text).split(_CUT) for piece in _LINK.split(part)]
 
 
 def _symbols(name: str, text: str, limit: float) -> Verdict:
     """More signs than letters, as in a table's rest or a row of stars. Code has fewer."""
-    share = len(_SIGN.findall(text)) / max(1, sum(map(len, text.split())))
+    prose = CODE.sub(" ", text) if "`" in text or "~~~" in text else text
+    share = len(_SIGN.findall(prose)) / max(1, sum(map(len, prose.split())))
     if share <= limit:
         return None
     return "symbols", f"{share:.0%} of the {name} are signs, data.clean.max_symbol_share is {limit:.0%}"
 
 
 def _markers(name: str, text: str, limit: float) -> Verdict:
-    """Hash signs and ellipses for each word (Gopher: 0.1); three of them are always allowed."""
-    found = text.count("#") + (len(_ELLIPSIS.findall(text)) if "…" in text or ".." in text else 0)
+    """Hash signs and ellipses for each word (Gopher: 0.1); three of them are always allowed.
+
+    A heading's mark, `C#`, `#21#` and a colour are none.
+    """
+    found = len(_HASH.findall(text)) + (len(_ELLIPSIS.findall(text)) if "…" in text or ".." in text else 0)
     if found <= 3:
         return None
     words = len(_WORD.findall(text))
@@ -77,7 +84,11 @@ def _repeated_lines(name: str, text: str, limits: RepetitionConfig) -> Verdict:
     if len(lines) < MIN_LINES:
         return None
     seen: set[str] = set()
-    repeated = [line for line in lines if line in seen or seen.add(line)]  # type: ignore[func-returns-value]
+    repeated = [
+        line
+        for line in lines
+        if len(line) >= MIN_LINE_CHARS and (line in seen or seen.add(line))  # type: ignore[func-returns-value]
+    ]
     share, chars = len(repeated) / len(lines), sum(map(len, repeated)) / sum(map(len, lines))
     for part, limit, setting in ((share, limits.lines, "lines"), (chars, limits.line_chars, "line_chars")):
         if part > limit:

@@ -25,8 +25,8 @@ _TAGS = (
 STANDALONE = frozenset(
     {"br", "hr", "img", "p", "li", "tr", "td", "th", "dt", "dd", "wbr", "col"}
 )  # need no closing tag
-_BLOCK = "p,div,hr,li,dt,dd,tr,h1,h2,h3,h4,h5,h6,pre,blockquote,section,article,header,footer,figure,caption"
-BLOCKS = frozenset(_BLOCK.split(",")) - {"pre"} | {"br"}
+_BLOCK = "p,div,hr,li,dt,dd,tr,h1,h2,h3,h4,h5,h6,blockquote,section,article,header,footer,figure,caption"
+BLOCKS = frozenset(_BLOCK.split(",")) | {"br"}
 INLINE = (
     "b",
     "strong",
@@ -49,9 +49,17 @@ INLINE = (
 _SIMPLE_TAG = re.compile(
     rf"</?(?:{'|'.join(sorted(BLOCKS, key=len, reverse=True))}|{'|'.join(INLINE)})\s*/?>", re.IGNORECASE
 )
-_TAG = re.compile(rf"<(/?)({_TAGS})(\s[^<>]*|\s*/)?>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
-CODE = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)[^\S\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
-_TEMPLATE = re.compile(r"(?<!\$)(?:\{\{\{[^{}\n]{0,200}\}\}\}|\{\{[^{}\n]{0,200}\}\}|\{%[^\n]{0,200}?%\})")
+_VALUE = r"\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s\"'<>=]+)"
+_TAG = re.compile(rf"<(/?)({_TAGS})((?:\s+[\w:@.-]+(?:{_VALUE})?)*\s*/?)>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")  # not "&region=cn" of an address
+CODE = re.compile(
+    r"^[^\S\n]*(?:```|~~~).*?^[^\S\n]*(?:```|~~~)[^\S\n]*$|(?P<ticks>(?<!`)`{1,2})[^\n]+?(?<!`)(?P=ticks)(?!`)",
+    re.MULTILINE | re.DOTALL,
+)
+_ONE_TEMPLATE = r"(?:\{\{\{[^{}\n]{0,200}\}\}\}|\{\{[^{}\n]{0,200}\}\}|\{%[^\n]{0,200}?%\})"
+_TEMPLATE = re.compile(
+    rf"^[^\S\n]*(?:{_ONE_TEMPLATE}[^\S\n]*)+$|\{{\{{(?:<[^<>\n]{{0,200}}>|%[^%\n]{{0,200}}%)\}}\}}", re.MULTILINE
+)
 INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\ue000\ue001]"
 )
@@ -88,6 +96,9 @@ def run_steps(text: str, steps: Mapping[str, Step]) -> tuple[str, list[str]]:
             text, code = _hold_code(text)
             before = (text, tuple(code))
         text = step(text)
+        if name == "html" and code is not None and "```" in text:  # from <pre>
+            text, more = _hold_code(text, len(code))
+            code += more
         if (text, tuple(code or ())) != before:
             changed.append(name or "invisible")
     whole = _HELD.sub(lambda match: (code or [])[int(match[1])], text) if code else text
@@ -143,12 +154,19 @@ def without_markup(text: str) -> str:
         return text
     # What stands for code is not part of an entity, and an entity must not come to stand for code.
     pieces = _HELD_WHOLE.split(text)
-    pieces[::2] = [remove_invisible(html.unescape(piece)) if "&" in piece else piece for piece in pieces[::2]]
+    pieces[::2] = [remove_invisible(_resolved(piece)) if "&" in piece else piece for piece in pieces[::2]]
     return "".join(pieces)
 
 
+def _resolved(text: str) -> str:
+    return _ENTITY.sub(lambda match: html.unescape(match[0]), text)
+
+
 def without_templates(text: str) -> str:
-    """`text` without remnants of Jinja, Liquid or Mustache: `{{ name }}`, `{% tag %}`."""
+    """`text` without remnants of Jinja, Liquid, Mustache or Hugo that fill a line, and Hugo's shortcodes anywhere.
+
+    Within a line `{{ name }}` may be what the text is about.
+    """
     return _TEMPLATE.sub("", text) if "{" in text else text
 
 
@@ -161,15 +179,15 @@ def _without_marks(text: str) -> str:
     return text.replace(_OPEN, "").replace(_CLOSE, "") if _OPEN in text or _CLOSE in text else text
 
 
-def _hold_code(text: str) -> tuple[str, list[str]]:
-    """`text` with a mark in the place of each piece of code, and the pieces."""
+def _hold_code(text: str, held: int = 0) -> tuple[str, list[str]]:
+    """`text` with a mark in the place of each piece of code, and the pieces; `held` of them have marks already."""
     code: list[str] = []
     if "`" not in text and "~~~" not in text:
         return text, code
 
     def hold(match: re.Match[str]) -> str:
         code.append(match[0])
-        return f"{_OPEN}{len(code) - 1}{_CLOSE}"
+        return f"{_OPEN}{held + len(code) - 1}{_CLOSE}"
 
     return CODE.sub(hold, text), code
 
@@ -208,6 +226,13 @@ def _text_of(fragment: str) -> str:
         return ""
     for node in body.css("script,style"):
         node.decompose()
+    for node in body.css("pre"):
+        node.insert_before("\n```\n")
+        node.insert_after("\n```\n")
+    for node in body.css("a[href^=http]"):
+        address = node.attributes["href"] or ""
+        if address not in node.text():
+            node.insert_after(f" ({address})")
     for node in body.css("td,th"):
         node.insert_after(" ")
     for node in body.css(_BLOCK):
@@ -221,12 +246,12 @@ def _text_of(fragment: str) -> str:
 def _is_markup(match: re.Match[str], text: str) -> bool:
     """Whether a tag-like piece is HTML: a comment, a tag with attributes, or one that is also closed."""
     name = match[2]
-    if name is None or match[3]:
+    if name is None or "=" in match[3] or match[3].endswith("/"):
         return True
     if name.lower() in STANDALONE:
         return match.start() == 0 or not (text[match.start() - 1].isalnum() and len(name) == 1 and not match[1])
-    other = f"<{name}" if match[1] else f"</{name}>"
-    return other.lower() in text.lower()
+    other = rf"<{name}[\s/>]" if match[1] else f"</{name}>"
+    return re.search(other, text, re.IGNORECASE) is not None
 
 
 @functools.cache

@@ -61,14 +61,15 @@ def link_groups(records: SplitRecords, texts: Texts, threshold: float, into: Com
     if records.given_group is not None:
         given = np.asarray(pc.not_equal(records.given_group, ""))
         into.join_equal(byte_hashes(records.given_group)[given], everyone[given])
-    link_questions(texts, threshold, into)
+    _, distinct = np.unique(records.question, return_index=True)
+    link_questions(texts, np.sort(distinct), threshold, into)
 
 
-def link_questions(texts: Texts, threshold: float, into: Components) -> None:
-    """Link all questions whose Jaccard similarity reaches the threshold; keys are dealt out to bound memory."""
-    pieces = [np.arange(start, min(start + _PIECE, len(texts))) for start in range(0, len(texts), _PIECE)]
+def link_questions(texts: Texts, among: Ints, threshold: float, into: Components) -> None:
+    """Link all questions `among` whose Jaccard similarity reaches the threshold; keys are dealt out to bound memory."""
+    pieces = [among[start : start + _PIECE] for start in range(0, len(among), _PIECE)]
     counts = sum((count_shingles(texts.sets(QUESTION, rows)) for rows in pieces), np.zeros(1, np.uint32))
-    if not len(texts):
+    if not len(among):
         return
     shares = 1 + sum(len(piece) for piece in pieces) * 8 // _KEYS_AT_ONCE
     for share in range(shares):
@@ -173,8 +174,11 @@ def split_columns(
     heads = group_heads(links, records.ids)
     splits = assign_splits(records, heads, settings, seed, held_out)
     if records.given_split is not None and pc.any(pc.not_equal(records.given_split, "")).as_py():
-        given = np.asarray(pc.index_in(records.given_split, pa.array(SPLITS)).fill_null(-1))
-        return heads, np.where(given >= 0, given, splits).astype(np.int8)
+        given = np.asarray(pc.index_in(records.given_split, pa.array(SPLITS)).fill_null(-1)).astype(np.int64)
+        of_group = np.full(len(heads), -1, np.int64)  # test before valid before train
+        np.maximum.at(of_group, heads, given)
+        drawn = np.where(of_group[heads] >= 0, of_group[heads], splits)
+        return heads, np.where(given >= 0, given, drawn).astype(np.int8)
     check_no_leak(records, heads, splits)
     return heads, splits
 

@@ -73,7 +73,10 @@ def _has_other(data: Bytes, start: int, end: int, name: np.uint64, size: int, cl
             if data[j] != 47:
                 continue
             j += 1
-        if j + size >= end or data[j + size] != 62:
+        if j + size >= end:
+            continue
+        last = data[j + size]
+        if last != 62 and (closing == 0 or (last != 32 and last != 10 and last != 47)):
             continue
         value = np.uint64(0)
         for k in range(size):
@@ -120,14 +123,13 @@ def _tag(
         name = (name << np.uint64(8)) | np.uint64(byte)
         size += 1
         i += 1
-    after_name = i
     while i < end and (data[i] == 32 or data[i] == 10):
         i += 1
-    i += i < end and data[i] == 47
+    is_markup = i < end and data[i] == 47
+    i += is_markup
     k = _index(name, names) if size <= 8 else -1
     if k < 0 or i >= end or data[i] != 62:
         return 0, 0
-    is_markup = i > after_name
     if not is_markup:
         if kinds[k] & _IS_STANDALONE:
             is_markup = at == start or closing or size > 1 or not _after_word(data, start, at, classes)

@@ -8,6 +8,7 @@ nothing that they do not need.
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,9 @@ def write_blocks(parts: Sequence[Part], folder: Path, settings: DataConfig, bloc
         )
     for tally in Blocks(folder, [part.name for part in parts]).tallies:
         if tally["fault"]:
+            for part in parts:  # a fault may pass, so that a later run has to try again
+                if json.loads((folder / f"{part.name}.json").read_text())["fault"]:
+                    (folder / f"{part.name}.json").unlink()
             raise DataError(*tally["fault"])
 
 

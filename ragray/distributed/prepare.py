@@ -22,9 +22,18 @@ import pyarrow.parquet as pq
 from ragray.artifact import Artifact, Source
 from ragray.config import RunConfig
 from ragray.dataprep.blocks import Blocks
-from ragray.dataprep.decisions import Decisions, Links, decide, near_links, rows_of_ids, shares_of, split_counts
+from ragray.dataprep.decisions import (
+    Decisions,
+    Links,
+    decide,
+    near_links,
+    repeated_ids,
+    rows_of_ids,
+    shares_of,
+    split_counts,
+)
 from ragray.dataprep.dedup import banding_of
-from ragray.dataprep.outputs import Written, leakage_table, write_tables
+from ragray.dataprep.outputs import DUPLICATE_ID, Written, leakage_table, write_tables
 from ragray.dataprep.passages import document_files, read_passages
 from ragray.dataprep.questions import Known, draw_questions, questions_of_test_split, read_questions, resolve_questions
 from ragray.dataprep.read import faq_files
@@ -56,9 +65,11 @@ def check_rejected_share(blocks: Blocks, most: float) -> None:
         DataError: no row is left, or more than the share `most` was rejected.
     """
     rows_in, refused, kept = (sum(t[name] for t in blocks.tallies) for name in ("rows_in", "rejected", "kept"))
+    repeated = int(repeated_ids(blocks.column("id")).sum())
+    refused += repeated
     if kept and refused <= most * rows_in:
         return
-    reasons: Counter[str] = Counter()
+    reasons = Counter({DUPLICATE_ID: repeated} if repeated else {})
     first = ""
     for n, tally in enumerate(blocks.tallies):
         table = blocks.rejected(n)

@@ -161,6 +161,40 @@ def test_given_splits_are_kept_and_audited(tmp_path: Path) -> None:
     assert "reset my password" in artifact.file("report.md").read_text()
 
 
+def test_a_record_without_a_split_goes_with_its_group(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"What is part {n} {name}?", "answer": f"It is part {n}.", "split": split}
+        for n in range(20)
+        for name, split in (("for", "test" if n % 2 else "train"), ("made of", ""))
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    artifact = run(tmp_path, faq=[{"path": str(tmp_path / "a.jsonl"), "columns": {"split": "split"}}])
+    records = records_of(QARecord, pq.read_table(artifact.file("records.parquet")))
+    assert {(r.answer, r.split) for r in records} == {
+        (f"It is part {n}.", "test" if n % 2 else "train") for n in range(20)
+    }
+
+
+def test_a_wrong_id_column_stops_the_stage(tmp_path: Path) -> None:
+    rows = [{"question": f"What is part {n}?", "answer": f"It is {n}.", "id": "same"} for n in range(20)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"19 of 20 rows .*duplicate_id 19"):
+        run(tmp_path, faq=[{"path": str(tmp_path / "a.jsonl"), "columns": {"id": "id"}}])
+
+
+def test_a_fault_that_passes_is_forgotten(tmp_path: Path) -> None:
+    """A file that could not be read is read again by the next run."""
+    path = tmp_path / "faq.jsonl"
+    parts = list_parts(faq_files(configured(tmp_path, faq=[{"path": str(damaged(path, 1))}]).data.faq))
+    config, good = configured(tmp_path), path.read_bytes()
+    path.unlink()
+    with pytest.raises(DataError):
+        write_blocks(parts, tmp_path / "blocks", config.data)
+    path.write_bytes(good)
+    write_blocks(parts, tmp_path / "blocks", config.data)
+    assert Blocks(tmp_path / "blocks", [part.name for part in parts]).records > 20
+
+
 def test_faults_of_a_file_are_data_errors(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"frage": "x", "answer": "y"}\n')
     with pytest.raises(DataError, match="no column 'question'") as caught:

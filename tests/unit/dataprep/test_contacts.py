@@ -7,8 +7,8 @@ from ragray.dataprep.contacts import is_contact, without_contacts
     ("answer", "rest"),
     [
         ("多喝水。如有问题请联系我们。", "多喝水。"),
-        ("先重启。需要有协助可以与我们联系。再试。", "先重启。再试。"),
-        ("多喝水\n咨询热线：010-12345678 微信：abc12345\n休息", "多喝水\n休息"),
+        ("先重启。需要有协助可以与我们联系。", "先重启。"),
+        ("多喝水\n休息\n咨询热线：010-12345678 微信：abc12345\n请联系我们。", "多喝水\n休息"),
         ("Restart it. Contact us at 1-800-555-1234 or a@b.com.", "Restart it."),
         ("It is v1.2.3. Email us.", "It is v1.2.3."),
     ],
@@ -21,6 +21,8 @@ def test_contact_sentences_go(answer: str, rest: str) -> None:
     "answer",
     [
         "拨打急救电话120。",
+        "请拨打电话 010-12345678。名额有限，先到先得。",  # what follows is no contact
+        "Call us at 1-800-555-1234. We are available 24/7.",
         "请联系客服。",  # nothing else answers
         "先重启。如果仍然不行，请联系客服。",
         "For more information, visit https://example.org/z.",

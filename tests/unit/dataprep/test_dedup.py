@@ -42,7 +42,7 @@ ROWS = [
 def test_near_duplicates_are_verified_and_point_to_the_kept_one() -> None:
     kept, duplicates = remove_duplicates(ROWS, DedupConfig(threshold=0.85))
     assert [r.id for r in kept] == ["1", "4"]
-    assert [(d.id, d.duplicate_of, d.method) for d in duplicates] == [("2", "1", "near"), ("3", "1", "exact")]
+    assert [(d.id, d.duplicate_of, d.method) for d in duplicates] == [("2", "1", "near"), ("3", "1", "near")]
     # 5 + 21 words give 24 trigrams, one more word one more: 24 / 25
     assert duplicates[0].similarity == pytest.approx(24 / 25)
     assert kept[0].also_from == ("f:2", "f:3")

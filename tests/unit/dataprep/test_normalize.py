@@ -57,7 +57,32 @@ def test_code_beside_real_tags_survives() -> None:
 
 @pytest.mark.parametrize("remnant", ["{{{ .company }}}", "{{ page.title }}", "{% include x.md %}"])
 def test_template_remnants_go(remnant: str) -> None:
-    assert clean_text(f"by {remnant} team") == "by team"
+    assert clean_text(f"by us\n{remnant} {remnant}\nteam") == "by us\n\nteam"
+    assert clean_text(f"write {remnant} there") == f"write {remnant} there"  # what the text is about
+    assert clean_text('{{< copyable "sql" >}} run {{% x %}}it') == "run it"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "请求 https://api.x.com/v1/list?id=5&timestamp=169&region=cn&section=2&currency=CNY&notify=1 即可。",
+        "call foo(&copy, &reg)",
+        "当 a <b 且 c> d 时触发",
+        "WHERE x <a AND y> 5",
+        "cat <a >b",
+        "int a[1][2] = {{1, 2}};",
+        "1. do:\n   ```sh\n   echo '<br>' {{ x }}\n   ```\n2. done",
+        "Use ``a ` <br> b`` here",
+    ],
+)
+def test_what_only_looks_like_markup_stays(text: str) -> None:
+    assert clean_text(text).replace("\n", " ").split() == text.split()
+
+
+def test_code_and_links_of_html_are_kept() -> None:
+    assert clean_text("<p>So:</p><pre>for i in x:\n    print(i)</pre>") == "So:\n\n```\nfor i in x:\n    print(i)\n```"
+    link = '点击<a href="https://dl.example.com/a?b=1&amp;c=2">这里</a>下载。'
+    assert clean_text(link) == "点击这里 (https://dl.example.com/a?b=1&c=2)下载。"
 
 
 def test_invisible_characters_and_spaces_go() -> None:

@@ -70,7 +70,7 @@ def test_no_pair_of_similar_questions_is_missed(asked: list[str], threshold: flo
     sets = question_shingles(asked)
     pieces = [columns_of(asked[n : n + piece]) for n in range(0, len(asked), piece)]
     links = Components(len(asked))
-    link_questions(Texts(pieces), threshold, links)
+    link_questions(Texts(pieces), np.arange(len(asked)), threshold, links)
     roots = links.roots()
     for i in range(len(asked)):
         for j in range(i):
