@@ -6,93 +6,11 @@ Facts about the cluster (world size, GPU type) are not settings.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, with no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class ColumnsConfig(Section):
-    """Which columns of a table, or keys of a JSON object, hold what. Ignored by text formats."""
-
-    question: str = Field("question", description="column with the question")
-    answer: str = Field("answer", description="column with the answer")
-    id: str | None = Field(None, description="column with a unique id; by default file name and row number")
-    lang: str | None = Field(None, description="column with the language code; detected by default")
-
-
-class FaqSourceConfig(Section):
-    """One source of question-answer pairs."""
-
-    path: str = Field(description="file, folder or glob, also .gz")
-    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "qa_text", "markdown"] = Field(
-        "auto", description="auto decides by the file's ending"
-    )
-    encoding: str = Field("auto", description="text encoding, such as utf-8 or gb18030; auto detects it")
-    columns: ColumnsConfig = ColumnsConfig()
-
-
-class DocumentSourceConfig(Section):
-    """One source of documents, split into passages."""
-
-    path: str = Field(description="file, folder or glob of .md and .txt files, also .gz")
-    encoding: str = Field("auto", description="text encoding; auto detects it")
-
-
-class CleanConfig(Section):
-    """What a record must look like; a record that does not is rejected with the reason."""
-
-    min_question_chars: Positive = Field(2, description="shortest question, characters")
-    max_question_chars: Positive = Field(500, description="longest question, characters")
-    min_answer_chars: Positive = Field(2, description="shortest answer, characters")
-    max_answer_chars: Positive = Field(8000, description="longest answer, characters")
-
-
-class DedupConfig(Section):
-    """Near-duplicate removal by MinHash LSH with verified Jaccard similarity."""
-
-    threshold: Share = Field(0.85, description="Jaccard similarity of question+answer shingles from which two are one")
-    num_permutations: Positive = Field(128, description="MinHash signature length")
-
-
-class SplitConfig(Section):
-    """Shares by group; groups named by `evaluate.questions` always go to test."""
-
-    valid: Share = Field(0.1, description="share of groups for validation")
-    test: Share = Field(0.1, description="share of groups for test, where no evaluation questions are given")
-    question_threshold: Share = Field(0.7, description="Jaccard similarity of questions from which two share a group")
-
-
-class DataConfig(Section):
-    """What is read, and how it is cleaned and split."""
-
-    faq: tuple[FaqSourceConfig, ...] = Field(min_length=1, description="sources of question-answer pairs")
-    documents: tuple[DocumentSourceConfig, ...] = Field((), description="sources of documents")
-    max_rejected_share: Share = Field(0.2, description="more rejected rows than this fail the stage")
-    max_records: Positive | None = Field(None, description="keep at most so many records, chosen by digest")
-    passage_chars: Positive = Field(500, description="longest passage of a document, characters")
-    passage_overlap_chars: int = Field(50, ge=0, description="overlap of consecutive passages, characters")
-    clean: CleanConfig = CleanConfig()
-    dedup: DedupConfig = DedupConfig()
-    split: SplitConfig = SplitConfig()
-
-
-class AugmentConfig(Section):
-    """Training examples made from the training split only."""
-
-    variants_per_question: int = Field(3, ge=0, description="question variants kept for each record")
-    negatives_per_question: int = Field(4, ge=0, description="mined negatives listed for each question")
-    absent_share: Share = Field(0.2, description="share of examples without the right passage, which decline")
-    closed_book_share: Share = Field(0.1, description="share of examples without any passage")
-    shuffled_share: Share = Field(0.3, description="share of examples whose passages are not in ranked order")
+from ragray.config_data import AugmentConfig, DataConfig, Positive, Section, Share
 
 
 class AnalyzerConfig(Section):
@@ -147,6 +65,9 @@ class TrainConfig(Section):
     """LoRA training by Ray Train and DeepSpeed."""
 
     base_model: str = Field(description="folder, or hub id, of a causal language model")
+    max_leaked_share: Share = Field(
+        0.0, description="share of test questions with a near copy in training data above which training refuses"
+    )
     lora: LoraConfig = LoraConfig()
     epochs: float = Field(3.0, gt=0, description="passes over the training examples")
     max_steps: Positive | None = Field(None, description="stop after so many optimizer steps")

@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
 _RECORDED_PACKAGES = (
     "ray", "torch", "transformers", "peft", "deepspeed", "bitsandbytes", "openvino", "nncf", "pyarrow",
-    "numpy", "scikit-learn", "numba", "tokenizers", "safetensors",
+    "numpy", "scikit-learn", "numba", "tokenizers", "safetensors", "matplotlib", "pypinyin", "rapidfuzz",
 )  # fmt: skip
 
 

@@ -31,6 +31,8 @@ class QARecord:
     split: str = ""
     parent: str = ""  # id of the record that this one was made from
     method: str = ""  # how it was made
+    script: str = ""  # "Hans" or "Hant" for Chinese
+    also_from: tuple[str, ...] = ()  # "source:line" of each duplicate that this record stands for
 
     schema: ClassVar[pa.Schema]
 
@@ -58,6 +60,7 @@ class Duplicate:
     similarity: float  # Jaccard similarity of the shingle sets, 1.0 for exact
     source: str
     line: int
+    question: str = ""
 
     schema: ClassVar[pa.Schema]
 

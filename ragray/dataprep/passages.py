@@ -1,29 +1,41 @@
 """Splitting documents into passages.
 
-In: a Markdown or plain text and its name. Out: `Passage`s of a limited length, each under the path of its
-headings. A fenced code block and a row of a table are never divided, even where they are longer.
+In: a document: Markdown, plain text, HTML, PDF or DOCX. Out: `Passage`s of a limited length, each under the path of
+its headings. A fenced code block and a row of a table are never divided, even where they are longer.
 """
 
 from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
-from ragray.config import DataConfig, DocumentSourceConfig
+from ragray.config_data import DataConfig, DocumentSourceConfig
 from ragray.dataprep.language import detect_language
 from ragray.dataprep.normalize import clean_line, normal_form, remove_invisible
-from ragray.dataprep.qa_text import sections
-from ragray.dataprep.sources import InputFile, check_readable, expand, read_text, unique_labels
+from ragray.dataprep.office import outline_of
+from ragray.dataprep.outline import Section, sections
+from ragray.dataprep.remote import is_uri, parse_uri
+from ragray.dataprep.sources import (
+    InputFile,
+    Place,
+    check_readable,
+    ending_of,
+    expand,
+    identity_of,
+    read_text,
+    stem_of,
+    unique_labels,
+)
 from ragray.errors import DataError
 from ragray.schema import Passage
 
-ENDINGS = (".md", ".markdown", ".txt")
+ENDINGS = (".md", ".markdown", ".txt", ".html", ".htm", ".pdf", ".docx")
 
+_OUTLINED = {".html": "html", ".htm": "html", ".pdf": "pdf", ".docx": "docx"}
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _FENCED = re.compile(r"(^[^\S\n]*(?:```|~~~).*?(?:^[^\S\n]*(?:```|~~~)[^\S\n]*$\n?|\Z))", re.MULTILINE | re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[。！？])|(?<=[.!?])(?=\s)")
 _BOUNDARY = re.compile(r"(?<=[\s，,;；、])")
@@ -44,14 +56,12 @@ def document_files(sources: Collection[DocumentSourceConfig]) -> list[DocumentFi
     Raises:
         DataError: a document is missing or empty.
     """
-    found: dict[Path, tuple[Path, str, str]] = {}
+    found: dict[Place, tuple[Place, str, str]] = {}
     for n, source in enumerate(sources):
         root = _root_of(source.path)
         for path in expand(source.path, ENDINGS, f"data.documents.{n}.path"):
             check_readable(path)
-            name = path.relative_to(root) if path.is_relative_to(root) else path
-            stem = str(name).removesuffix(".gz")
-            found.setdefault(path.resolve(), (path, str(Path(stem).with_suffix("")), source.encoding))
+            found.setdefault(identity_of(path), (path, _stem(path, root), source.encoding))
     labels = unique_labels([path for path, _, _ in found.values()])
     stems = [stem for _, stem, _ in found.values()]
     return [
@@ -62,14 +72,26 @@ def document_files(sources: Collection[DocumentSourceConfig]) -> list[DocumentFi
     ]
 
 
-def _root_of(pattern: str) -> Path:
+def _root_of(pattern: str) -> PurePath:
     """The folder that document names are relative to: the part of the path before any wildcard."""
-    path = Path(pattern)
-    if path.is_dir():
+    if is_uri(pattern):
+        path = PurePosixPath(parse_uri(pattern).key)
+        while glob.has_magic(str(path)):
+            path = path.parent
         return path
-    while glob.has_magic(str(path)):
-        path = path.parent
-    return path if path.is_dir() else path.parent
+    local = Path(pattern)
+    if local.is_dir():
+        return local
+    while glob.has_magic(str(local)):
+        local = local.parent
+    return local if local.is_dir() else local.parent
+
+
+def _stem(place: Place, root: PurePath) -> str:
+    """A document's name without its endings, below the folder that was given."""
+    path = place if isinstance(place, Path) else PurePosixPath(place.key)
+    inner = path.relative_to(root) if path.is_relative_to(root) and path != root else PurePath(path.name)
+    return str(inner.parent / stem_of(place))
 
 
 def read_passages(documents: Sequence[DocumentFile], settings: DataConfig) -> list[Passage]:
@@ -80,23 +102,49 @@ def read_passages(documents: Sequence[DocumentFile], settings: DataConfig) -> li
     """
     passages: list[Passage] = []
     for document in documents:
-        found = split_document(read_text(document.file.path, document.encoding), document, settings)
+        found = _split_sections(_sections_of(document), document, settings)
         if not found:
             raise DataError(f"{document.file.source}: holds no text", "take it out of data.documents")
         passages += found
     return passages
 
 
+def _sections_of(document: DocumentFile) -> Iterable[Section]:
+    format_ = _OUTLINED.get(ending_of(document.file.path))
+    if format_ is None:
+        return _sections_of_text(read_text(document.file.path, document.encoding))
+    return outline_of(document.file.path, format_, document.encoding).sections
+
+
+def _sections_of_text(text: str) -> Iterable[Section]:
+    text = _without_comments(_FRONT_MATTER.sub("", remove_invisible(text)))
+    return sections(text.splitlines(keepends=True))
+
+
+def _without_comments(text: str) -> str:
+    """`text` without HTML comments; one that is never closed is text."""
+    kept, start = [], 0
+    while (begin := text.find("<!--", start)) >= 0 and (end := text.find("-->", begin + 4)) >= 0:
+        kept.append(text[start:begin])
+        start = end + 3
+    return "".join([*kept, text[start:]])
+
+
 def split_document(text: str, document: DocumentFile, settings: DataConfig) -> list[Passage]:
-    """The passages of one document, numbered from 1: cut at headings, then by length with overlap."""
-    text = _COMMENT.sub("", _FRONT_MATTER.sub("", remove_invisible(text)))
+    """The passages of a Markdown or plain text, numbered from 1: cut at headings, then by length with overlap."""
+    return _split_sections(_sections_of_text(text), document, settings)
+
+
+def _split_sections(found: Iterable[Section], document: DocumentFile, settings: DataConfig) -> list[Passage]:
     path: dict[int, str] = {}
     passages: list[Passage] = []
-    for _, level, heading, body in sections(text.splitlines(keepends=True)):
+    for section in found:
+        level = section.level
         if level:
-            path = {depth: title for depth, title in path.items() if depth < level} | {level: clean_line(heading)}
+            path = {depth: title for depth, title in path.items() if depth < level} | {level: clean_line(section.title)}
         title = " > ".join(path[depth] for depth in sorted(path)) or Path(document.stem).name
-        for piece in split_text("".join(body), settings.passage_chars, settings.passage_overlap_chars):
+        body = remove_invisible("".join(section.body))
+        for piece in split_text(body, settings.passage_chars, settings.passage_overlap_chars):
             number = len(passages) + 1
             lang = detect_language(title + "\n" + piece)
             passages.append(Passage(f"{document.stem}#{number}", title, piece, lang, document.file.source, "document"))

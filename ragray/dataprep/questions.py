@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ragray.dataprep.dedup import normalized
@@ -61,46 +62,45 @@ def _parse(line: str, where: str) -> EvalQuestion:
     return EvalQuestion(entry["id"], entry["question"].strip(), str(lang), tuple(ids))
 
 
-def resolve_questions(
-    questions: Sequence[EvalQuestion],
-    records: Sequence[QARecord],
-    duplicate_of: Mapping[str, str],
-    rejected: Mapping[str, str],
-) -> list[EvalQuestion]:
-    """The questions with the ids of duplicates replaced by those of the records that stayed, and the answers.
+@dataclass(frozen=True)
+class Known:
+    """What is known of the records that questions name."""
 
-    Args:
-        questions: as read.
-        records: those that stayed.
-        duplicate_of: the record that stands for each duplicate.
-        rejected: ids of rows that were rejected, with the reason.
+    answers: Mapping[str, str]  # of records that stayed, by id
+    duplicate_of: Mapping[str, str]  # the record that stands for each duplicate
+    rejected: Mapping[str, str]  # reasons of rejected rows, by id
+    all_ids: Callable[[], Sequence[str]]  # every record's id, for a hint in an error
+
+
+def resolve_questions(questions: Sequence[EvalQuestion], known: Known) -> list[EvalQuestion]:
+    """The questions with the ids of duplicates replaced by those of the records that stayed, and the answers.
 
     Raises:
         DataError: an id is not a record's.
     """
-    answers = {record.id: record.answer for record in records}
     resolved = []
     for question in questions:
         ids = []
         for answer_id in question.answer_ids:
-            kept = duplicate_of.get(answer_id, answer_id)
-            if kept not in answers:
-                raise _unknown(question.query_id, answer_id, [*answers, *duplicate_of], rejected)
+            kept = known.duplicate_of.get(answer_id, answer_id)
+            if kept not in known.answers:
+                raise _unknown(question.query_id, answer_id, known)
             ids.append(kept)
         distinct = tuple(dict.fromkeys(ids))
-        texts = tuple(dict.fromkeys(answers[i] for i in distinct))
+        texts = tuple(dict.fromkeys(known.answers[i] for i in distinct))
         resolved.append(EvalQuestion(question.query_id, question.question, question.lang, distinct, texts))
     return resolved
 
 
-def _unknown(query_id: str, answer_id: str, known: Sequence[str], rejected: Mapping[str, str]) -> DataError:
-    if answer_id in rejected:
+def _unknown(query_id: str, answer_id: str, known: Known) -> DataError:
+    if answer_id in known.rejected:
         return DataError(
-            f"{_SETTING}: question {query_id!r} names {answer_id!r}, which was rejected ({rejected[answer_id]})",
+            f"{_SETTING}: question {query_id!r} names {answer_id!r}, which was rejected ({known.rejected[answer_id]})",
             "correct that row, or take its id out of answer_ids",
         )
-    close = difflib.get_close_matches(answer_id, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; ids look like {known[0]!r}" if known else ""
+    ids = known.all_ids()
+    close = difflib.get_close_matches(answer_id, ids, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; ids look like {ids[0]!r}" if ids else ""
     return DataError(
         f"{_SETTING}: question {query_id!r} names {answer_id!r}, but no record has this id{hint}",
         "correct answer_ids; `records.parquet` of the prepare artifact lists all ids",

@@ -1,13 +1,11 @@
-"""Texts as sets of hashed shingles, their Jaccard similarity, and groups of similar ones.
+"""Texts as sets of hashed shingles, and their Jaccard similarity.
 
-In: texts. Out: `ShingleSets` (one sorted array of 64-bit hashes for each text), true Jaccard
-similarities, and connected components of similar texts. Both near-duplicate removal and the split rest
-on it. Everything is independent of the order in which other texts stand.
+In: Arrow columns or Python texts. Out: `ShingleSets`, one sorted array of 64-bit hashes for each text. Both
+near-duplicate removal and the split rest on it. Everything is independent of what other texts there are.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,17 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from ragray.dataprep.language import HAN
-from ragray.schema import stable_digest
+from ragray.dataprep.tokens import QUESTION, RECORD, Columns, Hashes, Ints, columns_of, shingles_of
 
-Hashes = npt.NDArray[np.uint64]
-Ints = npt.NDArray[np.int64]
-Signatures = npt.NDArray[np.uint32]
+Counts = npt.NDArray[np.uint32]
 
-_TOKEN = re.compile(rf"[{HAN}]|[^\W_{HAN}]+[+#]*")
-_TOKENS_OF_RECORD = 3
-_CHARS_OF_QUESTION = {True: 2, False: 4}  # by whether there is a Han character
-_BASE = np.uint64(0x9E3779B97F4A7C15)
+_COUNTERS = 1 << 22  # of shingles; two that share one only look more frequent than they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +36,75 @@ class ShingleSets:
 
     def jaccard(self, left: int, right: int) -> float:
         """|A and B| / |A or B| of two texts; 1.0 where both are empty."""
-        return float(_jaccard(self.hashes, self.starts, left, right))
+        return float(jaccard_kernel(self.hashes, self.starts, left, right))
+
+    def jaccards(self, left: Ints, right: Ints) -> npt.NDArray[np.float64]:
+        """float64 [pairs]: Jaccard similarity of `left[i]` and `right[i]`."""
+        found = np.empty(len(left))
+        _jaccards(self.hashes, self.starts, left, right, found)
+        return found
+
+    def take(self, places: Ints) -> ShingleSets:
+        """The sets at `places`."""
+        sizes = np.diff(self.starts)[places]
+        starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+        return ShingleSets(
+            self.hashes[np.repeat(self.starts[places] - starts[:-1], sizes) + np.arange(starts[-1])], starts
+        )
 
 
-def words(text: str) -> list[str]:
-    """Lower-case tokens: each Han character by itself, other letters and digits by word ("c++" is one)."""
-    return _TOKEN.findall(text.lower())
+def sets_of(columns: Columns, kind: int, rows: Ints | None = None) -> ShingleSets:
+    """The shingles of all texts of the columns, or of those in `rows`."""
+    chosen = np.arange(len(columns[0])) if rows is None else rows
+    return ShingleSets(*shingles_of(columns, chosen, kind))
+
+
+class Texts:
+    """Question and answer columns in pieces, such as memory-mapped blocks; texts are numbered through.
+
+    Only the shingles of the texts that are asked for are made, so that memory follows candidates, not texts.
+    """
+
+    def __init__(self, pieces: Sequence[Columns], chosen: Ints | None = None) -> None:
+        self.pieces = list(pieces)
+        self.starts: Ints = np.concatenate(([0], np.cumsum([len(first) for first, _ in self.pieces]))).astype(np.int64)
+        self._chosen = chosen
+        self._held: tuple[int, Ints, ShingleSets] | None = None  # of the last call: candidates are asked for twice
+
+    def __len__(self) -> int:
+        return int(self.starts[-1]) if self._chosen is None else len(self._chosen)
+
+    def only(self, rows: Ints) -> Texts:
+        """Some of the texts, `rows` ascending, numbered from 0."""
+        return Texts(self.pieces, rows if self._chosen is None else self._chosen[rows])
+
+    def sets(self, kind: int, rows: Ints) -> ShingleSets:
+        """The shingles of the texts in `rows`, which are ascending."""
+        rows = rows if self._chosen is None else self._chosen[rows]
+        if self._held is not None and self._held[0] == kind and np.isin(rows, self._held[1]).all():
+            return self._held[2].take(np.searchsorted(self._held[1], rows))
+        self._held = kind, rows, self._made(kind, rows)
+        return self._held[2]
+
+    def forget(self) -> None:
+        """Give up the shingles of the last call."""
+        self._held = None
+
+    def _made(self, kind: int, rows: Ints) -> ShingleSets:
+        edges = np.searchsorted(rows, self.starts)
+        parts = [
+            shingles_of(piece, rows[edges[n] : edges[n + 1]] - self.starts[n], kind)
+            for n, piece in enumerate(self.pieces)
+            if edges[n] < edges[n + 1]
+        ]
+        sizes = np.concatenate([np.diff(starts) for _, starts in parts]) if parts else np.empty(0, np.int64)
+        hashes = np.concatenate([hashes for hashes, _ in parts]) if parts else np.empty(0, np.uint64)
+        return ShingleSets(hashes, np.concatenate(([0], np.cumsum(sizes))).astype(np.int64))
 
 
 def record_shingles(texts: Iterable[str]) -> ShingleSets:
     """Three consecutive tokens: character trigrams of Chinese, word trigrams of English."""
-    return _shingle_sets((words(text) for text in texts), [_TOKENS_OF_RECORD])
+    return sets_of(columns_of(texts), RECORD)
 
 
 def question_shingles(texts: Iterable[str]) -> ShingleSets:
@@ -62,122 +112,37 @@ def question_shingles(texts: Iterable[str]) -> ShingleSets:
 
     Letters rather than words, so that the topic outweighs the pattern in "What are the symptoms of X?".
     """
-    tokens, widths = [], []
-    for text in texts:
-        found = words(text)
-        chinese = any(len(token) == 1 and token > "\u33ff" for token in found)
-        tokens.append(list(("" if chinese else " ").join(found)))
-        widths.append(_CHARS_OF_QUESTION[chinese])
-    return _shingle_sets(tokens, widths)
+    return sets_of(columns_of(texts), QUESTION)
 
 
-def _shingle_sets(texts: Iterable[Sequence[str]], widths: Sequence[int]) -> ShingleSets:
-    """Hash every run of `widths[i]` tokens (`widths[0]` for all, if single); a shorter text is one shingle."""
-    numbers: dict[str, int] = {}
-    parts: list[Hashes] = []
-    for n, tokens in enumerate(texts):
-        hashed = np.empty(len(tokens), np.uint64)
-        for k, token in enumerate(tokens):
-            number = numbers.get(token)
-            if number is None:
-                number = numbers[token] = stable_digest("shingle", token)
-            hashed[k] = number
-        width = widths[n] if len(widths) > 1 else widths[0]
-        parts.append(_runs(hashed, width))
-    starts = np.zeros(len(parts) + 1, np.int64)
-    np.cumsum([len(part) for part in parts], out=starts[1:])
-    return ShingleSets(np.concatenate(parts) if parts else np.empty(0, np.uint64), starts)
+def count_shingles(sets: ShingleSets) -> Counts:
+    """uint32 [2**22]: how often shingles occur, by their low bits. Counts of parts are added."""
+    return np.bincount((sets.hashes & np.uint64(_COUNTERS - 1)).astype(np.int64), minlength=_COUNTERS).astype(np.uint32)
 
 
-def _runs(tokens: Hashes, width: int) -> Hashes:
-    """Distinct hashes of all runs of `width` tokens, ascending: a polynomial in the tokens' hashes."""
-    if not len(tokens):
-        return tokens
-    width = min(width, len(tokens))
-    count = len(tokens) - width + 1
-    runs = np.zeros(count, np.uint64)
-    for k in range(width):
-        runs = runs * _BASE + tokens[k : k + count]
-    runs ^= runs >> np.uint64(32)
-    return np.unique(runs)
-
-
-def link_similar(sets: ShingleSets, buckets: Iterable[tuple[Ints, Ints]], threshold: float) -> Ints:
-    """Connected components of texts that share a bucket and reach the threshold.
-
-    Args:
-        sets: the shingles of the texts.
-        buckets: (members, starts) pairs: bucket b holds texts `members[starts[b]:starts[b + 1]]`.
-        threshold: Jaccard similarity from which two texts are linked.
-
-    Returns:
-        int64 [texts]: the smallest index of each text's component.
-    """
-    parents = np.arange(len(sets), dtype=np.int64)
-    for members, starts in buckets:
-        _link(sets.hashes, sets.starts, members, starts, threshold, parents)
-    return np.array([_root(parents, i) for i in range(len(parents))], np.int64)
-
-
-def smallest_permuted(sets: ShingleSets, factors: Signatures, offsets: Signatures) -> Signatures:
-    """uint32 [texts, permutations]: the smallest `hash * factor + offset` of each text's shingles, modulo 2**32.
-
-    The hash is a shingle's high 32 bits. A text without shingles gets 2**32 - 1 everywhere.
-    """
-    result = np.full((len(sets), len(factors)), 2**32 - 1, np.uint32)
-    _smallest((sets.hashes >> np.uint64(32)).astype(np.uint32), sets.starts, factors, offsets, result)
-    return result
-
-
-def buckets_of(keys: Hashes, texts: Ints) -> tuple[Ints, Ints]:
-    """Texts with equal keys, as (members, starts); buckets of one text are left out."""
-    order = np.lexsort((texts, keys))
-    keys, texts = keys[order], texts[order]
-    edges = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1]))) if len(keys) else np.empty(0, np.int64)
-    sizes = np.diff(np.append(edges, len(keys)))
-    shared = np.repeat(sizes > 1, sizes)
-    starts = np.concatenate(([0], np.cumsum(sizes[sizes > 1])))
-    return texts[shared].astype(np.int64), starts.astype(np.int64)
-
-
-def prefix_buckets(sets: ShingleSets, threshold: float) -> tuple[Ints, Ints]:
-    """Buckets in which every pair with Jaccard >= threshold > 0 meets at least once.
+def prefix_keys(sets: ShingleSets, texts: Ints, counts: Counts, threshold: float) -> tuple[Hashes, Ints]:
+    """Keys of which every two texts with Jaccard >= threshold > 0 share at least one.
 
     With shingles ordered from rare to frequent, two sets of similarity t must share one among the first
     |A| - ceil(t |A|) + 1 of each. Source: Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity
     Search", section 3; the Jaccard bound from Xiao et al. 2008, "Efficient Similarity Joins", lemma 1.
+
+    Args:
+        sets: shingles of some texts.
+        texts: int64 [len(sets)], the numbers of these texts.
+        counts: of all texts, from `count_shingles`; the same for all parts.
+        threshold: Jaccard similarity that must not be missed.
     """
-    values, inverse, counts = np.unique(sets.hashes, return_inverse=True, return_counts=True)
-    ranks = np.empty(len(values), np.int64)
-    ranks[np.lexsort((values, counts))] = np.arange(len(values))
-    owners = np.repeat(np.arange(len(sets)), np.diff(sets.starts))
-    order = np.lexsort((ranks[inverse], owners))
     sizes = np.diff(sets.starts)
-    lengths = sizes - np.ceil(threshold * sizes - 1e-9).astype(np.int64) + 1
-    position = np.arange(len(order)) - np.repeat(sets.starts[:-1], sizes)
-    taken = position < np.repeat(lengths, sizes)
-    return buckets_of(sets.hashes[order][taken], owners[order][taken])
-
-
-def closest(sets: ShingleSets, left: Ints, right: Ints) -> tuple[float, int, int]:
-    """The highest Jaccard similarity between a text of `left` and one of `right`, with the two texts.
-
-    Returns:
-        (0.0, -1, -1) where either side is empty or nothing is shared.
-    """
-    values, inverse = np.unique(sets.hashes, return_inverse=True)
-    sizes = np.diff(sets.starts)
-    owners = np.repeat(np.arange(len(sets)), sizes)
-    order = np.lexsort((owners, inverse))
-    in_right = np.isin(owners[order], right)
-    terms, posted = inverse[order][in_right], owners[order][in_right]
-    bounds = np.searchsorted(terms, np.arange(len(values) + 1))
-    similarity, a, b = _closest(inverse.astype(np.int64), sets.starts, left, posted, bounds)
-    return float(similarity), int(a), int(b)
+    lengths = np.where(sizes > 0, sizes - np.ceil(threshold * sizes - 1e-9).astype(np.int64) + 1, 0)
+    keys = np.empty(int(lengths.sum()), np.uint64)
+    _prefixes(sets.hashes, sets.starts, counts, lengths, keys)
+    return keys, np.repeat(texts, lengths)
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _jaccard(hashes: Hashes, starts: Ints, left: int, right: int) -> float:
+def jaccard_kernel(hashes: Hashes, starts: Ints, left: int, right: int) -> float:
+    """Jaccard similarity of two texts of a `ShingleSets`."""
     i, i_end, j, j_end = starts[left], starts[left + 1], starts[right], starts[right + 1]
     total = i_end - i + j_end - j
     if total == 0:
@@ -195,56 +160,21 @@ def _jaccard(hashes: Hashes, starts: Ints, left: int, right: int) -> float:
     return float(common / (total - common))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _smallest(hashes: Signatures, starts: Ints, factors: Signatures, offsets: Signatures, result: Signatures) -> None:
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _jaccards(hashes: Hashes, starts: Ints, left: Ints, right: Ints, found: npt.NDArray[np.float64]) -> None:
+    for pair in range(len(left)):
+        found[pair] = jaccard_kernel(hashes, starts, left[pair], right[pair])
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _prefixes(hashes: Hashes, starts: Ints, counts: Counts, lengths: Ints, keys: Hashes) -> None:
+    at = 0
     for text in range(len(starts) - 1):
-        smallest = result[text]
-        for n in range(starts[text], starts[text + 1]):
-            for k in range(len(factors)):
-                smallest[k] = min(smallest[k], np.uint32(hashes[n] * factors[k] + offsets[k]))
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _root(parents: Ints, node: int) -> int:
-    while parents[node] != node:
-        parents[node] = parents[parents[node]]
-        node = parents[node]
-    return node
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _link(hashes: Hashes, starts: Ints, members: Ints, edges: Ints, threshold: float, parents: Ints) -> None:
-    """Join the components of similar texts of each bucket; the smaller root stays the root."""
-    for bucket in range(len(edges) - 1):
-        for i in range(edges[bucket], edges[bucket + 1]):
-            for j in range(i + 1, edges[bucket + 1]):
-                a, b = _root(parents, members[i]), _root(parents, members[j])
-                if a == b:
-                    continue
-                m, n = starts[members[i] + 1] - starts[members[i]], starts[members[j] + 1] - starts[members[j]]
-                if min(m, n) < threshold * max(m, n):  # too unlike in size to reach it
-                    continue
-                if _jaccard(hashes, starts, members[i], members[j]) >= threshold:
-                    parents[max(a, b)] = min(a, b)
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _closest(terms: Ints, starts: Ints, left: Ints, posted: Ints, bounds: Ints) -> tuple[float, int, int]:
-    counts = np.zeros(len(starts) - 1, np.int64)
-    best, best_left, best_right = 0.0, -1, -1
-    for a in left:
-        touched = 0
-        for k in range(starts[a], starts[a + 1]):
-            for p in range(bounds[terms[k]], bounds[terms[k] + 1]):
-                counts[posted[p]] += 1
-                touched += 1
-        if touched == 0:
-            continue
-        size = starts[a + 1] - starts[a]
-        for b in range(len(counts)):
-            if counts[b] > 0:
-                similarity = counts[b] / (size + starts[b + 1] - starts[b] - counts[b])
-                if similarity > best:
-                    best, best_left, best_right = similarity, a, b
-                counts[b] = 0
-    return best, best_left, best_right
+        found = hashes[starts[text] : starts[text + 1]]
+        frequency = np.empty(len(found), np.uint32)
+        for k in range(len(found)):
+            frequency[k] = counts[found[k] & np.uint64(len(counts) - 1)]
+        order = np.argsort(frequency, kind="mergesort")  # stable: equally frequent ones by their hash
+        for k in range(lengths[text]):
+            keys[at] = found[order[k]]
+            at += 1

@@ -1,139 +1,208 @@
 """Groups of records that belong together, and which split each group goes to.
 
-In: records without duplicates. Out: the same records with `group` and `split`. Records with the same answer,
-or with questions that are near-duplicates, are one group, and a group is never divided: nothing that is
-asked in a test has been seen in training.
+In: columns of records without duplicates. Out: for each record its group and its split. Records with the same answer,
+with questions that are near-duplicates, or with the same given group, are one group, and a group is never
+divided: nothing that is asked in a test has been seen in training. Neither depends on the records' order.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from numba import njit
 
-from ragray.config import SplitConfig
-from ragray.dataprep.dedup import normalized
-from ragray.dataprep.shingles import closest, link_similar, prefix_buckets, question_shingles
+from ragray.config_data import SplitConfig
+from ragray.dataprep.linking import Components, buckets_of, link_similar
+from ragray.dataprep.shingles import ShingleSets, Texts, count_shingles, prefix_keys
+from ragray.dataprep.tokens import QUESTION, Hashes, Ints, byte_hashes, columns_of, text_hashes
 from ragray.errors import WorkError
-from ragray.schema import QARecord, Split, stable_digest
+from ragray.schema import QARecord
+
+SPLITS = ("train", "valid", "test")
+TRAIN, VALID, TEST = range(3)
+Splits = npt.NDArray[np.int8]
+
+_PIECE = 1 << 20  # texts whose shingles are made at once
+_KEYS_AT_ONCE = 1 << 24
 
 
-def group_records(records: Sequence[QARecord], question_threshold: float) -> list[str]:
-    """The group of each record: the smallest record id in it."""
-    sets = question_shingles(record.question for record in records)
-    roots = link_similar(sets, [prefix_buckets(sets, question_threshold)], question_threshold).tolist()
-    parents = list(range(len(records)))
-    first_with: dict[tuple[str, str], int] = {}
-    for n, record in enumerate(records):
-        same_answer = first_with.setdefault(("answer", normalized(record.answer)), n)
-        same_question = first_with.setdefault(("question", normalized(record.question)), n)
-        for other in (same_answer, same_question, roots[n]):
-            _join(parents, n, other)
-    members: dict[int, list[int]] = defaultdict(list)
-    for n in range(len(records)):
-        members[_root(parents, n)].append(n)
-    names = {root: min(records[n].id for n in group) for root, group in members.items()}
-    return [names[_root(parents, n)] for n in range(len(records))]
+@dataclass(frozen=True)
+class SplitRecords:
+    """What the split looks at, for each record."""
+
+    ids: pa.Array
+    stratum: pa.Array  # language and source, say; shares hold within each
+    question: Hashes
+    answer: Hashes
+    given_group: pa.Array | None = None  # "" where none is given
+    given_split: pa.Array | None = None  # "" where none is given; what is given is not questioned but audited
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
-def split_records(
-    records: Sequence[QARecord], settings: SplitConfig, seed: int, held_out: Collection[str] | None
-) -> list[QARecord]:
-    """`records` with their group and split.
+def link_groups(records: SplitRecords, texts: Texts, threshold: float, into: Components) -> None:
+    """Link records that must not be divided.
 
     Args:
-        records: without duplicates.
-        settings: shares and the threshold of similar questions.
+        records: their hashes.
+        texts: the same records' questions and answers.
+        threshold: Jaccard similarity of questions from which two share a group; no such pair is missed.
+        into: where links go.
+    """
+    everyone = np.arange(len(records))
+    into.join_equal(records.question, everyone)
+    into.join_equal(records.answer, everyone)
+    if records.given_group is not None:
+        given = np.asarray(pc.not_equal(records.given_group, ""))
+        into.join_equal(byte_hashes(records.given_group)[given], everyone[given])
+    _, distinct = np.unique(records.question, return_index=True)
+    link_questions(texts, np.sort(distinct), threshold, into)
+
+
+def link_questions(texts: Texts, among: Ints, threshold: float, into: Components) -> None:
+    """Link all questions `among` whose Jaccard similarity reaches the threshold; keys are dealt out to bound memory."""
+    pieces = [among[start : start + _PIECE] for start in range(0, len(among), _PIECE)]
+    counts = sum((count_shingles(texts.sets(QUESTION, rows)) for rows in pieces), np.zeros(1, np.uint32))
+    if not len(among):
+        return
+    shares = 1 + sum(len(piece) for piece in pieces) * 8 // _KEYS_AT_ONCE
+    for share in range(shares):
+        keys, owners = [], []
+        for rows in pieces:
+            found, texts_of = prefix_keys(texts.sets(QUESTION, rows), rows, counts, threshold)
+            mine = found % np.uint64(shares) == np.uint64(share)
+            keys.append(found[mine])
+            owners.append(texts_of[mine])
+        buckets = [buckets_of(np.concatenate(keys), np.concatenate(owners))]
+        link_similar(buckets, lambda rows: texts.sets(QUESTION, rows), threshold, into)
+
+
+def group_heads(links: Components, ids: pa.Array) -> Ints:
+    """int64 [records]: a record of each one's group, the same for all of the group and for any order of records."""
+    roots = links.roots()
+    order = np.lexsort((np.asarray(pc.rank(ids)), byte_hashes(ids), roots)) if len(ids) else np.empty(0, np.int64)
+    leading = np.concatenate(([True], roots[order][1:] != roots[order][:-1])) if len(ids) else np.empty(0, np.bool_)
+    heads = np.zeros(len(roots), np.int64)
+    heads[roots[order[leading]]] = order[leading]
+    return heads[roots]
+
+
+def assign_splits(
+    records: SplitRecords, heads: Ints, settings: SplitConfig, seed: int, held_out: npt.NDArray[np.bool_] | None
+) -> Splits:
+    """int8 [records]: index into `SPLITS`.
+
+    Within each stratum groups are drawn in the order of a digest of (seed, id) until a split has its share of
+    records; a group too large for what is left goes to the next split, at last to train. What a stratum could not
+    give is taken from the next, so that shares hold over many small ones.
+
+    Args:
+        records: ids and strata.
+        heads: from `group_heads`.
+        settings: shares.
         seed: of the run.
-        held_out: ids of records that evaluation questions name; their groups go to "test" and no others.
-            None: a share of the groups is drawn.
+        held_out: records that evaluation questions name: their groups go to test, and no others do.
     """
-    groups = group_records(records, settings.question_threshold)
-    named = None if held_out is None else {g for r, g in zip(records, groups, strict=True) if r.id in held_out}
-    splits = _assign(records, groups, settings, seed, named)
-    return [replace(r, group=g, split=splits[g]) for r, g in zip(records, groups, strict=True)]
+    groups, place, sizes = np.unique(heads, return_inverse=True, return_counts=True)
+    splits = np.zeros(len(groups), np.int8)
+    if held_out is not None:
+        splits[place[held_out]] = TEST
+    strata = np.asarray(pc.rank(records.stratum, tiebreaker="dense"))[groups] if len(groups) else groups
+    drawn = byte_hashes(records.ids.take(pa.array(groups)), seed)
+    order = np.lexsort((groups, drawn, strata))
+    order = order[splits[order] != TEST]
+    shares = np.array([0.0 if held_out is not None else settings.test, settings.valid])
+    _draw(order, strata, sizes, shares, splits)
+    return splits[place]
 
 
-def _assign(
-    records: Sequence[QARecord],
-    groups: Sequence[str],
-    settings: SplitConfig,
-    seed: int,
-    named: Collection[str] | None,
-) -> Mapping[str, Split]:
-    """The split of each group: by language, in the order of its digest, until a split has its share of records.
-
-    A group too large for what is left of a split goes on to the next one, at last to "train".
-    """
-    sizes: dict[str, int] = defaultdict(int)
-    langs: dict[str, str] = {}
-    for record, group in zip(records, groups, strict=True):
-        sizes[group] += 1
-        if record.id == group:
-            langs[group] = record.lang
-    splits: dict[str, Split] = dict.fromkeys(named or (), "test")
-    for lang in sorted(set(langs.values())):
-        drawn = sorted(
-            (group for group in sizes if langs[group] == lang and group not in splits),
-            key=lambda group: (stable_digest(seed, "split", group), group),
-        )
-        total = sum(sizes[group] for group in drawn)
-        left = {"test": round(settings.test * total) if named is None else 0, "valid": round(settings.valid * total)}
-        for group in drawn:
-            splits[group] = _first_with_room(left, sizes[group])
-    return splits
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _draw(order: Ints, strata: Ints, sizes: Ints, shares: npt.NDArray[np.float64], splits: Splits) -> None:
+    left = np.zeros(2)
+    begin = 0
+    while begin < len(order):
+        end = begin
+        total = 0
+        while end < len(order) and strata[order[end]] == strata[order[begin]]:
+            total += sizes[order[end]]
+            end += 1
+        left += shares * total
+        for k in range(begin, end):
+            size = sizes[order[k]]
+            for n, split in enumerate((2, 1)):
+                if size <= left[n] + 0.5:
+                    left[n] -= size
+                    splits[order[k]] = split
+                    break
+        begin = end
 
 
-def _first_with_room(left: dict[str, int], size: int) -> Split:
-    for split in ("test", "valid"):
-        if size <= left[split]:
-            left[split] -= size
-            return "test" if split == "test" else "valid"
-    return "train"
-
-
-def check_no_leak(records: Sequence[QARecord]) -> None:
+def check_no_leak(records: SplitRecords, groups: Ints, splits: Splits) -> None:
     """Make sure of what the split promises.
 
     Raises:
         WorkError: a group, an answer or a question stands in two splits.
     """
-    for what, key in (
-        ("group", lambda r: r.group),
-        ("answer", lambda r: normalized(r.answer)),
-        ("question", lambda r: normalized(r.question)),
-    ):
-        home: dict[str, QARecord] = {}
-        for record in records:
-            first = home.setdefault(key(record), record)
-            if first.split != record.split:
-                raise WorkError(
-                    f"records {first.id} ({first.split}) and {record.id} ({record.split}) share their {what}",
-                    "report this as a defect of ragray",
-                )
+    for what, keys in (("group", groups), ("answer", records.answer), ("question", records.question)):
+        order = np.lexsort((splits, keys))
+        torn = np.flatnonzero((keys[order][1:] == keys[order][:-1]) & (splits[order][1:] != splits[order][:-1]))
+        if len(torn):
+            one, other = order[torn[0]], order[torn[0] + 1]
+            raise WorkError(
+                f"records {records.ids[one]} ({SPLITS[splits[one]]}) and {records.ids[other]} "
+                f"({SPLITS[splits[other]]}) share their {what}",
+                "report this as a defect of ragray",
+            )
 
 
-def worst_overlap(records: Sequence[QARecord]) -> tuple[float, str, str]:
-    """The highest Jaccard similarity of a test question and a train question, and the two ids."""
-    sets = question_shingles(record.question for record in records)
-    test, train = (
-        np.array([n for n, r in enumerate(records) if r.split == split], np.int64) for split in ("test", "train")
+def split_columns(
+    records: SplitRecords, texts: Texts, settings: SplitConfig, seed: int, held_out: npt.NDArray[np.bool_] | None
+) -> tuple[Ints, Splits]:
+    """The group (a record of it) and the split of each record, checked unless splits were given.
+
+    Raises:
+        WorkError: see `check_no_leak`.
+    """
+    links = Components(len(records))
+    link_groups(records, texts, settings.question_threshold, links)
+    heads = group_heads(links, records.ids)
+    splits = assign_splits(records, heads, settings, seed, held_out)
+    if records.given_split is not None and pc.any(pc.not_equal(records.given_split, "")).as_py():
+        given = np.asarray(pc.index_in(records.given_split, pa.array(SPLITS)).fill_null(-1)).astype(np.int64)
+        of_group = np.full(len(heads), -1, np.int64)  # test before valid before train
+        np.maximum.at(of_group, heads, given)
+        drawn = np.where(of_group[heads] >= 0, of_group[heads], splits)
+        return heads, np.where(given >= 0, given, drawn).astype(np.int8)
+    check_no_leak(records, heads, splits)
+    return heads, splits
+
+
+def split_records(
+    records: Sequence[QARecord], settings: SplitConfig, seed: int, held_out: Collection[str] | None
+) -> list[QARecord]:
+    """`records`, without duplicates, with their group and split; `held_out` are ids that go to test."""
+    columns = columns_of((r.question for r in records), [r.answer for r in records])
+    looked_at = SplitRecords(
+        pa.array([r.id for r in records], pa.string()),
+        pa.array([f"{r.lang} {r.source}" for r in records], pa.string()),
+        text_hashes(columns[0]),
+        text_hashes(columns[1]),
+        pa.array([r.group for r in records], pa.string()),
     )
-    similarity, left, right = closest(sets, test, train)
-    if left < 0:
-        return 0.0, "", ""
-    return similarity, records[left].id, records[right].id
+    named = None if held_out is None else np.array([r.id in held_out for r in records], np.bool_)
+    heads, splits = split_columns(looked_at, Texts([columns]), settings, seed, named)
+    return [
+        replace(record, group=records[head].id, split=SPLITS[split])
+        for record, head, split in zip(records, heads.tolist(), splits.tolist(), strict=True)
+    ]
 
 
-def _root(parents: list[int], node: int) -> int:
-    while parents[node] != node:
-        parents[node] = parents[parents[node]]
-        node = parents[node]
-    return node
-
-
-def _join(parents: list[int], one: int, other: int) -> None:
-    a, b = _root(parents, one), _root(parents, other)
-    parents[max(a, b)] = min(a, b)
+def question_sets(texts: Texts) -> ShingleSets:
+    """The shingles of all questions."""
+    return texts.sets(QUESTION, np.arange(len(texts)))

@@ -103,6 +103,36 @@ who is at risk for (.+)
 """
 )
 
+_NO_SUBJECT = rules(
+    r"""
+(how|where|when) (?:do|does|can|should|could|would|must) (?:i|we|you|one) (.+)
+    \1 to \2
+
+(?:do|must|should) (?:i|we|you) (need|have) to (.+)
+    \1 to \2
+
+(?:can|could|may) (?:i|we|you|one) (.+)
+    possible to \1
+    ok to \1
+
+is it (possible|necessary|required|safe|allowed|ok) to (.+)
+    \1 to \2
+
+(?:is|are) there (.+)
+    any \1
+
+(?:does|will|can) (?:it|this|that|they) (.+)
+    \1
+
+what (?:do|should|must|can) (?:i|we|you) (.+)
+    what to \1
+
+(?:i|we) (?:want|need|would like) to (.+)
+    want to \1
+    need to \1
+"""
+)
+
 _SYNONYMS = word_table(
     """
 install: set up, get; installed: set up; installing: setting up; remove: delete, get rid of
@@ -197,6 +227,12 @@ def keywords(question: str, chance: Random) -> str:
     """The content words alone, as typed into a search box."""
     words = [word for word in _bare(question).split() if word.lower().strip(",:;()") not in _FUNCTION_WORDS]
     return " ".join(words).lower() if len(words) >= 2 else question
+
+
+def omitted_subject(question: str, chance: Random) -> str:
+    """Without the one who asks or what is asked about: "how do I X" becomes "how to X"."""
+    other = apply_rules(_NO_SUBJECT, _bare(question), chance)
+    return _finish(other) if other else question
 
 
 def typo(question: str, chance: Random) -> str:

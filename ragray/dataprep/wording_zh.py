@@ -34,7 +34,7 @@ HOW(?:才能)?([^是办].+)
     \1用什么方法治
     得了\1要怎么治
 
-(.+?)HOW([^是样].+)
+(?!(?:我们?|咱们|你们?|您|用户|大家)HOW)(.+?)HOW([^是样].+)
     \1，怎样才能\2
     如何\2\1
     \1的\2方法是什么
@@ -146,10 +146,17 @@ _COLLOQUIAL = pairs(
 """
 )
 _FILLERS = ("啊", "呢", "呀", "哈")
-_FUNCTION = re.compile("的|了|着|过|请|把|被|将|会|应该|可以|一下|一个|吧|呢|啊|呀")
+_FUNCTION = re.compile(
+    "(?<!目)的(?!确)|了(?!解)|(?<![超通经])过(?![期滤程拟])|(?<!申)请(?!求)|把|将(?!来)|(?<!不)会(?!不会|[话员议计])"
+    "|应该|(?<!不)可以|一下|一个|吧|呢|啊|呀"
+)
 _FUNCTION_WORDS = re.compile(
     "请问|怎么样|怎么办|怎么|怎样|如何|什么是|是什么|有什么|什么|为什么|为何|哪里|哪些|哪个|多少|是否|是不是|能不能|可不可以|可以|"
     "应该|需要|才能|能够|的时候|一下|这个|那个|有没有|有哪些|吗|呢|啊|吧|的|了|是|有|在|我|你|您|要|会|能|和|与|把|被|都|就|也|还"
+)
+_SUBJECT = re.compile(
+    "(?:我们|咱们|我|你们|您|你|用户|大家|有人|这个|那个|它)(?:自己)?(?:想要|想|要|应该|该|得)?(?=怎|如何|能|可|需|是否|有没有|为|什么|在)"
+    "|(?<=怎么)(?:我们|我|你|您)|(?<=可以)(?:让我|让它)|^(?:我们|我)(?:想要|想|要)(?:问一下|知道|了解)?"
 )
 _CONFUSED = dict(
     pairs(
@@ -161,6 +168,7 @@ _CONFUSED = dict(
     )
 )
 _HAN_PAIR = re.compile("[\u4e00-\u9fff]{2}")
+_SHORTEST = 4  # characters that still ask something
 _PUNCTUATION = "？?！!。. "
 
 
@@ -206,7 +214,7 @@ def word_order(question: str, chance: Random) -> str:
     clauses = re.split("[，,]", bare)
     if len(clauses) >= 2 and all(clause.strip() for clause in clauses):
         return "，".join([clauses[-1], *clauses[:-1]]) + "？"
-    match = re.fullmatch(rf"(.{{2,}}?)({_HOW}.{{1,}}|是什么.*|有哪些.*|在哪里.*|需要.+)", bare)
+    match = re.fullmatch(rf"(.{{2,}}?(?<!应))({_HOW}.{{1,}}|是什么.*|有哪些.*|在哪里.*|需要.+)", bare)
     return f"{match[2]}，{match[1]}？" if match else question
 
 
@@ -214,6 +222,12 @@ def keywords(question: str, chance: Random) -> str:
     """The content words alone, as typed into a search box."""
     words = _FUNCTION_WORDS.sub(" ", re.sub("[，。？！：；、（）,?!:;()]", " ", question)).split()
     return " ".join(words) if len("".join(words)) >= 2 else question
+
+
+def omitted_subject(question: str, chance: Random) -> str:
+    """Without the one who asks: `我应该怎么安装` becomes `怎么安装`; a question without one is left as it is."""
+    bare = _SUBJECT.sub("", question, count=1).lstrip("，, ")
+    return bare if bare != question and len(bare) >= _SHORTEST else question
 
 
 def typo(question: str, chance: Random) -> str:

@@ -1,163 +1,220 @@
 """Stage prepare: raw question-answer files and documents become clean records, split without leaks.
 
-In: the files that `data` and `evaluate.questions` name. Out: records, rejected rows, duplicates, passages and
-evaluation questions as Parquet. Rows are read and cleaned by Ray Data in blocks; what needs all records
-at once (duplicates, groups) runs here, on the collected table, so that blocks never show in the result.
+In: the files that `data` and `evaluate.questions` name. Out: records, rejected rows, duplicates, passages,
+evaluation questions, the worst pairs of the leakage audit, and a report. Ray Data reads and cleans parts of the
+files into blocks on disk; tasks look for near-duplicates among their keys; one task decides and writes.
+The driver sees counts alone. Neither parts nor workers show in the result, and a killed run goes on with the
+blocks that it finished.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from ragray.artifact import Artifact, Source, file_digest
+from ragray.artifact import Artifact, Source
 from ragray.config import RunConfig
-from ragray.dataprep.dedup import remove_duplicates
+from ragray.dataprep.blocks import Blocks
+from ragray.dataprep.decisions import (
+    Decisions,
+    Links,
+    decide,
+    near_links,
+    repeated_ids,
+    rows_of_ids,
+    shares_of,
+    split_counts,
+)
+from ragray.dataprep.dedup import banding_of
+from ragray.dataprep.outputs import DUPLICATE_ID, Written, leakage_table, write_tables
 from ragray.dataprep.passages import document_files, read_passages
-from ragray.dataprep.questions import draw_questions, questions_of_test_split, read_questions, resolve_questions
+from ragray.dataprep.questions import Known, draw_questions, questions_of_test_split, read_questions, resolve_questions
 from ragray.dataprep.read import faq_files
-from ragray.dataprep.split import check_no_leak, split_records, worst_overlap
-from ragray.distributed.read_clean import Outcomes, read_and_clean
+from ragray.dataprep.sources import Place, digest_of
+from ragray.distributed.blocks import list_parts, take_boilerplate, write_blocks
+from ragray.distributed.folder_task import start
 from ragray.distributed.stage import Job, Stage
+from ragray.distributed.task_errors import run_tasks
 from ragray.errors import DataError, WorkError
-from ragray.schema import Duplicate, EvalQuestion, Passage, QARecord, R, Rejected, stable_digest, table_of
+from ragray.evaluation.data_report import write_data_report
+from ragray.schema import EvalQuestion, Passage, QARecord, records_of, table_of
 
-NOT_SAMPLED = "not_sampled"  # left out by data.max_records; no fault of the row
+_LIMIT_S = 24 * 3600.0
 
 
-def check_rejected_share(outcomes: Outcomes, rows_in: int, most: float) -> None:
+@dataclass
+class Summary:
+    """What the deciding task tells of its work."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+
+def check_rejected_share(blocks: Blocks, most: float) -> None:
     """Stop where the rows that were rejected say that the input or its description is wrong.
 
     Raises:
         DataError: no row is left, or more than the share `most` was rejected.
     """
-    reasons = Counter(row.reason for row in outcomes.rejected)
+    rows_in, refused, kept = (sum(t[name] for t in blocks.tallies) for name in ("rows_in", "rejected", "kept"))
+    repeated = int(repeated_ids(blocks.column("id")).sum())
+    refused += repeated
+    if kept and refused <= most * rows_in:
+        return
+    reasons = Counter({DUPLICATE_ID: repeated} if repeated else {})
+    first = ""
+    for n, tally in enumerate(blocks.tallies):
+        table = blocks.rejected(n)
+        reasons.update(table.column("reason").to_pylist())
+        if len(table) and not first:
+            first = f"; first: {tally['source']}:{table['line'][0]}: {table['detail'][0]}"
     top = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
-    first = next((f"; first: {r.source}:{r.line}: {r.detail}" for r in outcomes.rejected), "")
-    if not outcomes.records:
+    if not kept:
         raise DataError(
             f"all {rows_in:,} rows were rejected: {top}{first}" if rows_in else "the files of data.faq hold no rows",
             "check that data.faq names the right files, format, encoding and columns",
         )
-    share = len(outcomes.rejected) / rows_in
-    if share > most:
-        raise DataError(
-            f"{len(outcomes.rejected):,} of {rows_in:,} rows ({share:.1%}) were rejected, "
-            f"data.max_rejected_share allows {most:.1%}: {top}{first}",
-            f"correct the rows, or raise the limit: --set data.max_rejected_share={min(1.0, share + 0.005):.2f}",
-        )
-
-
-def sample_records(
-    records: Sequence[QARecord], limit: int | None, seed: int, held_out: Iterable[str]
-) -> tuple[list[QARecord], list[Rejected]]:
-    """At most `limit` records chosen by digest (those that are held out first), and the others as not sampled."""
-    if limit is None or len(records) <= limit:
-        return list(records), []
-    named = set(held_out)
-    ranked = sorted(records, key=lambda r: (r.id not in named, stable_digest(seed, "sample", r.id), r.id))
-    chosen = {record.id for record in ranked[:limit]}
-    left_out = [
-        Rejected(r.source, r.line, NOT_SAMPLED, f"left out by data.max_records = {limit}", r.question[:200])
-        for r in records
-        if r.id not in chosen
-    ]
-    return [r for r in records if r.id in chosen], left_out
+    share = refused / rows_in
+    raise DataError(
+        f"{refused:,} of {rows_in:,} rows ({share:.1%}) were rejected, "
+        f"data.max_rejected_share allows {most:.1%}: {top}{first}",
+        f"correct the rows, or raise the limit: --set data.max_rejected_share={min(1.0, share + 0.005):.2f}",
+    )
 
 
 def _build(job: Job) -> None:
-    data, seed = job.config.data, job.config.seed
-    with _timed(job, "read_clean", "reading and cleaning"):
-        outcomes = read_and_clean(faq_files(data.faq), data.clean)
-    rows_in = Counter(r.source for r in outcomes.records) + Counter(r.source for r in outcomes.rejected)
-    check_rejected_share(outcomes, rows_in.total(), data.max_rejected_share)
-    with _timed(job, "dedup", f"looking for duplicates among {len(outcomes.records):,} records"):
-        unique, duplicates = remove_duplicates(outcomes.records, data.dedup)
-    asked = _resolved_questions(job.config, outcomes, unique, duplicates)
-    held_out = None if asked is None else {i for question in asked for i in question.answer_ids}
-    sampled, left_out = sample_records(unique, data.max_records, seed, held_out or ())
-    with _timed(job, "split", f"splitting {len(sampled):,} records"):
-        records = split_records(sampled, data.split, seed, held_out)
-        check_no_leak(records)
-        overlap = worst_overlap(records)
-    questions = questions_of_test_split(records) if asked is None else asked
-    with _timed(job, "passages", "splitting documents"):
+    data = job.config.data
+    folder = job.work_folder / "blocks"
+    with _timed(job.draft.timings_s, "read_clean"):
+        parts = list_parts(faq_files(data.faq))
+        job.report(f"reading and cleaning {len(parts):,} parts")
+        write_blocks(parts, folder, data)
+        blocks = take_boilerplate(Blocks(folder, [part.name for part in parts]), data)
+        check_rejected_share(blocks, data.max_rejected_share)
+    with _timed(job.draft.timings_s, "dedup"):
+        job.report(f"looking for duplicates among {blocks.records:,} records")
+        shares = shares_of(blocks, data)
+        links = run_tasks("near-duplicates", near_links, [(blocks, data, (n, shares)) for n in range(shares)])
+    job.report(f"splitting and writing {blocks.records:,} records")
+    task = start("deciding", finish, job.config, blocks, links, options={"num_cpus": 1}, limit_s=_LIMIT_S)
+    summary = task.collect(job.draft.folder)
+    job.draft.counts.update(summary.counts)
+    job.draft.metrics.update(summary.metrics)
+    job.draft.timings_s.update(summary.timings_s)
+
+
+def finish(config: RunConfig, blocks: Blocks, links: Sequence[Links], folder: Path) -> Summary:
+    """Decide about every record and write all tables and the report into `folder`.
+
+    Raises:
+        DataError: evaluation questions name unknown records, or a document cannot be used.
+        WorkError: rows were lost, or the split leaks.
+    """
+    data, summary = config.data, Summary()
+    given = None if config.evaluate.questions is None else read_questions(Path(config.evaluate.questions))
+    named = None if given is None else {i for question in given for i in question.answer_ids}
+    with _timed(summary.timings_s, "split"):
+        decided = decide(blocks, data, config.seed, links, named)
+    with _timed(summary.timings_s, "write"):
+        written = write_tables(blocks, decided, data.max_records, folder)
+        pq.write_table(leakage_table(blocks, decided), folder / "leakage.parquet", compression="zstd")
+        if given is None:
+            test = pq.read_table(folder / "records.parquet", filters=[("split", "=", "test")])
+            questions = questions_of_test_split(records_of(QARecord, test))
+        else:
+            questions = resolve_questions(given, _known(blocks, decided, named or set()))
+        drawn = draw_questions(questions, config.evaluate.max_questions, config.seed)
+        pq.write_table(table_of(EvalQuestion, drawn), folder / "questions.parquet", compression="zstd")
+    with _timed(summary.timings_s, "passages"):
         passages = read_passages(document_files(data.documents), data)
-    rejected = outcomes.rejected + left_out
-    _account(job, rows_in, records, rejected, duplicates)
-    job.draft.metrics["worst_test_train_question_jaccard"] = {
-        "jaccard": round(overlap[0], 4), "test": overlap[1], "train": overlap[2],
-    }  # fmt: skip
-    drawn = draw_questions(questions, job.config.evaluate.max_questions, seed)
-    job.draft.counts.update(passages=len(passages), questions=len(drawn))
-    _write(job.draft.folder / "records.parquet", QARecord, records)
-    _write(job.draft.folder / "rejected.parquet", Rejected, rejected)
-    _write(job.draft.folder / "duplicates.parquet", Duplicate, duplicates)
-    _write(job.draft.folder / "passages.parquet", Passage, passages)
-    _write(job.draft.folder / "questions.parquet", EvalQuestion, drawn)
+        pq.write_table(table_of(Passage, passages), folder / "passages.parquet", compression="zstd")
+    _account(summary, blocks, decided, written)
+    summary.counts |= {"passages": len(passages), "questions": len(drawn)}
+    summary.metrics |= _metrics(config, blocks, decided, written)
+    write_data_report(folder, config.name, summary.counts, summary.metrics)
+    return summary
 
 
-def _resolved_questions(
-    config: RunConfig, outcomes: Outcomes, unique: Sequence[QARecord], duplicates: Sequence[Duplicate]
-) -> list[EvalQuestion] | None:
-    """The evaluation questions of the configured file, or None where the test split's own are used."""
-    if config.evaluate.questions is None:
-        return None
-    kept_for = {duplicate.id: duplicate.duplicate_of for duplicate in duplicates}
-    questions = read_questions(Path(config.evaluate.questions))
-    return resolve_questions(questions, unique, kept_for, outcomes.rejected_ids)
+def _known(blocks: Blocks, decided: Decisions, named: set[str]) -> Known:
+    """What the named records turned out to be; nothing is looked up of the others."""
+    ids, answers = blocks.column("id"), blocks.column("answer")
+    rows = rows_of_ids(ids, named, decided.repeated_id)
+    kept = decided.verdicts.kept[rows]
+    stands = {ids[k].as_py(): answers[k].as_py() for k in kept.tolist()}
+    duplicate_of = {ids[r].as_py(): ids[k].as_py() for r, k in zip(rows.tolist(), kept.tolist(), strict=True) if r != k}
+    rejected: dict[str, str] = {}
+    for n in range(len(blocks.names)):
+        table = blocks.rejected(n)
+        for record_id, reason in zip(table.column("id").to_pylist(), table.column("reason").to_pylist(), strict=True):
+            if record_id in named:
+                rejected.setdefault(record_id, reason)
+    return Known(stands, duplicate_of, rejected, ids.to_pylist)
 
 
-def _account(
-    job: Job,
-    rows_in: Mapping[str, int],
-    records: Sequence[QARecord],
-    rejected: Sequence[Rejected],
-    duplicates: Sequence[Duplicate],
-) -> None:
+def _account(summary: Summary, blocks: Blocks, decided: Decisions, written: Written) -> None:
     """Record what became of every row, in all and by source.
 
     Raises:
         WorkError: the sums do not agree.
     """
-    parts: dict[str, Sequence[QARecord | Rejected | Duplicate]] = {
-        "records": records, "rejected": rejected, "duplicates": duplicates,
-    }  # fmt: skip
-    tallies = {name: Counter(row.source for row in rows) for name, rows in parts.items()}
-    sources = {
-        source: {"rows_in": rows, **{name: tally[source] for name, tally in tallies.items()}}
-        for source, rows in sorted(rows_in.items())
-    }
-    for source, counts in sources.items():
+    for source, counts in written.sources.items():
         if counts["rows_in"] != counts["records"] + counts["rejected"] + counts["duplicates"]:
-            raise WorkError(f"{source}: rows were lost: {counts}", "report this as a defect of ragray")
-    splits = Counter(record.split for record in records)
-    reasons = Counter(row.reason for row in rejected)
-    job.draft.metrics["sources"] = sources
-    job.draft.counts.update(
-        rows_in=sum(rows_in.values()),
-        **{name: len(rows) for name, rows in parts.items()},
-        **{split: splits[split] for split in ("train", "valid", "test")},
-        **{f"rejected.{reason}": count for reason, count in sorted(reasons.items())},
-    )
+            raise WorkError(f"{source}: rows were lost: {dict(counts)}", "report this as a defect of ragray")
+    names = ("rows_in", "records", "rejected", "duplicates")
+    summary.metrics["sources"] = {
+        source: {name: counts[name] for name in names} for source, counts in sorted(written.sources.items())
+    }
+    summary.counts |= {name: sum(counts[name] for counts in written.sources.values()) for name in names}
+    summary.counts |= split_counts(decided.split[decided.chosen])
+    summary.counts |= {f"duplicates.{method}": n for method, n in sorted(written.methods.items())}
+    summary.counts |= {f"rejected.{reason}": n for reason, n in sorted(written.reasons.items())}
+
+
+def _metrics(config: RunConfig, blocks: Blocks, decided: Decisions, written: Written) -> dict[str, Any]:
+    data, audit = config.data, decided.audit
+    steps: Counter[str] = Counter()
+    languages: Counter[str] = Counter()
+    examples: dict[str, list[Any]] = {}
+    for tally in blocks.tallies:
+        steps.update(tally["steps"])
+        languages.update(tally["languages"])
+        for step, found in tally["step_examples"].items():
+            examples.setdefault(step, []).extend(found[: 3 - len(examples.get(step, []))])
+    lengths: dict[str, list[int]] = {}
+    for name in ("question", "answer"):
+        before = [sum(counts) for counts in zip(*(t["lengths"][name] for t in blocks.tallies), strict=True)]
+        lengths |= {f"{name}_before": before, f"{name}_after": written.lengths[name].tolist()}
+    banding = banding_of(data.dedup)
+    return {
+        "steps": dict(sorted(steps.items())),
+        "step_examples": dict(sorted(examples.items())),
+        "languages": {"before": dict(sorted(languages.items())), "after": dict(sorted(written.languages.items()))},
+        "lengths": lengths,
+        "banding": {"threshold": data.dedup.threshold, "bands": banding.bands, "rows": banding.rows},
+        "leakage": {
+            "tests": len(audit.test),
+            "leaked": int(audit.leaked.sum()),
+            "leaked_share": round(audit.leaked_share, 6),
+            "threshold": data.split.question_threshold,
+            "cosine_threshold": data.split.leak_cosine,
+            "histogram": audit.histogram(),
+        },
+    }
 
 
 @contextmanager
-def _timed(job: Job, name: str, doing: str) -> Iterator[None]:
-    job.report(doing)
+def _timed(timings_s: dict[str, float], name: str) -> Iterator[None]:
     begin = time.perf_counter()
     yield
-    job.draft.timings_s[name] = time.perf_counter() - begin
-
-
-def _write(path: Path, kind: type[R], rows: Iterable[R]) -> None:
-    pq.write_table(table_of(kind, rows), path, compression="zstd")
+    timings_s[name] = time.perf_counter() - begin
 
 
 def _settings(config: RunConfig) -> Mapping[str, Any]:
@@ -165,13 +222,13 @@ def _settings(config: RunConfig) -> Mapping[str, Any]:
 
 
 def _sources(config: RunConfig) -> Mapping[str, Source]:
-    paths = [file.file.path for file in faq_files(config.data.faq)]
-    paths += [document.file.path for document in document_files(config.data.documents)]
+    places: list[Place] = [file.file.path for file in faq_files(config.data.faq)]
+    places += [document.file.path for document in document_files(config.data.documents)]
     if config.evaluate.questions is not None:
         questions = Path(config.evaluate.questions)
         read_questions(questions)
-        paths.append(questions)
-    return {str(path): Source("file", str(path), file_digest(path)) for path in paths}
+        places.append(questions)
+    return {str(place): Source("file", str(place), digest_of(place)) for place in places}
 
 
 def _headline(artifact: Artifact) -> str:
@@ -184,9 +241,19 @@ def _headline(artifact: Artifact) -> str:
 
 STAGE = Stage(
     name="prepare",
-    format_version=1,
+    format_version=2,
     needs=(),
-    code=("schema", "dataprep", "distributed.prepare", "distributed.read_clean"),
+    code=(
+        "schema",
+        "dataprep",
+        "distributed.prepare",
+        "distributed.blocks",
+        "evaluation.data_report",
+        "evaluation.data_charts",
+        "evaluation.samples",
+        "evaluation.sections",
+        "evaluation.drawing",
+    ),
     settings=_settings,
     build=_build,
     headline=_headline,

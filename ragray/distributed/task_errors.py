@@ -6,12 +6,15 @@ work that ragray does not know (a bug) keeps Ray's traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from ragray.errors import RagrayError, WorkError
 
 TASK_RETRIES = 3  # of a task whose worker or node was lost
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -32,3 +35,18 @@ def plain_errors(name: str, fix: str = "free memory, then run again") -> Iterato
         raise
     except RayError as error:
         raise WorkError(f"{name}: its worker was lost {TASK_RETRIES + 1} times: {error}", fix) from None
+
+
+def run_tasks(name: str, work: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:
+    """The results of `work(*arguments[i])` for each i, each a task on one CPU.
+
+    Raises:
+        RagrayError: as the work raised it.
+        WorkError: a task's worker or node was lost too often.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(work)
+    with plain_errors(name):
+        results: list[T] = ray.get([task.remote(*each) for each in arguments])
+    return results

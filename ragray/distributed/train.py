@@ -21,11 +21,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
+
 from ragray.artifact import Artifact, Source, folder_digest
 from ragray.config import RunConfig, TrainConfig
 from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
-from ragray.errors import ConfigError, RagrayError, WorkError
+from ragray.errors import ConfigError, DataError, RagrayError, WorkError
 
 if TYPE_CHECKING:
     from ragray.train.checkpoint import Checkpoint
@@ -43,6 +45,7 @@ def build(job: Job) -> None:
 
     settings = job.config.train
     check_settings(settings)
+    check_leakage(job.inputs["prepare"], settings.max_leaked_share)
     run = TrainRun(
         settings=settings,
         seed=job.config.seed,
@@ -223,6 +226,30 @@ def _reporting(job: Job) -> Iterator[None]:
         thread.join()
 
 
+def check_leakage(prepared: Artifact, most: float) -> None:
+    """Refuse records whose test questions were leaked into training.
+
+    Raises:
+        DataError: more than the share `most` was; the worst pairs are named.
+    """
+    found = prepared.manifest.metrics["leakage"]
+    if found["leaked_share"] <= most:
+        return
+    pairs = pq.read_table(prepared.file("leakage.parquet")).to_pylist()
+    named = "; ".join(
+        f"{p['test_id']} {p['test_question'][:60]!r} ~ {p['train_id']} {p['train_question'][:60]!r} "
+        f"(Jaccard {p['jaccard']:.2f}, cosine {p['cosine']:.2f})"
+        for p in pairs
+        if p["leaked"]
+    )
+    raise DataError(
+        f"{found['leaked']:,} of {found['tests']:,} test questions ({found['leaked_share']:.1%}) have a near copy in "
+        f"train, train.max_leaked_share allows {most:.1%}: {named}",
+        f"correct the given splits (leakage.parquet of {prepared.uri} has the pairs), or raise the limit: "
+        f"--set train.max_leaked_share={min(1.0, found['leaked_share'] + 0.0005):.3f}",
+    )
+
+
 def explain(error: Exception) -> RagrayError:
     """The worker's own error where it was one of ragray's, else one that holds the first worker's."""
     failures = getattr(error, "worker_failures", {})
@@ -265,7 +292,7 @@ def _headline(artifact: Artifact) -> str:
 STAGE = Stage(
     name="train",
     format_version=1,
-    needs=("augment",),
+    needs=("prepare", "augment"),
     code=("prompt", "schema", "train", "distributed.train"),
     settings=_settings,
     build=build,

@@ -6,11 +6,11 @@ ASCII, so that any font can draw them.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ragray.evaluation.drawing import add_grid, add_legend, draw_svg
 from ragray.evaluation.significance import Interval
 from ragray.evaluation.summary import CELLS, Summary
 
@@ -48,19 +48,6 @@ _RETRIEVAL_METRICS = {
     "mrr@10": "MRR@10",
     "ndcg@10": "nDCG@10",
 }
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "ragray",
-    "font.family": "DejaVu Sans",  # comes with matplotlib
-    "font.size": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.edgecolor": "#9aa3ad",
-    "text.color": "#24292f",
-    "axes.labelcolor": "#24292f",
-    "xtick.color": "#24292f",
-    "ytick.color": "#57606a",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +70,11 @@ def draw(summary: Summary) -> dict[str, str]:
 
 
 def _svg(bars: _Bars) -> str:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8.2, 3.5), layout="constrained")
+    def plot(figure: Figure) -> None:
         _plot(figure.add_subplot(), bars)
-        _add_legend(figure)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    return stream.getvalue()
+        add_legend(figure)
+
+    return draw_svg(plot, 3.5)
 
 
 def _plot(axes: Axes, bars: _Bars) -> None:
@@ -104,9 +86,7 @@ def _plot(axes: Axes, bars: _Bars) -> None:
     axes.set_xticks(range(len(bars.metrics)), list(bars.metrics.values()))
     axes.set_ylim(0.0, 1.08)
     axes.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0])
-    axes.tick_params(length=0)
-    axes.grid(axis="y", color="#e3e6ea", linewidth=0.8)
-    axes.set_axisbelow(True)
+    add_grid(axes, "y")
 
 
 def _plot_series(axes: Axes, bars: _Bars, name: str, places: Sequence[float], width: float) -> None:
@@ -120,7 +100,3 @@ def _plot_series(axes: Axes, bars: _Bars, name: str, places: Sequence[float], wi
             continue
         axes.vlines(place, interval.low, interval.high, color="#24292f", linewidth=0.9)
         axes.text(place, interval.high + 0.015, f"{interval.mean:.2f}", ha="center", fontsize=7.5)
-
-
-def _add_legend(figure: Figure) -> None:
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ragray.evaluation.predictions import Prediction
+from ragray.evaluation.sections import Rows, Section, Tile, bounds, number
 from ragray.evaluation.significance import Interval
 from ragray.evaluation.summary import CELLS, MAIN_CELL, OUTCOMES, Summary, outcome, worst
 from ragray.manifest import Manifest
@@ -36,9 +37,6 @@ _METRIC_NAMES = {
 _ANSWERS = ("exact_match", "f1", "rouge_l")
 _DECLINES = ("declined_unanswerable", "declined_answerable", "decline_precision")
 _CITATIONS = ("citation_precision", "citation_recall")
-
-Item = str | Interval
-Rows = tuple[tuple[Item, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +64,6 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """A table under a heading, with a sentence on how to read it, and the chart that goes with it."""
-
-    title: str
-    note: str
-    header: tuple[str, ...]
-    rows: Rows
-    chart: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class ShownPassage:
     """A passage as an example lists it."""
 
@@ -100,13 +87,13 @@ def metric_name(metric: str) -> str:
     return _METRIC_NAMES.get(metric, metric.capitalize())
 
 
-def lead(document: Document) -> list[tuple[str, Interval, str]]:
+def lead(document: Document) -> list[Tile]:
     """The figures that a reader wants first: name, value, and what to hold it against."""
     summary = document.summary
     main = summary.cells[MAIN_CELL]
     base = summary.cells["base_retrieval"]
     engine = summary.cells["engine_retrieval"]
-    return [
+    found = [
         ("Token F1", main["f1"], f"base model {number(base['f1'])}"),
         ("Token F1 of the engine", engine["f1"], f"tuned model {number(main['f1'])}"),
         ("Unanswerable declined", main["declined_unanswerable"], f"of {summary.unanswerable} questions"),
@@ -114,6 +101,7 @@ def lead(document: Document) -> list[tuple[str, Interval, str]]:
         ("Hybrid recall@5", summary.retrieval["hybrid"]["recall@5"], _against(summary, "recall@5")),
         ("Citation precision", main["citation_precision"], f"base model {number(base['citation_precision'])}"),
     ]
+    return [(name, number(value), f"{bounds(value)} {note}".strip()) for name, value, note in found]
 
 
 def sections(document: Document) -> list[Section]:
@@ -160,16 +148,6 @@ def introduction(document: Document) -> str:
         f"answers, {summary.unanswerable} that it does not. The index holds {size} passages. Figures are means over "
         'questions, in brackets the 95 % bootstrap interval; "-" means that no question counts.'
     )
-
-
-def number(interval: Interval) -> str:
-    """The mean with three decimals, or "-"."""
-    return "-" if interval.mean is None else f"{interval.mean:.3f}"
-
-
-def bounds(interval: Interval) -> str:
-    """The interval with two decimals, or nothing."""
-    return "" if interval.low is None or interval.high is None else f"[{interval.low:.2f}, {interval.high:.2f}]"
 
 
 def plain(value: float | None) -> str:

@@ -183,7 +183,10 @@ class HybridIndex:
         Raises:
             DataError: the index has no such document.
         """
-        number = self.number(doc_id)
+        return self.passage_at(self.number(doc_id))
+
+    def passage_at(self, number: int) -> Passage:
+        """The passage with this number in index order, from 0."""
         group, row = divmod(number, _ROWS_PER_GROUP)
         return self._group(group)[row]
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from ragray.config import EngineConfig, RunConfig, Section, ServeConfig
+from ragray.config import EngineConfig, RunConfig, ServeConfig
+from ragray.config_data import Section
 from ragray.config_loading import load_config, validate_section
 from ragray.errors import ConfigError, WorkError
 from ragray.serve.artifacts import Served, open_artifact

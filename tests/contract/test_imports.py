@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "ragray"
 ORDER = [
-    "errors", "schema", "config", "config_loading", "manifest", "artifact", "dataprep", "retrieval", "prompt",
+    "errors", "schema", "config_data", "config", "config_loading", "manifest", "artifact", "dataprep", "retrieval",
+    "prompt",
     "evaluation", "train", "engine", "distributed", "serve", "terminal", "config_reference", "cli",
 ]  # fmt: skip
 MAY_IMPORT_RAY = {"distributed", "serve", "cli"}

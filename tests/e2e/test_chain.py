@@ -44,13 +44,13 @@ def test_a_second_run_runs_nothing(small_run: SmallRun) -> None:
 def test_a_killed_run_ends_with_the_same_artifacts(small_run: SmallRun, tmp_path: Path) -> None:
     """kill -9 in prepare, in training and in evaluation; the next run finishes with equal digests."""
     options = ["--config", "configs/demo.yaml", *overrides(tmp_path)]
-    for stage in ("prepare", "train", "evaluate"):
+    for stage, seconds in (("prepare", 1.5), ("train", 4.0), ("evaluate", 4.0)):
         process = start("run", *options)
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith(f"{stage} ..."):
                 break
-        time.sleep(4)
+        time.sleep(seconds)
         assert process.poll() is None, f"{stage} ended before it could be killed"
         kill_group(process)
     finished = run_small(tmp_path)

@@ -1,14 +1,18 @@
 """Stage augment: examples show what serving will show, and their answers stand in what is shown."""
 
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from writing_server import Server, chat
 
 from ragray import prompt
 from ragray.artifact import Artifact
 from ragray.config import RunConfig
+from ragray.config_data import METHODS
 from ragray.config_loading import validate_config
 from ragray.distributed import augment, index, prepare
 from ragray.distributed.stage import bring_up_to_date
@@ -30,13 +34,13 @@ def write_faq(folder: Path) -> None:
     (folder / "faq.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def config(folder: Path, **shares: float) -> RunConfig:
+def config(folder: Path, **augment: Any) -> RunConfig:
     return validate_config(
         {
             "name": "t",
             "output": str(folder / "out"),
             "data": {"faq": [{"path": str(folder / "faq.jsonl")}]},
-            "augment": shares,
+            "augment": augment,
             "retrieval": {"prompt_passage_chars": 60},
             "train": {"base_model": "none"},
         },
@@ -120,3 +124,84 @@ def test_negatives_are_of_other_groups(run: tuple[RunConfig, dict[str, Artifact]
     for row in rows:
         assert row["negative_scores"] == sorted(row["negative_scores"], reverse=True)
         assert known[row["positive_id"]].group not in {known[i].group for i in row["negative_ids"]}
+        assert len(row["negative_ids"]) == len(set(row["negative_ids"])) == len(row["negative_kinds"])
+
+
+def test_negatives_in_layouts_to_train_on(run: tuple[RunConfig, dict[str, Artifact]]) -> None:
+    known, made = records(run[1]["prepare"]), run[1]["augment"]
+    rows = pq.read_table(made.file("negatives.parquet")).to_pylist()
+    triples = pq.read_table(made.file("triples.parquet")).to_pylist()
+    expected = [(row["question"], row["positive_id"], i) for row in rows for i in row["negative_ids"]]
+    assert [(t["anchor"], t["positive"], t["negative"]) for t in triples] == [
+        (question, known[positive].answer, known[negative].answer) for question, positive, negative in expected
+    ]
+    tuples = pq.read_table(made.file("tuples.parquet"))
+    assert tuples.num_rows == made.manifest.counts["tuples"]
+    whole = [row for row in rows if len(row["negative_ids"]) == 6]
+    assert [row["label"] for row in tuples.to_pylist()] == [[r["positive_score"], *r["negative_scores"]] for r in whole]
+    assert tuples.column_names[-2:] == ["negative_6", "label"]
+
+
+def test_variants_find_their_answer_and_all_is_accounted_for(run: tuple[RunConfig, dict[str, Artifact]]) -> None:
+    known, made = records(run[1]["prepare"]), run[1]["augment"]
+    index_ = HybridIndex.open(run[1]["index"].folder)
+    variants = records_of(QARecord, pq.read_table(made.file("variants.parquet")))
+    assert variants
+    for variant in variants:
+        parent = known[variant.parent]
+        assert (variant.group, variant.split, variant.answer) == (parent.group, parent.split, parent.answer)
+        assert set(variant.method.split("+")) <= set(METHODS)
+        groups = {known[hit.doc_id].group for hit in index_.search(variant.question, 5) if hit.doc_id in known}
+        assert variant.group in groups
+    refused = Counter(row["reason"] for row in pq.read_table(made.file("refused_variants.parquet")).to_pylist())
+    counts = {k.partition(".")[2]: v for k, v in made.manifest.counts.items() if k.startswith("refused.")}
+    assert refused == {reason: count for reason, count in counts.items() if reason != "unchanged"}
+
+
+def test_no_setting_is_ignored(run: tuple[RunConfig, dict[str, Artifact]], tmp_path: Path) -> None:
+    write_faq(tmp_path)
+    stages = [prepare.STAGE, index.STAGE, augment.STAGE]
+
+    def made(**settings: Any) -> Artifact:
+        return bring_up_to_date(config(tmp_path, **settings), stages)["augment"].artifact
+
+    only = made(methods=["keywords"], min_edit_distance=0.0)
+    assert set(only.manifest.metrics["variant_methods"]) == {"keywords"}
+    strict = made(min_edit_distance=0.6)
+    assert strict.manifest.counts["refused.too_similar"] > run[1]["augment"].manifest.counts["refused.too_similar"]
+    none = made(variants_per_question=0, negatives_per_question=0, topic_negatives_per_question=0,
+                random_negatives_per_question=0)  # fmt: skip
+    assert none.manifest.counts["variants"] == none.manifest.counts["negatives"] == 0
+    loose = made(guard={"max_likeness": 1.0, "margin": 0.0, "covering": 1.0})
+    assert not any(name.endswith((".likeness", ".margin")) for name in loose.manifest.counts)
+
+
+def test_a_writer_adds_to_the_rules(run: tuple[RunConfig, dict[str, Artifact]], tmp_path: Path) -> None:
+    write_faq(tmp_path)
+    server = Server()
+    server.behave = lambda question, times: (200, chat(json.dumps([question, f"Tell me, {question.lower()}"])), {})
+    writer = {
+        "writer": "endpoint",
+        "written_per_question": 2,
+        "endpoint": {"url": server.url, "model": "m", "first_wait_s": 0.01},
+        "absent_share": 0.25,
+        "closed_book_share": 0.2,
+    }
+    stages = [prepare.STAGE, index.STAGE, augment.STAGE]
+    made = bring_up_to_date(config(tmp_path, **writer), stages)["augment"].artifact
+    by_rules, variants = (
+        pq.read_table(artifact.file("variants.parquet")).to_pylist() for artifact in (run[1]["augment"], made)
+    )
+    written = [row for row in variants if row["method"] == "endpoint"]
+    rest = [row for row in variants if row["method"] != "endpoint"]
+    assert [(row["id"], row["question"]) for row in rest] == [(row["id"], row["question"]) for row in by_rules]
+    train = made.manifest.counts["writer.asked"]
+    assert train == run[1]["prepare"].manifest.counts["train"] == server.asked.total()
+    assert 0 < len(written) <= train and {row["split"] for row in written} == {"train"}
+    assert all(row["id"] == f"{row['parent']}~w1" for row in written)
+    assert made.manifest.counts["refused.unchanged"] >= train
+    # other settings: the writer is not asked again, though the stage is run again
+    again = bring_up_to_date(config(tmp_path, **{**writer, "shuffled_share": 0.9}), stages)["augment"]
+    server.close()
+    assert not again.skipped and again.artifact.manifest.counts["writer.cached"] == train
+    assert server.asked.total() == train

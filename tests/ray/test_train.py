@@ -11,13 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ragray.artifact import Artifact, Draft, folder_digest
 from ragray.config_loading import validate_config
 from ragray.distributed import merge, train
 from ragray.distributed.stage import Job
-from ragray.errors import ConfigError, WorkError
+from ragray.errors import ConfigError, DataError, WorkError
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -33,7 +35,7 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def make_job(inputs, folder, lines=None, **changes):
+def make_job(inputs, folder, lines=None, leaked=0, **changes):
     settings = {
         "base_model": str(inputs / "tiny"),
         "epochs": 2,
@@ -49,9 +51,28 @@ def make_job(inputs, folder, lines=None, **changes):
     )
     (folder / "draft").mkdir(parents=True)
     (folder / "work").mkdir()
-    needs = {"augment": Artifact("augment", inputs / "augment", None)}
+    audit = {"leakage": {"tests": 10, "leaked": leaked, "leaked_share": leaked / 10}}
+    needs = {
+        "prepare": Artifact("prepare", inputs / "prepare", SimpleNamespace(metrics=audit)),
+        "augment": Artifact("augment", inputs / "augment", None),
+    }
     report = lines.append if lines is not None else lambda line: None
     return Job(config, needs, Draft(folder / "draft"), folder / "work", report)
+
+
+def test_leaked_test_questions_are_refused_by_name(inputs, tmp_path):
+    (inputs / "prepare").mkdir()
+    row = {"test_id": "t1", "test_question": "Who?", "train_id": "r1", "train_question": "who", "jaccard": 1.0,
+           "cosine": 1.0, "leaked": True}  # fmt: skip
+    pq.write_table(
+        pa.Table.from_pylist([row, {**row, "test_id": "t2", "leaked": False}]), inputs / "prepare" / "leakage.parquet"
+    )
+    with pytest.raises(
+        DataError, match=r"1 of 10 test questions \(10\.0%\).*t1 'Who\?' ~ r1 'who' \(Jaccard 1\.00"
+    ) as caught:
+        train.build(make_job(inputs, tmp_path / "a", leaked=1))
+    assert "t2" not in str(caught.value) and "train.max_leaked_share=0.1" in caught.value.fix
+    train.check_leakage(make_job(inputs, tmp_path / "b", leaked=1).inputs["prepare"], 0.1)
 
 
 def run(inputs, folder, **changes):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragray.config import DataConfig, DocumentSourceConfig
+from ragray.config_data import DataConfig, DocumentSourceConfig
 from ragray.dataprep.normalize import normal_form
 from ragray.dataprep.passages import document_files, read_passages, split_text
 from ragray.errors import DataError

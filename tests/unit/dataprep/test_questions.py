@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ragray.dataprep.questions import draw_questions, questions_of_test_split, read_questions, resolve_questions
+from ragray.dataprep.questions import Known, draw_questions, questions_of_test_split, read_questions, resolve_questions
 from ragray.errors import DataError
 from ragray.schema import EvalQuestion, QARecord
 
@@ -11,12 +11,19 @@ RECORDS = [
     QARecord("faq-0003", "Q3?", "A1.", "en", "f", 3, "g", "test"),
 ]
 
+KNOWN = Known(
+    {record.id: record.answer for record in RECORDS},
+    {"faq-0002": "faq-0001"},
+    {"faq-0009": "empty_answer"},
+    lambda: ["faq-0001", "faq-0002", "faq-0003"],
+)
+
 
 def test_ids_go_through_duplicates() -> None:
     asked = EvalQuestion("q", "Q?", "en", ("faq-0002", "faq-0001"))
-    (found,) = resolve_questions([asked], RECORDS, {"faq-0002": "faq-0001"}, {})
+    (found,) = resolve_questions([asked], KNOWN)
     assert found.answer_ids == ("faq-0001",) and found.answers == ("A1.",)
-    assert resolve_questions([EvalQuestion("n", "?", "en")], RECORDS, {}, {})[0].answers == ()
+    assert resolve_questions([EvalQuestion("n", "?", "en")], KNOWN)[0].answers == ()
 
 
 @pytest.mark.parametrize(
@@ -24,7 +31,7 @@ def test_ids_go_through_duplicates() -> None:
 )
 def test_unknown_ids(answer_id: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        resolve_questions([EvalQuestion("q", "Q?", "en", (answer_id,))], RECORDS, {}, {"faq-0009": "empty_answer"})
+        resolve_questions([EvalQuestion("q", "Q?", "en", (answer_id,))], KNOWN)
 
 
 @pytest.mark.parametrize(

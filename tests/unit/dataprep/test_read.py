@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragray.config import ColumnsConfig, FaqSourceConfig
+from ragray.config_data import ColumnsConfig, FaqSourceConfig
 from ragray.dataprep.read import faq_files, read_rows
 from ragray.dataprep.rows import RawRow, raw_rows, raw_table
 from ragray.errors import DataError
@@ -138,7 +138,7 @@ def test_folder_is_sorted_and_labels_are_unique(tmp_path: Path) -> None:
     for name in ("b/faq.csv", "a/faq.csv", "a/other.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path / name, "question,answer\nq,a\n")
-    write(tmp_path / "a/notes.pdf", "x")
+    write(tmp_path / "a/notes.png", "x")
     files = faq_files([FaqSourceConfig(path=str(tmp_path))])
     assert [file.file.label for file in files] == ["a/faq.csv", "other", "b/faq.csv"]
     with pytest.raises(DataError, match=r"named by data.faq.0 and by data.faq.1"):

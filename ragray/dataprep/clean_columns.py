@@ -1,0 +1,323 @@
+"""Cleaning a whole table: compiled code for the rows that need little, `clean.clean_row` for the others.
+
+In: a table of raw rows. Out: the outcome of each, the same as that of `clean_row`. A row is done here only if `scan`
+has proved that no step but the simple ones changes it and that no filter refuses it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ragray.config_data import CleanConfig
+from ragray.dataprep import filters, scan
+from ragray.dataprep.characters import Bytes
+from ragray.dataprep.clean import OUTCOME, Cleaned, Trace, clean_and_trace, clean_fields, language_of
+from ragray.dataprep.contacts import without_contacts
+from ragray.dataprep.language import ACCENTED_SHARE, HAN_SHARE, LATIN_SHARE, OTHER_SHARE, PROSE_WORDS
+from ragray.dataprep.normalize import TEXT_STEPS
+from ragray.dataprep.rewrite import BY_DROPPING, BY_MAPPING, BY_SPACING, gather, rewrite
+from ragray.dataprep.rows import RawRow
+from ragray.dataprep.sources import REPLACEMENT, InputFile
+from ragray.dataprep.unmark import unmark
+from ragray.schema import QARecord, Rejected
+
+Mask = npt.NDArray[np.bool_]
+
+EXAMPLES = 3  # of each step
+BY_UNMARKING = 8  # beside the changes of `rewrite`
+_SIMPLE = {"html": BY_UNMARKING, "invisible": BY_DROPPING, "unicode": BY_MAPPING, "whitespace": BY_SPACING}
+_TEXTS = ("question", "answer", "lang", "script", "reason", "detail", "text")
+
+
+def clean_columns(raw: pa.Table, file: InputFile, settings: CleanConfig) -> Cleaned:
+    """The outcome of each row of a table of `rows.RAW_SCHEMA`."""
+    raw = _whole(raw)
+    question, answer = (
+        _Column(raw.column(name).chunk(0), name == "question", settings) for name in ("question", "answer")
+    )
+    lang, script = _languages(raw.column("lang").chunk(0), question.found, answer.found)
+    slow = _needs_rules(raw, question, answer, lang, settings)
+    slow |= _found_wanting(question, answer, slow, settings)
+    rows = _Rows(raw, file, settings)
+    numbers = np.flatnonzero(slow)
+    others, traces = _by_rules(rows, raw.column("lang").chunk(0).take(pa.array(numbers)), numbers, settings)
+    columns = {
+        "question": question.cleaned(slow, others["question"]), "answer": answer.cleaned(slow, others["answer"]),
+        "id": _ids(raw, file),
+        "lang": _filled(lang, slow, others["lang"]), "script": _filled(script, slow, others["script"]),
+    }  # fmt: skip
+    for name in ("reason", "detail", "text"):
+        columns[name] = _filled(np.full(len(raw), "", object), slow, others[name])
+    table = pa.table({"ordinal": raw.column("ordinal"), "line": raw.column("line")} | columns).select(OUTCOME.names)
+    return Cleaned(table.cast(OUTCOME), *_account(rows, traces, question.changes | answer.changes, slow))
+
+
+def _by_rules(
+    rows: _Rows, given: pa.Array, numbers: scan.Ints, settings: CleanConfig
+) -> tuple[dict[str, list[str]], dict[int, Trace]]:
+    """The outcomes of single rows by name of column, and what each step did to them.
+
+    Steps are done in plain Python; what comes out is judged by compiled code where that can be sure.
+    """
+    fields = [rows.fields(row) for row in numbers.tolist()]
+    texts = [pa.array([f[k] if f else "" for f in fields], pa.string()) for k in (0, 1)]
+    question, answer = (_scanned(column, k == 0, settings) for k, column in enumerate(texts))
+    lang, script = _languages(given, question, answer)
+    unsure = _may_be_refused(question, answer, lang, settings)
+    unsure |= (question[:, scan.FLAGS] | answer[:, scan.FLAGS]) & scan.F_REPEATS > 0
+    unsure |= np.array([f is None for f in fields], np.bool_)
+    columns = {name: [""] * len(fields) for name in _TEXTS}
+    columns |= {"question": texts[0].to_pylist(), "answer": texts[1].to_pylist()}
+    columns |= {"lang": lang.tolist(), "script": script.tolist()}
+    traces = {row: f[2] for row, f in zip(numbers.tolist(), fields, strict=True) if f}
+    for place in np.flatnonzero(unsure).tolist():
+        outcome, traces[int(numbers[place])] = rows.outcome(int(numbers[place]))
+        for name, values in columns.items():
+            values[place] = str(getattr(outcome, name, ""))
+    return columns, traces
+
+
+def _scanned(column: pa.Array, one_line: bool, settings: CleanConfig) -> scan.Counts:
+    data, offsets = scan.buffers(column)
+    return scan.scan(data, offsets[:-1], offsets[1:], one_line, settings, scan.CLEAN)
+
+
+def _needs_work(found: scan.Counts) -> Mask:
+    """Which texts have something for the simple steps."""
+    flags = found[:, scan.FLAGS]
+    work: Mask = (flags & (scan.F_MAP | scan.F_DROP | scan.F_BLANKS)) > 0
+    work |= (flags & scan.F_MAP_UNLESS_HAN > 0) & (found[:, scan.HANS_CHARS] == 0)
+    return work
+
+
+class _Column:
+    """Questions or answers: what is in them, and the texts that compiled code has cleaned."""
+
+    def __init__(self, column: pa.Array, one_line: bool, settings: CleanConfig) -> None:
+        self.data, offsets = scan.buffers(column)
+        self.starts, self.ends = offsets[:-1].copy(), offsets[1:].copy()
+        state = scan.MAYBE_MOJIBAKE if "mojibake" in settings.steps else scan.RAW
+        self.found = scan.scan(self.data, self.starts, self.ends, one_line, settings, state)
+        self.column = column
+        self.changes = np.zeros(len(column), np.uint8)
+        self.which = np.zeros(len(column), np.uint8)
+        self.rewritten: Bytes = np.zeros(0, np.uint8)
+        flags, needs = self.found[:, scan.FLAGS], _needs_work(self.found)
+        marked = flags & scan.F_MARKUP > 0
+        self.slow: Mask = (flags & scan.F_SLOW > 0) | ((needs | marked) & (flags & scan.F_CODE > 0))
+        self.slow |= marked & (flags & scan.F_DROP > 0)
+        rows = np.flatnonzero(needs & ~marked & ~self.slow)
+        self._rewrite(rows, self.data, self.starts[rows], self.ends[rows], one_line, settings)
+        self._unmark(np.flatnonzero(marked & ~self.slow), one_line, settings)
+
+    def _unmark(self, rows: scan.Ints, one_line: bool, settings: CleanConfig) -> None:
+        """Turn simple HTML into text, then do the other steps."""
+        data, starts, ends, done, changed = unmark(self.data, self.starts[rows], self.ends[rows])
+        found = scan.scan(data, starts, ends, one_line, settings, scan.UNMARKED)
+        sure = done & (found[:, scan.FLAGS] & (scan.F_SLOW | scan.F_CODE) == 0)
+        self.slow[rows[~sure]] = True
+        self.changes[rows[changed & sure]] |= BY_UNMARKING
+        self.found[rows[sure]] = found[sure]
+        self._rewrite(rows[sure], data, starts[sure], ends[sure], one_line, settings)
+
+    def _rewrite(
+        self, rows: scan.Ints, data: Bytes, starts: scan.Ints, ends: scan.Ints, one_line: bool, settings: CleanConfig
+    ) -> None:
+        """Do the simple steps on these rows and look again at what comes out."""
+        if not len(rows):
+            return
+        made, starts, ends, changes = rewrite(data, starts, ends, one_line, self.found[rows, scan.HANS_CHARS] > 0)
+        self.found[rows] = scan.scan(made, starts, ends, one_line, settings, scan.CLEAN)
+        self.slow |= self.found[:, scan.FLAGS] & scan.F_SLOW > 0
+        self.which[rows], self.changes[rows] = 1, self.changes[rows] | changes
+        self.starts[rows], self.ends[rows] = starts + len(self.rewritten), ends + len(self.rewritten)
+        self.rewritten = np.concatenate((self.rewritten, made)) if len(self.rewritten) else made
+
+    def text(self, row: int) -> str:
+        """A text that is not slow, cleaned."""
+        data = self.rewritten if self.which[row] else self.data
+        return bytes(data[self.starts[row] : self.ends[row]]).decode()
+
+    def cleaned(self, slow: Mask, others: Sequence[str]) -> pa.Array:
+        """The column with the texts of slow rows taken from `others`."""
+        if not slow.any() and not self.which.any():
+            return self.column
+        raw = [text.encode() for text in others]
+        ends = np.cumsum([len(text) for text in raw], dtype=np.int64)
+        starts, until, which = self.starts.copy(), self.ends.copy(), self.which.copy()
+        which[slow], until[slow] = 2, ends
+        starts[slow] = ends - [len(text) for text in raw]
+        joined = np.frombuffer(b"".join(raw) or b"\0", np.uint8)
+        return gather((self.data, self.rewritten, joined), which, starts, until)
+
+
+class _Rows:
+    """Single rows of a table, for the rules in plain Python."""
+
+    def __init__(self, raw: pa.Table, file: InputFile, settings: CleanConfig) -> None:
+        self._file, self._settings = file, settings
+        self._numbers = {name: np.asarray(raw.column(name)) for name in ("ordinal", "line")}
+        names = [name for name in RawRow.__dataclass_fields__ if name in raw.column_names and name not in self._numbers]
+        self._texts = {name: scan.buffers(raw.column(name).chunk(0)) for name in names}
+
+    def fields(self, row: int) -> tuple[str, str, Trace] | None:
+        """The cleaned question and answer; None if the row could not be read, or breaks a step."""
+        raw = self._raw(row)
+        if raw.reason or REPLACEMENT in raw.id + raw.question + raw.answer:
+            return None
+        try:
+            return clean_fields(raw, self._settings)
+        except (ImportError, MemoryError):
+            raise
+        except Exception:  # noqa: BLE001  (`clean_row` says which; one bad row must not stop the others)
+            return None
+
+    def outcome(self, row: int) -> tuple[QARecord | Rejected, Trace]:
+        """What `clean_row` says, and what each step did."""
+        return clean_and_trace(self._raw(row), self._file, self._settings)
+
+    def _raw(self, row: int) -> RawRow:
+        """A row; bytes that are no UTF-8 become U+FFFD."""
+        texts = {
+            name: bytes(data[ends[row] : ends[row + 1]]).decode("utf-8", "replace")
+            for name, (data, ends) in self._texts.items()
+        }
+        ordinal, line = (int(self._numbers[name][row]) for name in ("ordinal", "line"))
+        return RawRow(ordinal, line, **texts)
+
+
+def _whole(raw: pa.Table) -> pa.Table:
+    """The table in one piece, missing texts as ""."""
+    raw = raw.combine_chunks()
+    arrays = [column.combine_chunks() for column in raw.columns]
+    arrays = [array.chunk(0) if isinstance(array, pa.ChunkedArray) else array for array in arrays]
+    return pa.table(
+        [array.fill_null("" if pa.types.is_string(array.type) else 0) for array in arrays], raw.column_names
+    )
+
+
+def _languages(
+    given: pa.Array, question: scan.Counts, answer: scan.Counts
+) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]]:
+    """`clean.language_of` and `language.script_of` for every row."""
+    found = _detected(question)
+    lang = np.where(found == "other", _detected(answer), found)
+    if pc.any(pc.not_equal(given, "")).as_py():
+        codes = given.dictionary_encode()
+        known = [language_of(code, "", "") if code else "" for code in codes.dictionary.to_pylist()]
+        named = np.array(known, object)[np.asarray(codes.indices)]
+        lang = np.where(named == "", lang, named)
+    traditional = question[:, scan.TRADITIONAL].astype(np.int64) + answer[:, scan.TRADITIONAL]
+    script = np.where(lang == "zh", np.where(traditional > 0, "Hant", "Hans"), "")
+    return lang.astype(object), script.astype(object)
+
+
+def _detected(found: scan.Counts) -> npt.NDArray[np.object_]:
+    """`language.detect_language` from what a scan has counted."""
+    count = {n: found[:, n].astype(np.int64) for n in range(scan.COLUMNS)}
+    latin, han, kana = count[scan.LATINS], count[scan.HANS_CHARS], count[scan.KANAS]
+    letters = latin + han + kana + count[scan.LETTERS]
+    english, foreign = count[scan.ENGLISHES], count[scan.FOREIGNS]
+    plain = count[scan.ACCENTED] < ACCENTED_SHARE * letters
+    reads_english = np.where(
+        english + foreign > 0,
+        (english > foreign) | ((english == foreign) & plain),
+        (count[scan.LATIN_WORDS] < PROSE_WORDS) & plain,
+    )
+    lang = np.where((latin >= LATIN_SHARE * letters) & reads_english, "en", "other")
+    lang = np.where(han >= HAN_SHARE * letters, "zh", lang)
+    none: npt.NDArray[np.object_] = np.where((letters == 0) | (kana >= OTHER_SHARE * letters), "other", lang)
+    return none
+
+
+def _needs_rules(
+    raw: pa.Table, question: _Column, answer: _Column, lang: npt.NDArray[np.object_], settings: CleanConfig
+) -> Mask:
+    """Which rows are left to `clean_row`."""
+    if tuple(step for step in settings.steps if step in TEXT_STEPS) != tuple(TEXT_STEPS) or (
+        settings.mask or settings.chinese != "keep"
+    ):
+        return np.ones(len(raw), np.bool_)
+    slow = question.slow | answer.slow | _may_be_refused(question.found, answer.found, lang, settings)
+    slow |= np.asarray(pc.not_equal(raw.column("reason"), ""))
+    slow |= np.asarray(pc.match_substring(raw.column("id"), REPLACEMENT))
+    return slow
+
+
+def _found_wanting(question: _Column, answer: _Column, slow: Mask, settings: CleanConfig) -> Mask:
+    """Which of the rows that are not slow have a contact line or repetitions, where `scan` could not be sure."""
+    wanting = np.zeros(len(slow), np.bool_)
+    maybe = _may_be_contact(answer.found) & ("contacts" in settings.steps)
+    for row in np.flatnonzero(maybe & ~slow).tolist():
+        text = answer.text(row)
+        wanting[row] = without_contacts(text, question.text(row)) != text
+    for name, column in (("question", question), ("answer", answer)):
+        for row in np.flatnonzero((column.found[:, scan.FLAGS] & scan.F_REPEATS > 0) & ~slow & ~wanting).tolist():
+            wanting[row] = filters.repeats(name, column.text(row), settings) is not None
+    return wanting
+
+
+def _may_be_refused(
+    question: scan.Counts, answer: scan.Counts, lang: npt.NDArray[np.object_], settings: CleanConfig
+) -> Mask:
+    """Which records a filter may refuse, or cannot be judged from what `scan` found."""
+    refused: Mask = ~np.isin(lang, settings.languages)
+    for found, shortest, longest in (
+        (question, settings.min_question_chars, settings.max_question_chars),
+        (answer, settings.min_answer_chars, settings.max_answer_chars),
+    ):
+        chars, flags, markers = found[:, scan.CHARS], found[:, scan.FLAGS], found[:, scan.MARKERS]
+        says = found[:, [scan.LATINS, scan.HANS_CHARS, scan.KANAS, scan.LETTERS, scan.DIGITS]].sum(axis=1)
+        symbols = found[:, scan.SYMBOLS] / np.maximum(1, chars - found[:, scan.BLANKS])
+        refused |= (chars < shortest) | (chars > longest) | (says == 0) | (symbols > settings.max_symbol_share)
+        refused |= (flags & scan.F_CODE > 0) & (found[:, scan.SYMBOLS] > 0)  # judged without its code
+        refused |= (markers > 3) & (markers > settings.max_marker_share * found[:, scan.WORDS])
+        refused |= flags & scan.F_SLOW > 0
+    return refused
+
+
+def _may_be_contact(found: scan.Counts) -> Mask:
+    flags = found[:, scan.FLAGS]
+    address = (flags & (scan.F_AT | scan.F_WEB | scan.F_LINK) > 0) | (found[:, scan.DIGITS] >= 7)
+    contact: Mask = (flags & scan.F_STRONG_CONTACT > 0) | ((flags & scan.F_CONTACT > 0) & address)
+    return contact
+
+
+def _filled(values: npt.NDArray[np.object_], slow: Mask, others: Sequence[str]) -> pa.Array:
+    values[slow] = others
+    return pa.array(values, pa.string())
+
+
+def _ids(raw: pa.Table, file: InputFile) -> pa.Array:
+    given = raw.column("id").chunk(0)
+    if pc.all(pc.not_equal(given, "")).as_py():
+        return given
+    numbered = pa.array([f"{file.label}-{ordinal:04d}" for ordinal in raw.column("ordinal").to_pylist()], pa.string())
+    return pc.if_else(pc.equal(given, ""), numbered, given)
+
+
+def _account(
+    rows: _Rows, traces: dict[int, Trace], changes: Bytes, slow: Mask
+) -> tuple[Counter[str], dict[str, list[tuple[str, str]]]]:
+    """How many rows each step changed, and the first of them, before and after."""
+    changed = Counter(step for trace in traces.values() for step in trace)
+    places: dict[str, list[int]] = {}
+    for row, trace in traces.items():
+        for step in trace:
+            places.setdefault(step, []).append(row)
+    for step, bit in _SIMPLE.items():
+        found = np.flatnonzero((changes & bit > 0) & ~slow)
+        if len(found):
+            changed[step] += len(found)
+            places.setdefault(step, []).extend(found[:EXAMPLES].tolist())
+    examples: dict[str, list[tuple[str, str]]] = {}
+    for step in sorted(places):
+        first = sorted(places[step])[:EXAMPLES]
+        examples[step] = [(traces.get(row) or rows.outcome(row)[1])[step] for row in first]
+    return changed, examples

@@ -1,0 +1,128 @@
+"""Whether a text repeats itself, in compiled code.
+
+In: the words of a text as hashes of all its beginnings, so that the hash of any n-gram is one subtraction. Out: bounds:
+a text that `filters` would refuse is never passed over, one that it keeps may be pointed at.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from ragray.dataprep.filters import MIN_REPEATS, REPEAT_SIZES, TOP_SIZES
+
+Hashes = npt.NDArray[np.uint64]
+Counts = npt.NDArray[np.int32]
+
+MAX_WORDS = 8192  # of a text that is judged here
+SLOTS = 4 * MAX_WORDS
+
+_BASE = 0x9E3779B97F4A7C15 | 1
+_SHORTEST = min(REPEAT_SIZES)
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def spread(value: np.uint64) -> np.uint64:
+    """Spread a number over 64 bits. Source: Stafford 2011, variant 13, as in Java's SplittableRandom."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def lines_repeat(hashes: Hashes, count: int) -> bool:
+    """Whether any two of `count` lines are equal, or there are too many to tell."""
+    if count > len(hashes):
+        return True
+    for i in range(count):
+        for j in range(i):
+            if hashes[i] == hashes[j]:
+                return True
+    return False
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _slot_of(key: np.uint64, slots: Hashes, mask: np.uint64) -> np.uint64:
+    """Where `key` is, or has to go. 0 marks a free slot."""
+    slot = (key ^ (key >> np.uint64(29))) & mask
+    while slots[slot] != 0 and slots[slot] != key:
+        slot = (slot + np.uint64(1)) & mask
+    return slot
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _top_chars(hashes: Hashes, chars: Counts, words: int, n: int, slots: Hashes, held: Counts) -> int:
+    """At least as many characters as the n-gram with the most has, repetitions included; 0 if none is frequent."""
+    mask, power = np.uint64(1), np.uint64(1)
+    while mask < np.uint64(2 * words):
+        mask *= np.uint64(2)
+    slots[:mask] = np.uint64(0)
+    mask -= np.uint64(1)
+    for _ in range(n):
+        power *= np.uint64(_BASE)
+    most = 0
+    for k in range(words - n + 1):
+        i, until_n = np.uint64(k), np.uint64(k + n)
+        key = (hashes[until_n] - hashes[i] * power) | np.uint64(1)
+        slot = _slot_of(key, slots, mask)
+        if slots[slot] == 0:
+            slots[slot], held[slot] = key, 1
+        else:
+            held[slot] += 1
+            if held[slot] >= MIN_REPEATS:
+                most = max(most, held[slot] * (chars[until_n] - chars[i]))
+    return most
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _repeated_chars(hashes: Hashes, chars: Counts, words: int, n: int, slots: Hashes) -> int:
+    """At least as many characters as are in n-grams that were there before."""
+    mask, power = np.uint64(1), np.uint64(1)
+    while mask < np.uint64(2 * words):
+        mask *= np.uint64(2)
+    slots[:mask] = np.uint64(0)
+    mask -= np.uint64(1)
+    for _ in range(n):
+        power *= np.uint64(_BASE)
+    covered, until = 0, 0
+    for k in range(words - n + 1):
+        i, until_n = np.uint64(k), np.uint64(k + n)
+        key = (hashes[until_n] - hashes[i] * power) | np.uint64(1)
+        slot = _slot_of(key, slots, mask)
+        if slots[slot] == 0:
+            slots[slot] = key
+        else:
+            covered += chars[until_n] - chars[np.uint64(max(k, until))]
+            until = k + n
+    return covered
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def words_repeat(
+    hashes: Hashes, chars: Counts, words: int, scale: int, top: float, again: float,
+    slots: Hashes, held: Counts,
+) -> bool:  # fmt: skip
+    """Whether the filter of repeated n-grams may refuse the text."""
+    total = chars[words]
+    if _repeated_chars(hashes, chars, words, _SHORTEST * scale, slots) > again * total:
+        return True
+    for n in TOP_SIZES:
+        most = _top_chars(hashes, chars, words, n * scale, slots, held)
+        if most > top * total:
+            return True
+        if most == 0:  # no longer n-gram is frequent either
+            return False
+    return False
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def push_word(
+    token: np.uint64, size: int, words: int, total: int, line: np.uint64, hashes: Hashes, chars: Counts
+) -> tuple[int, int, np.uint64]:
+    """One word more: (words, characters in words, hash of the line)."""
+    words, total, mixed = words + 1, total + size, spread(token)
+    if words <= MAX_WORDS:
+        hashes[np.uint64(words)] = hashes[np.uint64(words - 1)] * np.uint64(_BASE) + mixed
+        chars[np.uint64(words)] = total
+    return words, total, line * np.uint64(_BASE) + mixed

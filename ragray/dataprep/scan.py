@@ -1,0 +1,295 @@
+"""One pass over the bytes of a column that tells which rows need which cleaning step, in compiled code.
+
+In: a string column. Out: for each text a row of counts and flags. A flag may be raised without need, never missing:
+a text without flags is returned by every step as it is, and kept by every filter.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from numba import njit
+
+from ragray.config_data import CleanConfig
+from ragray.dataprep.characters import (
+    BLANK,
+    BREAK,
+    DIGIT,
+    DROP,
+    HAN_KIND,
+    IS_CONTACT,
+    IS_ENGLISH,
+    IS_FOREIGN,
+    IS_LOREM,
+    IS_STRONG_CONTACT,
+    IS_US,
+    IS_WEB,
+    KANA,
+    LATIN,
+    LETTER,
+    MAP,
+    MAP_UNLESS_HAN,
+    SYMBOL,
+    UNSURE,
+    WORD_BYTES,
+    WORD_SLOTS,
+    Bytes,
+    characters,
+    contact_pairs,
+    known_words,
+    signed,
+)  # fmt: skip
+from ragray.dataprep.filters import MIN_LINES
+from ragray.dataprep.repeats import MAX_WORDS, SLOTS, lines_repeat, push_word, words_repeat
+
+Ints = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.int32]
+
+# Columns of what `scan` finds.
+FLAGS, CHARS, BLANKS, LETTERS, LATINS, HANS_CHARS, KANAS, DIGITS, SYMBOLS, LATIN_WORDS, ENGLISHES, FOREIGNS, ACCENTED, \
+    MARKERS, WORDS, TRADITIONAL = range(16)  # fmt: skip
+COLUMNS = 16
+MAYBE_MOJIBAKE, RAW, UNMARKED, CLEAN = range(4)
+# Flags.
+F_SLOW, F_MAP, F_MAP_UNLESS_HAN, F_DROP, F_BLANKS, F_CODE, F_LINK, F_CONTACT, F_STRONG_CONTACT, F_AT, F_WEB, \
+    F_REPEATS, F_MARKUP = (1 << n for n in range(13))  # fmt: skip
+
+_MAX_LINES = 48
+
+
+def buffers(column: pa.Array) -> tuple[Bytes, Ints]:
+    """The bytes and the offsets of a string column without nulls."""
+    _, offsets, data = column.buffers()
+    width = np.int64 if pa.types.is_large_string(column.type) else np.int32
+    ends = np.frombuffer(offsets, width)[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    return np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8), ends
+
+
+def scan(data: Bytes, starts: Ints, ends: Ints, one_line: bool, settings: CleanConfig, state: int = RAW) -> Counts:
+    """int32 [texts, COLUMNS]: what is in each text `data[starts[i] : ends[i]]`.
+
+    Args:
+        one_line: the texts are questions, where a line break is white space to be repaired.
+        state: MAYBE_MOJIBAKE, if that is repaired; RAW; UNMARKED, after the HTML step; or CLEAN, after all steps:
+            such texts only need to be judged.
+    """
+    limits = settings.repetition
+    top = min((1.0, *limits.top_ngrams))
+    again = min((1.0, *limits.ngrams))
+    found = np.zeros((len(starts), COLUMNS), np.int32)
+    keys, kinds = known_words()
+    scratch = np.zeros(SLOTS, np.uint64), np.zeros(SLOTS, np.int32)
+    lists = np.zeros(MAX_WORDS + 1, np.uint64), np.zeros(MAX_WORDS + 1, np.int32)
+    _scan(data, starts, ends, one_line, state, characters().classes, keys, kinds, contact_pairs(),
+          limits.min_words, top, again, *scratch, *lists, found)  # fmt: skip
+    return found
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _kind_of_word(word: np.uint64, size: int, keys: npt.NDArray[np.uint64], kinds: Bytes) -> int:
+    """What is known of a lower-case word of `size` bytes, as bits."""
+    if size > WORD_BYTES:
+        return 0
+    slot = (word * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(51)
+    while keys[slot] != 0:
+        if keys[slot] == word:
+            found: int = signed(kinds[slot])
+            return found
+        slot = (slot + np.uint64(1)) & np.uint64(WORD_SLOTS - 1)
+    return 0
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _flags_of_word(bits: int, after_contact: bool) -> int:
+    flags = 0
+    if bits & IS_CONTACT:
+        flags |= F_CONTACT
+    if bits & IS_STRONG_CONTACT or (bits & IS_US and after_contact):
+        flags |= F_STRONG_CONTACT
+    if bits & IS_WEB:
+        flags |= F_WEB
+    if bits & IS_LOREM:
+        flags |= F_SLOW
+    return flags
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _is_mojibake(point: int) -> bool:
+    """Whether a character after one of U+00C2 to U+00F4 is as in `normalize`'s pattern of mojibake."""
+    return (
+        0x80 <= point <= 0xBF or 0x152 <= point <= 0x192 or 0x2C6 <= point <= 0x2DC or 0x2013 <= point <= 0x203A
+        or point == 0x20AC or point == 0x2122
+    )  # fmt: skip
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _sign_flags(point: int, after: int) -> int:
+    """What an ASCII sign may open, by the byte after it."""
+    letter = 97 <= (after | 0x20) <= 122
+    # Control characters, and first bytes of invisible ones, which are taken out before markup is looked for.
+    odd = after == 0x7F or after in (0xC2, 0xC5, 0xD8, 0xE1, 0xE2, 0xEE, 0xEF) or (after < 32 and after != 10)
+    if point == 60:
+        return F_MARKUP if letter or odd or after == 47 or after == 33 else 0  # a tag
+    if point == 38:
+        return F_MARKUP if letter or odd or after == 35 or after == 60 else 0  # an entity
+    if point == 123:
+        return F_SLOW if odd or after == 123 or after == 37 else 0  # a template
+    if point == 96 or (point == 126 and (after == 126 or odd)):
+        return F_CODE
+    if (point == 58 and after == 47) or (point == 93 and after == 40):
+        return F_LINK
+    return F_AT if point == 64 else 0
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _simple_work(flags: int, hans: int) -> int:
+    work = flags & (F_SLOW | F_MARKUP | F_MAP | F_DROP | F_BLANKS)
+    return work | (flags & F_MAP_UNLESS_HAN) if hans == 0 else work
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _scan(
+    data: Bytes, starts: Ints, ends: Ints, one_line: bool, state: int, classes: Bytes,
+    keys: npt.NDArray[np.uint64], kinds: Bytes, pairs: npt.NDArray[np.bool_], min_words: int, top: float, again: float,
+    slots: npt.NDArray[np.uint64], held: Counts, hashes: npt.NDArray[np.uint64], chars_to: Counts, found: Counts,
+) -> None:  # fmt: skip
+    ignored = ~(0 if state <= RAW else F_MARKUP if state == UNMARKED else F_MARKUP | F_SLOW)
+    is_clean = state == CLEAN
+    one, two = np.uint64(1), np.uint64(2)
+    line_hashes = np.zeros(_MAX_LINES, np.uint64)
+    for row in range(len(starts)):
+        out = found[row]
+        start, end = np.uint64(starts[row]), np.uint64(ends[row])
+        i = start
+        flags, previous, blanks, breaks = 0, 0, 0, 0
+        chars = spaces = letters = latins = hans = kanas = digits = symbols = markers = traditional = 0
+        latin_words = english = foreign = accented = 0
+        word, word_bytes, after_contact = np.uint64(0), 0, False
+        words, total, token, token_chars = 0, 0, np.uint64(0), 0
+        lines, line_words, line_hash = 0, 0, np.uint64(0)
+        while True:
+            # A run of ASCII letters: most of an English text.
+            begin = i
+            while i < end and 97 <= (data[i] | 0x20) <= 122:
+                token = ((token << np.uint64(9)) | (token >> np.uint64(55))) ^ np.uint64(data[i])
+                word = (word << np.uint64(8)) | np.uint64(data[i] | 0x20)
+                i += one
+            run = signed(i - begin)
+            if run:
+                chars, latins, token_chars, word_bytes = chars + run, latins + run, token_chars + run, word_bytes + run
+                blanks, breaks, previous = 0, 0, 97
+            point, size, kind, value = 10, one, BLANK, 0  # the end counts as a line break
+            if i < end:
+                point = signed(data[i])
+                if point >= 0x80:
+                    size = two if point < 0xE0 else np.uint64(3)
+                    if point < 0xC2 or point >= 0xF0 or i + size > end:
+                        flags |= F_SLOW  # invalid, or beyond the table
+                        break
+                    second, third = signed(data[i + one]), signed(data[i + size - one])
+                    if (second & 0xC0) != 0x80 or (third & 0xC0) != 0x80 or (point == 0xE0 and second < 0xA0):
+                        flags |= F_SLOW  # invalid
+                        break
+                    if point < 0xE0:
+                        point = ((point & 0x1F) << 6) | (second & 0x3F)
+                    else:
+                        point = ((point & 0x0F) << 12) | ((second & 0x3F) << 6) | (third & 0x3F)
+                    if 0xC2 <= previous <= 0xF4 and state == MAYBE_MOJIBAKE and _is_mojibake(point):
+                        flags |= F_SLOW
+                        break
+                value = signed(classes[np.uint64(point)])
+                kind = (value >> 3) & 7
+                chars += 1
+                action = value & 7
+                if action == UNSURE:
+                    flags |= F_SLOW
+                    break
+                if action == MAP:
+                    flags |= F_MAP
+                elif action == MAP_UNLESS_HAN:
+                    flags |= F_MAP_UNLESS_HAN
+                elif action == DROP or (action == BREAK and point != 10):
+                    flags |= F_DROP
+            # Words for the language: runs of Latin letters, accented ones too.
+            if 0xC0 <= point <= 0x24F:
+                word = (word << np.uint64(16)) | (np.uint64(data[i]) << np.uint64(8)) | np.uint64(data[i + one])
+                word_bytes += 2
+                accented += 1
+            elif word_bytes:
+                bits = _kind_of_word(word, word_bytes, keys, kinds)
+                latin_words += 1
+                english += (bits & IS_ENGLISH) != 0
+                foreign += (bits & IS_FOREIGN) != 0
+                if bits > IS_FOREIGN:
+                    flags |= _flags_of_word(bits, after_contact)
+                after_contact = (bits & IS_CONTACT) != 0
+                word, word_bytes = np.uint64(0), 0
+            # Words for repetition: runs of letters and digits, Han characters one by one.
+            if token_chars and (kind == HAN_KIND or kind < LATIN or kind > DIGIT):
+                words, total, line_hash = push_word(token, token_chars, words, total, line_hash, hashes, chars_to)
+                line_words += 1
+                token, token_chars = np.uint64(0), 0
+            if i >= end:
+                break
+            if kind == HAN_KIND:
+                words, total, line_hash = push_word(np.uint64(point), 1, words, total, line_hash, hashes, chars_to)
+                line_words += 1
+                hans += 1
+                traditional += ((value >> 7) & 1) - ((value >> 6) & 1)
+                if pairs[np.uint64((previous * 0x9E5 ^ point) & 0xFFFF)]:
+                    flags |= F_STRONG_CONTACT
+                blanks = breaks = 0
+            elif LATIN < kind <= DIGIT:
+                token = ((token << np.uint64(9)) | (token >> np.uint64(55))) ^ np.uint64(point)
+                token_chars += 1
+                letters += kind == LETTER
+                kanas += kind == KANA
+                digits += kind == DIGIT
+                blanks = breaks = 0
+            elif kind == BLANK:
+                spaces += 1
+                if point == 10:
+                    if blanks or one_line or breaks >= 2 or i == start:
+                        flags |= F_BLANKS
+                    breaks, blanks = breaks + 1, 0
+                    if line_words:
+                        if lines < _MAX_LINES:
+                            line_hashes[lines] = line_hash
+                        lines += 1
+                    line_words, line_hash = 0, np.uint64(0)
+                else:
+                    if point != 32 or blanks or breaks or i == start:
+                        flags |= F_BLANKS
+                    blanks = 1
+            else:
+                blanks = breaks = 0
+                symbols += kind == SYMBOL
+                if point < 0x80:
+                    after = signed(data[i + one]) if i + one < end else 32
+                    flags |= _sign_flags(point, after) & ignored
+                    if flags & F_SLOW:
+                        break
+                    markers += point == 35 or (point == 46 and after == 46)
+                else:
+                    markers += point == 0x2026
+            previous = point
+            i += size
+        if blanks or breaks:
+            flags |= F_BLANKS
+        if line_words:
+            if lines < _MAX_LINES:
+                line_hashes[lines] = line_hash
+            lines += 1
+        needs_work = (flags & F_SLOW) if is_clean else _simple_work(flags, hans)
+        if not needs_work:
+            scale = 2 if 2 * hans > words else 1
+            if (lines >= MIN_LINES and lines_repeat(line_hashes, lines)) or (
+                words >= min_words * scale
+                and (words > MAX_WORDS or words_repeat(hashes, chars_to, words, scale, top, again, slots, held))
+            ):
+                flags |= F_REPEATS
+        out[FLAGS], out[CHARS], out[BLANKS], out[LETTERS], out[LATINS] = flags, chars, spaces, letters, latins
+        out[HANS_CHARS], out[KANAS], out[DIGITS], out[SYMBOLS], out[MARKERS] = hans, kanas, digits, symbols, markers
+        out[LATIN_WORDS], out[ENGLISHES], out[FOREIGNS], out[ACCENTED] = latin_words, english, foreign, accented
+        out[WORDS], out[TRADITIONAL] = words, traditional

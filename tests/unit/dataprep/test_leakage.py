@@ -1,0 +1,90 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import TfidfTransformer
+
+from ragray.config_data import SplitConfig
+from ragray.dataprep.leakage import audit_split
+from ragray.dataprep.shingles import Texts
+from ragray.dataprep.tokens import QUESTION, columns_of, text_hashes
+
+
+def audit(test: list[str], train: list[str], **settings: float):
+    columns = columns_of([*test, *train])
+    numbers = np.arange(len(test) + len(train))
+    return audit_split(
+        Texts([columns]), text_hashes(columns[0]), numbers[: len(test)], numbers[len(test) :], SplitConfig(**settings)
+    )
+
+
+def test_every_planted_leak_is_found() -> None:
+    train = ["How do I reset my password?", "怎么修改端口号", "Where are the log files kept?"]
+    test = ["how do i RESET my password", "怎么修改端口号呢", "Where are log files kept?", "What does it cost?"]
+    found = audit(test, train)
+    assert found.leaked.tolist() == [True, True, True, False]
+    assert found.leaked_share == 3 / 4
+    assert found.jaccard[0] == 1.0
+    assert found.jaccard[1] == pytest.approx(6 / 7)  # bigrams: six, and one more
+    assert [(test[i], train[j - 4]) for i, j, _, _ in found.worst(3)] == list(zip(test, train, strict=False))
+    assert sum(found.histogram()["jaccard"]) == 4
+
+
+def test_reordered_words_are_seen_by_the_cosine() -> None:
+    found = audit(["install ragray on windows today"], ["today install ragray on windows"], leak_cosine=0.7)
+    assert found.jaccard[0] < 0.8 <= found.cosine[0] + 0.1
+    assert found.leaked[0]
+
+
+def test_cosine_by_hand() -> None:
+    # abcd bcde against abcd bcdf and abcd: in 2, 0, 1 training texts; idf ln(3/3)+1, ln(3/1)+1, ln(3/2)+1
+    found = audit(["abcde"], ["abcdf", "abcd"])
+    seen, once, unseen = 1.0, math.log(3 / 2) + 1, math.log(3) + 1
+    expected = seen**2 / (math.hypot(seen, unseen) * math.hypot(seen, once))
+    second = seen**2 / (math.hypot(seen, unseen) * seen)
+    assert found.cosine[0] == pytest.approx(max(expected, second))
+
+
+def test_many_texts_with_frequent_words() -> None:
+    """What the search skips in long lists cannot be nearest: the same as comparing with every training text."""
+    chance = np.random.default_rng(4)
+    words = ["".join(chance.choice(list("abcdefghij"), 4)) for _ in range(300)]
+    frequency = 1 / np.arange(1, 301)
+    drawn = [chance.choice(words, chance.integers(3, 9), p=frequency / frequency.sum()) for _ in range(1100)]
+    test, train = ([" ".join(part) for part in half] for half in (drawn[:100], drawn[100:]))
+    found = audit(test, train)
+    sets = Texts([columns_of([*test, *train])]).sets(QUESTION, np.arange(1100))
+    held = [{int(h) for h in sets.of(n)} for n in range(1100)]
+    terms = {term: n for n, term in enumerate(sorted(set().union(*held)))}
+    matrix = np.zeros((1100, len(terms)))
+    for n, shingles in enumerate(held):
+        matrix[n, [terms[shingle] for shingle in shingles]] = 1
+    weigh = TfidfTransformer(smooth_idf=True).fit(matrix[100:])
+    cosines = (weigh.transform(matrix[:100]) @ weigh.transform(matrix[100:]).T).toarray()
+    assert found.cosine == pytest.approx(cosines.max(axis=1), abs=1e-9)
+    near = [[len(held[n] & held[m]) / len(held[n] | held[m]) for m in range(100, 1100)] for n in range(100)]
+    assert found.jaccard == pytest.approx(np.max(near, axis=1))
+    assert found.jaccard_of.tolist() == [100 + row.index(max(row)) for row in near]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text("ab 安", min_size=1, max_size=9), min_size=2, max_size=9))
+def test_nearest_is_the_maximum_as_scikit_learn_sees_it(texts: list[str]) -> None:
+    half = len(texts) // 2
+    test, train = texts[:half], texts[half:]
+    sets = Texts([columns_of(texts)]).sets(QUESTION, np.arange(len(texts)))
+    terms = sorted({int(h) for h in sets.hashes})
+    if not terms:
+        return
+    matrix = np.array([[float(t in {int(h) for h in sets.of(n)}) for t in terms] for n in range(len(texts))])
+    weigh = TfidfTransformer(smooth_idf=True).fit(matrix[half:])
+    cosines = weigh.transform(matrix[:half]) @ weigh.transform(matrix[half:]).T
+    found = audit(test, train)
+    equal = np.isin(text_hashes(columns_of(test)[0]), text_hashes(columns_of(train)[0]))
+    for n in range(half):
+        assert found.cosine[n] == pytest.approx(cosines[[n]].toarray().max(), abs=1e-9)
+        if len(sets.of(n)) and not equal[n]:
+            near = max(sets.jaccard(n, half + m) if len(sets.of(half + m)) else 0.0 for m in range(len(train)))
+            assert found.jaccard[n] == pytest.approx(near)
