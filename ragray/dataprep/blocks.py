@@ -24,9 +24,9 @@ from ragray.dataprep.boilerplate import Digests, common_lines, lines_of, merge_l
 from ragray.dataprep.clean import Cleaned, clean_table
 from ragray.dataprep.dedup import RecordKeys, record_keys
 from ragray.dataprep.given import GIVEN, with_given
+from ragray.dataprep.hashing import Hashes
 from ragray.dataprep.read import FilePart, read_part
 from ragray.dataprep.shingles import Texts
-from ragray.dataprep.tokens import Hashes
 from ragray.errors import DataError
 from ragray.schema import Rejected
 

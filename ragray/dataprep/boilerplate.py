@@ -21,7 +21,7 @@ from numba import njit
 
 from ragray.config_data import CleanConfig
 from ragray.dataprep.characters import Bytes
-from ragray.dataprep.repeats import spread
+from ragray.dataprep.hashing import spread
 from ragray.dataprep.scan import Ints, buffers
 from ragray.dataprep.tokens import byte_hashes
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from ragray.config_data import DedupConfig
+from ragray.dataprep.hashing import Hashes
 from ragray.dataprep.linking import Components, buckets_of, link_similar
 from ragray.dataprep.minhash import Banding, banding_for
 from ragray.dataprep.shingles import ShingleSets, Texts
@@ -24,7 +25,6 @@ from ragray.dataprep.tokens import (
     QUESTION,
     RECORD,
     Columns,
-    Hashes,
     Ints,
     Permutations,
     columns_of,

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from numba import njit
 
 from ragray.config_data import SplitConfig
+from ragray.dataprep.hashing import Hashes
 from ragray.dataprep.shingles import ShingleSets, Texts
-from ragray.dataprep.tokens import QUESTION, Hashes, Ints
+from ragray.dataprep.tokens import QUESTION, Ints
 
 WORST = 20
 BINS = 10

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from ragray.dataprep.hashing import Hashes
 from ragray.dataprep.shingles import ShingleSets, jaccard_kernel
-from ragray.dataprep.tokens import Hashes, Ints
+from ragray.dataprep.tokens import Ints
 
 Keys = tuple[Hashes, Ints]  # a key and a text each; a text may have several
 Bitmaps = npt.NDArray[np.uint64]  # [texts, _WORDS]

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ragray.dataprep.hashing import Hashes
 from ragray.dataprep.shingles import count_shingles, prefix_keys, question_shingles
-from ragray.dataprep.tokens import Hashes
 from ragray.schema import EvalQuestion, QARecord
 
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from numba import njit
 
 from ragray.dataprep.filters import MIN_REPEATS, REPEAT_SIZES, TOP_SIZES
+from ragray.dataprep.hashing import Hashes, spread
 
-Hashes = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.int32]
 
 MAX_WORDS = 8192  # of a text that is judged here
@@ -20,14 +20,6 @@ SLOTS = 4 * MAX_WORDS
 
 _BASE = 0x9E3779B97F4A7C15 | 1
 _SHORTEST = min(REPEAT_SIZES)
-
-
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def spread(value: np.uint64) -> np.uint64:
-    """Spread a number over 64 bits. Source: Stafford 2011, variant 13, as in Java's SplittableRandom."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -52,15 +44,27 @@ def _slot_of(key: np.uint64, slots: Hashes, mask: np.uint64) -> np.uint64:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _top_chars(hashes: Hashes, chars: Counts, words: int, n: int, slots: Hashes, held: Counts) -> int:
-    """At least as many characters as the n-gram with the most has, repetitions included; 0 if none is frequent."""
-    mask, power = np.uint64(1), np.uint64(1)
-    while mask < np.uint64(2 * words):
-        mask *= np.uint64(2)
-    slots[:mask] = np.uint64(0)
-    mask -= np.uint64(1)
+def _emptied(slots: Hashes, words: int) -> np.uint64:
+    """Free as many slots as n-grams of so many words need; the mask for `_slot_of`."""
+    count = np.uint64(1)
+    while count < np.uint64(2 * words):
+        count *= np.uint64(2)
+    slots[:count] = np.uint64(0)
+    return count - np.uint64(1)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _power(n: int) -> np.uint64:
+    power = np.uint64(1)
     for _ in range(n):
         power *= np.uint64(_BASE)
+    return power
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _top_chars(hashes: Hashes, chars: Counts, words: int, n: int, slots: Hashes, held: Counts) -> int:
+    """At least as many characters as the n-gram with the most has, repetitions included; 0 if none is frequent."""
+    mask, power = _emptied(slots, words), _power(n)
     most = 0
     for k in range(words - n + 1):
         i, until_n = np.uint64(k), np.uint64(k + n)
@@ -78,13 +82,7 @@ def _top_chars(hashes: Hashes, chars: Counts, words: int, n: int, slots: Hashes,
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _repeated_chars(hashes: Hashes, chars: Counts, words: int, n: int, slots: Hashes) -> int:
     """At least as many characters as are in n-grams that were there before."""
-    mask, power = np.uint64(1), np.uint64(1)
-    while mask < np.uint64(2 * words):
-        mask *= np.uint64(2)
-    slots[:mask] = np.uint64(0)
-    mask -= np.uint64(1)
-    for _ in range(n):
-        power *= np.uint64(_BASE)
+    mask, power = _emptied(slots, words), _power(n)
     covered, until = 0, 0
     for k in range(words - n + 1):
         i, until_n = np.uint64(k), np.uint64(k + n)

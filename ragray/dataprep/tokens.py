@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from numba import njit
 
+from ragray.dataprep.hashing import Hashes, sequence, sort_distinct, spread
 from ragray.dataprep.language import HAN
 
-Hashes = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 Columns = tuple[pa.Array, pa.Array]  # a text is the one followed by the other, as on two lines
 
@@ -140,14 +140,6 @@ def columns_of(texts: Iterable[str], others: Sequence[str] | None = None) -> Col
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _mix(value: np.uint64) -> np.uint64:
-    """Spread a number over 64 bits. Source: Stafford 2011, variant 13, as in Java's SplittableRandom."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
 def _code_at(data: npt.NDArray[np.uint8], i: int) -> tuple[np.int64, int]:
     """(code point, bytes) of the UTF-8 character at `i`."""
     first = np.int64(data[i])
@@ -178,22 +170,22 @@ def _tokens(data: npt.NDArray[np.uint8], i: int, end: int, codes: npt.NDArray[np
         code = _class_of(codes, point)
         if code == 0 or code & _HAN_BIT or (code & _SIGN_BIT and word == 0):
             if word:
-                out[n] = _mix(word)
+                out[n] = spread(word)
                 n += 1
                 word = np.uint64(0)
             if code & _HAN_BIT:
-                out[n] = _mix(np.uint64(code))
+                out[n] = spread(np.uint64(code))
                 n += 1
             continue
         word = (word + np.uint64(code) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         if code & _SIGN_BIT and i < end:  # letters after "c++" begin another word
             following = _class_of(codes, _code_at(data, i)[0])
             if following and not following & _SIGN_BIT:
-                out[n] = _mix(word)
+                out[n] = spread(word)
                 n += 1
                 word = np.uint64(0)
     if word:
-        out[n] = _mix(word)
+        out[n] = spread(word)
         n += 1
     return n
 
@@ -238,7 +230,7 @@ def _runs(values: Hashes, n: int, width: int) -> int:
         value = np.uint64(0)
         for part in range(width):
             value = value * np.uint64(0x9E3779B97F4A7C15) + values[k + part]
-        values[k] = _mix(value)
+        values[k] = spread(value)
     return n - width + 1
 
 
@@ -261,25 +253,14 @@ def _room(ends: npt.NDArray[np.int32], more_ends: npt.NDArray[np.int32], row: in
     return scratch if size <= len(scratch) else np.empty(2 * size, np.uint64)
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _sequence(values: Hashes, begin: int, end: int) -> np.uint64:
-    """One hash of several in their order."""
-    value = np.uint64(end - begin)
-    for k in range(begin, end):
-        value = (value ^ values[k]) * np.uint64(0x9E3779B97F4A7C15)
-        value ^= value >> np.uint64(29)
-    mixed: np.uint64 = _mix(value)
-    return mixed
-
-
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _byte_hashes(data, ends, seed, out):  # type: ignore[no-untyped-def]
     for row in range(len(ends) - 1):
-        value = _mix(seed + np.uint64(0x9E3779B97F4A7C15))
+        value = spread(seed + np.uint64(0x9E3779B97F4A7C15))
         for i in range(ends[row], ends[row + 1]):
             value = (value ^ np.uint64(data[i])) * np.uint64(0x100000001B3)
             value ^= value >> np.uint64(32)
-        out[row] = _mix(value)
+        out[row] = spread(value)
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
@@ -305,8 +286,8 @@ def _record_hashes(data, ends, more, more_ends, codes, factors, offsets, rows, f
         scratch = _room(ends, more_ends, text, scratch)
         one = _tokens(data, ends[text], ends[text + 1], codes, scratch, 0)
         both = _tokens(more, more_ends[text], more_ends[text + 1], codes, scratch, one)
-        first[text] = _sequence(scratch, 0, one)
-        second[text] = _sequence(scratch, one, both)
+        first[text] = sequence(scratch, 0, one)
+        second[text] = sequence(scratch, one, both)
         if len(factors):
             _bands(scratch, _runs(scratch, both, 3), factors, offsets, rows, smallest, out, text)
 
@@ -319,40 +300,6 @@ def _question_bands(data, ends, codes, factors, offsets, rows, out):  # type: ig
         scratch = _room(ends, ends, text, scratch)
         n, han = _letters(data, ends[text], ends[text + 1], codes, scratch)
         _bands(scratch, _runs(scratch, n, 2 if han else 4), factors, offsets, rows, smallest, out, text)
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _sort_distinct(values: Hashes, n: int, out: Hashes, bounds: npt.NDArray[np.int64]) -> int:
-    """Write the distinct ones of n hashes to `out`, ascending: dealt by their high bits, then sorted by insertion.
-
-    Hashes are spread evenly, so few meet in a place; n log n comparisons would cost several times as much.
-    """
-    bits = 1
-    while (1 << bits) < n:
-        bits += 1
-    shift = np.uint64(64 - bits)
-    bounds[: (1 << bits) + 1] = 0
-    for k in range(n):
-        bounds[(values[k] >> shift) + np.uint64(1)] += 1
-    for k in range(1 << bits):
-        bounds[k + 1] += bounds[k]
-    for k in range(n):
-        place = values[k] >> shift
-        out[bounds[place]] = values[k]
-        bounds[place] += 1
-    kept = 0
-    for k in range(n):
-        value = out[k]
-        at = kept
-        while at > 0 and out[at - 1] > value:
-            at -= 1
-        if at > 0 and out[at - 1] == value:
-            continue
-        for j in range(kept, at, -1):
-            out[j] = out[j - 1]
-        out[at] = value
-        kept += 1
-    return kept
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -373,6 +320,6 @@ def _shingle_sets(data, ends, more, more_ends, codes, kind, rows, starts):  # ty
             larger = np.empty(2 * (at + total), np.uint64)
             larger[:at] = hashes[:at]
             hashes = larger
-        at += _sort_distinct(scratch, total, hashes[at:], bounds)
+        at += sort_distinct(scratch, total, hashes[at:], bounds)
         starts[n + 1] = at
     return hashes[:at].copy()
