@@ -53,7 +53,7 @@ def clean_columns(raw: pa.Table, file: InputFile, settings: CleanConfig) -> Clea
         "lang": _filled(lang, slow, others["lang"]), "script": _filled(script, slow, others["script"]),
     }  # fmt: skip
     for name in ("reason", "detail", "text"):
-        columns[name] = _filled(np.full(len(raw), "", object), slow, others[name])
+        columns[name] = _filled(pa.repeat("", len(raw)), slow, others[name])
     table = pa.table({"ordinal": raw.column("ordinal"), "line": raw.column("line")} | columns).select(OUTCOME.names)
     return Cleaned(table.cast(OUTCOME), *_account(rows, traces, question.changes | answer.changes, slow))
 
@@ -289,16 +289,17 @@ def _may_be_contact(found: scan.Counts) -> Mask:
     return contact
 
 
-def _filled(values: npt.NDArray[np.object_], slow: Mask, others: Sequence[str]) -> pa.Array:
-    values[slow] = others
-    return pa.array(values, pa.string())
+def _filled(values: npt.NDArray[np.object_] | pa.Array, slow: Mask, others: Sequence[str]) -> pa.Array:
+    column = values if isinstance(values, pa.Array) else pa.array(values, pa.string())
+    return pc.replace_with_mask(column, pa.array(slow), pa.array(others, pa.string()))
 
 
 def _ids(raw: pa.Table, file: InputFile) -> pa.Array:
     given = raw.column("id").chunk(0)
     if pc.all(pc.not_equal(given, "")).as_py():
         return given
-    numbered = pa.array([f"{file.label}-{ordinal:04d}" for ordinal in raw.column("ordinal").to_pylist()], pa.string())
+    numbers = pc.utf8_lpad(raw.column("ordinal").chunk(0).cast(pa.string()), 4, "0")
+    numbered = pc.binary_join_element_wise(pa.scalar(file.label), numbers, "-")
     return pc.if_else(pc.equal(given, ""), numbered, given)
 
 
