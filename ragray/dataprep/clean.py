@@ -70,13 +70,18 @@ def clean_and_trace(row: RawRow, file: InputFile, settings: CleanConfig) -> tupl
 
 def _clean(row: RawRow, file: InputFile, settings: CleanConfig) -> tuple[QARecord | Rejected, Trace]:
     question, answer, trace = clean_fields(row, settings)
+    return judge(row, question, answer, file, settings), trace
+
+
+def judge(row: RawRow, question: str, answer: str, file: InputFile, settings: CleanConfig) -> QARecord | Rejected:
+    """The record of a row with its cleaned question and answer; or why it is none."""
     lang = language_of(row.lang, question, answer)
     fault = _fault(row, question, answer, settings) or _refused(lang, question, answer, settings)
     if fault is not None:
-        return Rejected(file.source, row.line, *fault, _shown(row, settings)), trace
+        return Rejected(file.source, row.line, *fault, _shown(row, settings))
     script = script_of(question + answer) if lang == "zh" else ""
     id_ = row.id or f"{file.label}-{row.ordinal:04d}"
-    return QARecord(id_, question, answer, lang, file.source, row.line, script=script), trace
+    return QARecord(id_, question, answer, lang, file.source, row.line, script=script)
 
 
 def clean_fields(row: RawRow, settings: CleanConfig) -> tuple[str, str, Trace]:

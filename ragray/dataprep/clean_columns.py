@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from ragray.config_data import CleanConfig
 from ragray.dataprep import filters, scan
 from ragray.dataprep.characters import Bytes
-from ragray.dataprep.clean import OUTCOME, Cleaned, Trace, clean_and_trace, clean_fields, language_of
+from ragray.dataprep.clean import OUTCOME, Cleaned, Trace, clean_and_trace, clean_fields, judge, language_of
 from ragray.dataprep.contacts import without_contacts
 from ragray.dataprep.language import ACCENTED_SHARE, HAN_SHARE, LATIN_SHARE, OTHER_SHARE, PROSE_WORDS
 from ragray.dataprep.normalize import TEXT_STEPS
@@ -71,13 +71,14 @@ def _by_rules(
     lang, script = _languages(given, question, answer)
     unsure = _may_be_refused(question, answer, lang, settings)
     unsure |= (question[:, scan.FLAGS] | answer[:, scan.FLAGS]) & scan.F_REPEATS > 0
+    unsure |= _has_signs_and_code(question) | _has_signs_and_code(answer)
     unsure |= np.array([f is None for f in fields], np.bool_)
     columns = {name: [""] * len(fields) for name in _TEXTS}
     columns |= {"question": texts[0].to_pylist(), "answer": texts[1].to_pylist()}
     columns |= {"lang": lang.tolist(), "script": script.tolist()}
     traces = {row: f[2] for row, f in zip(numbers.tolist(), fields, strict=True) if f}
     for place in np.flatnonzero(unsure).tolist():
-        outcome, traces[int(numbers[place])] = rows.outcome(int(numbers[place]))
+        outcome, traces[int(numbers[place])] = rows.judged(int(numbers[place]), fields[place])
         for name, values in columns.items():
             values[place] = str(getattr(outcome, name, ""))
     return columns, traces
@@ -132,8 +133,13 @@ class _Column:
         """Do the simple steps on these rows and look again at what comes out."""
         if not len(rows):
             return
-        made, starts, ends, changes = rewrite(data, starts, ends, one_line, self.found[rows, scan.HANS_CHARS] > 0)
-        self.found[rows] = scan.scan(made, starts, ends, one_line, settings, scan.CLEAN)
+        before = self.found[rows]
+        made, starts, ends, changes, blanks = rewrite(data, starts, ends, one_line, before[:, scan.HANS_CHARS] > 0)
+        new = changes & (BY_DROPPING | BY_MAPPING) > 0  # tidy white space changes no more than these two counts
+        before[:, scan.CHARS] += blanks - before[:, scan.BLANKS]
+        before[:, scan.BLANKS] = blanks
+        before[new] = scan.scan(made, starts[new], ends[new], one_line, settings, scan.CLEAN)
+        self.found[rows] = before
         self.slow |= self.found[:, scan.FLAGS] & scan.F_SLOW > 0
         self.which[rows], self.changes[rows] = 1, self.changes[rows] | changes
         self.starts[rows], self.ends[rows] = starts + len(self.rewritten), ends + len(self.rewritten)
@@ -181,6 +187,13 @@ class _Rows:
     def outcome(self, row: int) -> tuple[QARecord | Rejected, Trace]:
         """What `clean_row` says, and what each step did."""
         return clean_and_trace(self._raw(row), self._file, self._settings)
+
+    def judged(self, row: int, fields: tuple[str, str, Trace] | None) -> tuple[QARecord | Rejected, Trace]:
+        """The same of a row whose cleaned `fields` may be known."""
+        if fields is None:
+            return self.outcome(row)
+        question, answer, trace = fields
+        return judge(self._raw(row), question, answer, self._file, self._settings), trace
 
     def _raw(self, row: int) -> RawRow:
         """A row; bytes that are no UTF-8 become U+FFFD."""
@@ -260,6 +273,8 @@ def _found_wanting(question: _Column, answer: _Column, slow: Mask, settings: Cle
     for name, column in (("question", question), ("answer", answer)):
         for row in np.flatnonzero((column.found[:, scan.FLAGS] & scan.F_REPEATS > 0) & ~slow & ~wanting).tolist():
             wanting[row] = filters.repeats(name, column.text(row), settings) is not None
+        for row in np.flatnonzero(_has_signs_and_code(column.found) & ~slow & ~wanting).tolist():
+            wanting[row] = filters.symbols(name, column.text(row), settings.max_symbol_share) is not None
     return wanting
 
 
@@ -276,10 +291,15 @@ def _may_be_refused(
         says = found[:, [scan.LATINS, scan.HANS_CHARS, scan.KANAS, scan.LETTERS, scan.DIGITS]].sum(axis=1)
         symbols = found[:, scan.SYMBOLS] / np.maximum(1, chars - found[:, scan.BLANKS])
         refused |= (chars < shortest) | (chars > longest) | (says == 0) | (symbols > settings.max_symbol_share)
-        refused |= (flags & scan.F_CODE > 0) & (found[:, scan.SYMBOLS] > 0)  # judged without its code
         refused |= (markers > 3) & (markers > settings.max_marker_share * found[:, scan.WORDS])
         refused |= flags & scan.F_SLOW > 0
     return refused
+
+
+def _has_signs_and_code(found: scan.Counts) -> Mask:
+    """Which texts have code, and signs that may be outside of it: code is not judged."""
+    both: Mask = (found[:, scan.FLAGS] & scan.F_CODE > 0) & (found[:, scan.SYMBOLS] > 0)
+    return both
 
 
 def _may_be_contact(found: scan.Counts) -> Mask:

@@ -36,7 +36,7 @@ _PLACEHOLDER = re.compile(r"\blorem ipsum\b", re.IGNORECASE)
 def verdict(name: str, text: str, settings: CleanConfig) -> Verdict:
     """The first filter's answer that is not "keep". `name` is "question" or "answer"."""
     return (
-        _symbols(name, text, settings.max_symbol_share)
+        symbols(name, text, settings.max_symbol_share)
         or _markers(name, text, settings.max_marker_share)
         or (("placeholder", f"the {name} is placeholder text (lorem ipsum)") if _PLACEHOLDER.search(text) else None)
         or repeats(name, text, settings)
@@ -55,7 +55,7 @@ def prose_of(text: str) -> list[str]:
     return [piece for part in CODE.sub(_CUT, text).split(_CUT) for piece in _LINK.split(part)]
 
 
-def _symbols(name: str, text: str, limit: float) -> Verdict:
+def symbols(name: str, text: str, limit: float) -> Verdict:
     """More signs than letters, as in a table's rest or a row of stars. Code has fewer."""
     prose = CODE.sub(" ", text) if "`" in text or "~~~" in text else text
     share = len(_SIGN.findall(prose)) / max(1, sum(map(len, prose.split())))

@@ -15,6 +15,7 @@ from ragray.dataprep.characters import BLANK, BREAK, DROP, MAP, MAP_UNLESS_HAN, 
 from ragray.dataprep.scan import Ints
 
 Sizes = npt.NDArray[np.int64]
+Blanks = npt.NDArray[np.int32]
 
 BY_DROPPING, BY_MAPPING, BY_SPACING = 1, 2, 4
 _GROWTH = 3  # times as many bytes as before, at most
@@ -22,8 +23,9 @@ _GROWTH = 3  # times as many bytes as before, at most
 
 def rewrite(
     data: Bytes, starts: Ints, ends: Ints, one_line: bool, has_han: npt.NDArray[np.bool_]
-) -> tuple[Bytes, Ints, Ints, Bytes]:
-    """(bytes, starts, ends, changes) of the cleaned texts `data[starts[i] : ends[i]]`; changes are bits.
+) -> tuple[Bytes, Ints, Ints, Bytes, Blanks]:
+    """(bytes, starts, ends, changes, blanks) of the cleaned texts `data[starts[i] : ends[i]]`; changes are bits, blanks the
+    characters of white space that are left.
 
     Args:
         one_line: a line break becomes a space.
@@ -32,10 +34,11 @@ def rewrite(
     room = np.concatenate(([0], np.cumsum((ends - starts) * _GROWTH)))
     out = np.empty(int(room[-1]) + 1, np.uint8)
     found = room[:-1].copy()
-    changes = np.zeros(len(starts), np.uint8)
+    changes, blanks = np.zeros(len(starts), np.uint8), np.zeros(len(starts), np.int32)
     tables = characters()
-    _rewrite(data, starts, ends, one_line, has_han, tables.classes, tables.starts, tables.forms, out, found, changes)
-    return out, room[:-1], found, changes
+    _rewrite(data, starts, ends, one_line, has_han, tables.classes, tables.starts, tables.forms,
+             out, found, changes, blanks)  # fmt: skip
+    return out, room[:-1], found, changes, blanks
 
 
 def gather(sources: tuple[Bytes, Bytes, Bytes], which: Bytes, starts: Ints, ends: Ints) -> pa.Array:
@@ -52,14 +55,14 @@ def gather(sources: tuple[Bytes, Bytes, Bytes], which: Bytes, starts: Ints, ends
 def _rewrite(
     data: Bytes, starts: Ints, ends: Ints, one_line: bool, han: npt.NDArray[np.bool_], classes: Bytes,
     form_starts: npt.NDArray[np.int32],
-    forms: Bytes, out: Bytes, found: Sizes, changes: Bytes,
+    forms: Bytes, out: Bytes, found: Sizes, changes: Bytes, blanks: Blanks,
 ) -> None:  # fmt: skip
     for row in range(len(starts)):
         start, end = np.uint64(starts[row]), np.uint64(ends[row])
         place = np.uint64(found[row])
         first = place
         i = start
-        blank, breaks, before, changed = False, 0, np.uint64(0), 0
+        blank, breaks, before, changed, left = False, 0, np.uint64(0), 0, 0
         while i < end:
             point, size = np.int64(data[i]), np.uint64(1)
             if point >= 0xE0:
@@ -104,9 +107,11 @@ def _rewrite(
                 for _ in range(min(breaks, 2)):
                     out[place] = 10
                     place += np.uint64(1)
+                    left += 1
                 if blank and not breaks:
                     out[place] = 32
                     place += np.uint64(1)
+                    left += 1
             blank, breaks = False, 0
             source, base, length = data, at, size
             if is_mapped:
@@ -118,7 +123,7 @@ def _rewrite(
             before += length
         if before != place - first:
             changed |= BY_SPACING
-        found[row], changes[row] = place, changed
+        found[row], changes[row], blanks[row] = place, changed, left
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]

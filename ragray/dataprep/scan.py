@@ -281,8 +281,8 @@ def _scan(
             if lines < _MAX_LINES:
                 line_hashes[lines] = line_hash
             lines += 1
-        needs_work = (flags & F_SLOW) if is_clean else _simple_work(flags, hans)
-        if not needs_work:
+        work = (flags & F_SLOW) if is_clean else _simple_work(flags, hans)
+        if work == 0 or work == F_BLANKS:  # tidy white space changes no word
             scale = 2 if 2 * hans > words else 1
             if (lines >= MIN_LINES and lines_repeat(line_hashes, lines)) or (
                 words >= min_words * scale
