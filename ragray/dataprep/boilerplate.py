@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 from numba import njit
 
 from ragray.config_data import CleanConfig
-from ragray.dataprep.characters import Bytes
 from ragray.dataprep.hashing import spread
 from ragray.dataprep.scan import Ints, buffers
 from ragray.dataprep.tokens import byte_hashes
+from ragray.dataprep.utf8 import Bytes
 
 Digests = npt.NDArray[np.uint64]
 

@@ -14,15 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from ragray.dataprep import normalize
 from ragray.dataprep.filters import MARKS
 from ragray.dataprep.function_words import ENGLISH, FOREIGN
 from ragray.dataprep.language import HAN, KANA_OR_HANGUL
 from ragray.dataprep.script_letters import HANS, HANT
-
-Bytes = npt.NDArray[np.uint8]
+from ragray.dataprep.utf8 import Bytes
 
 TABLE_SIZE = 0x20000
 KEEP, MAP, MAP_UNLESS_HAN, DROP, SPACE, BREAK, UNSURE = range(7)
@@ -101,15 +99,9 @@ def known_words() -> tuple[npt.NDArray[np.uint64], Bytes]:
     return keys, bits
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def signed(value: np.uint8 | np.uint64) -> int:
-    """An unsigned number as int64, so that compiled arithmetic with it stays in integers."""
-    return np.int64(value)  # type: ignore[return-value]
-
-
 def _packed(word: str) -> int:
     raw = word.encode()
-    return int.from_bytes(raw, "big") if len(raw) <= WORD_BYTES else 0
+    return int.from_bytes(raw, "little") if len(raw) <= WORD_BYTES else 0
 
 
 def _action(char: str, form: str | None, unstable: frozenset[str]) -> int:

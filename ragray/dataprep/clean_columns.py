@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from ragray.config_data import CleanConfig
 from ragray.dataprep import filters, scan
-from ragray.dataprep.characters import Bytes
 from ragray.dataprep.clean import OUTCOME, Cleaned, Trace, clean_and_trace, clean_fields, judge, language_of
 from ragray.dataprep.contacts import without_contacts
 from ragray.dataprep.language import ACCENTED_SHARE, HAN_SHARE, LATIN_SHARE, OTHER_SHARE, PROSE_WORDS
@@ -25,6 +24,7 @@ from ragray.dataprep.rewrite import BY_DROPPING, BY_MAPPING, BY_SPACING, gather,
 from ragray.dataprep.rows import RawRow
 from ragray.dataprep.sources import REPLACEMENT, InputFile
 from ragray.dataprep.unmark import unmark
+from ragray.dataprep.utf8 import Bytes
 from ragray.schema import QARecord, Rejected
 
 Mask = npt.NDArray[np.bool_]

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from numba import njit
 
-from ragray.dataprep.characters import BLANK, BREAK, DROP, MAP, MAP_UNLESS_HAN, Bytes, characters
+from ragray.dataprep.characters import BLANK, BREAK, DROP, MAP, MAP_UNLESS_HAN, characters
 from ragray.dataprep.scan import Ints
+from ragray.dataprep.utf8 import Bytes, point_at
 
 Sizes = npt.NDArray[np.int64]
 Blanks = npt.NDArray[np.int32]
@@ -64,17 +65,7 @@ def _rewrite(
         i = start
         blank, breaks, before, changed, left = False, 0, np.uint64(0), 0, 0
         while i < end:
-            point, size = np.int64(data[i]), np.uint64(1)
-            if point >= 0xE0:
-                size = np.uint64(3)
-                point = (
-                    ((point & 0x0F) << 12)
-                    | ((np.int64(data[i + np.uint64(1)]) & 0x3F) << 6)
-                    | (np.int64(data[i + np.uint64(2)]) & 0x3F)
-                )
-            elif point >= 0x80:
-                size = np.uint64(2)
-                point = ((point & 0x1F) << 6) | (np.int64(data[i + np.uint64(1)]) & 0x3F)
+            point, size = point_at(data, i)
             value = np.int64(classes[point])
             action, kind = value & 7, (value >> 3) & 7
             at = i

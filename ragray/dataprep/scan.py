@@ -34,28 +34,25 @@ from ragray.dataprep.characters import (
     UNSURE,
     WORD_BYTES,
     WORD_SLOTS,
-    Bytes,
     characters,
     contact_pairs,
     known_words,
-    signed,
 )  # fmt: skip
 from ragray.dataprep.filters import MIN_LINES
-from ragray.dataprep.repeats import MAX_WORDS, SLOTS, lines_repeat, push_word, words_repeat
+from ragray.dataprep.repeats import may_repeat
+from ragray.dataprep.utf8 import Bytes, Eights, eights, letters_at, lower_case, signed
 
 Ints = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int32]
 
 # Columns of what `scan` finds.
 FLAGS, CHARS, BLANKS, LETTERS, LATINS, HANS_CHARS, KANAS, DIGITS, SYMBOLS, LATIN_WORDS, ENGLISHES, FOREIGNS, ACCENTED, \
-    MARKERS, WORDS, TRADITIONAL = range(16)  # fmt: skip
-COLUMNS = 16
+    MARKERS, WORDS, TRADITIONAL, LINES = range(17)  # fmt: skip
+COLUMNS = 17
 MAYBE_MOJIBAKE, RAW, UNMARKED, CLEAN = range(4)
 # Flags.
 F_SLOW, F_MAP, F_MAP_UNLESS_HAN, F_DROP, F_BLANKS, F_CODE, F_LINK, F_CONTACT, F_STRONG_CONTACT, F_AT, F_WEB, \
     F_REPEATS, F_MARKUP = (1 << n for n in range(13))  # fmt: skip
-
-_MAX_LINES = 48
 
 
 def buffers(column: pa.Array) -> tuple[Bytes, Ints]:
@@ -74,15 +71,15 @@ def scan(data: Bytes, starts: Ints, ends: Ints, one_line: bool, settings: CleanC
         state: MAYBE_MOJIBAKE, if that is repaired; RAW; UNMARKED, after the HTML step; or CLEAN, after all steps:
             such texts only need to be judged.
     """
-    limits = settings.repetition
-    top = min((1.0, *limits.top_ngrams))
-    again = min((1.0, *limits.ngrams))
     found = np.zeros((len(starts), COLUMNS), np.int32)
-    keys, kinds = known_words()
-    scratch = np.zeros(SLOTS, np.uint64), np.zeros(SLOTS, np.int32)
-    lists = np.zeros(MAX_WORDS + 1, np.uint64), np.zeros(MAX_WORDS + 1, np.int32)
-    _scan(data, starts, ends, one_line, state, characters().classes, keys, kinds, contact_pairs(),
-          limits.min_words, top, again, *scratch, *lists, found)  # fmt: skip
+    _scan(data, eights(data), starts, ends, one_line, state, characters().classes, *known_words(), contact_pairs(),
+          found)  # fmt: skip
+    judged = found[:, FLAGS] & (F_SLOW if state == CLEAN else F_SLOW | F_MARKUP | F_MAP | F_DROP) == 0
+    scale = 1 + (2 * found[:, HANS_CHARS] > found[:, WORDS])
+    enough = (found[:, WORDS] >= settings.repetition.min_words * scale) | (found[:, LINES] >= MIN_LINES)
+    rows = np.flatnonzero(judged & enough)
+    repeat = may_repeat(data, starts[rows], ends[rows], settings.repetition)
+    found[rows[repeat], FLAGS] |= F_REPEATS
     return found
 
 
@@ -142,22 +139,13 @@ def _sign_flags(point: int, after: int) -> int:
     return F_AT if point == 64 else 0
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _simple_work(flags: int, hans: int) -> int:
-    work = flags & (F_SLOW | F_MARKUP | F_MAP | F_DROP | F_BLANKS)
-    return work | (flags & F_MAP_UNLESS_HAN) if hans == 0 else work
-
-
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _scan(
-    data: Bytes, starts: Ints, ends: Ints, one_line: bool, state: int, classes: Bytes,
-    keys: npt.NDArray[np.uint64], kinds: Bytes, pairs: npt.NDArray[np.bool_], min_words: int, top: float, again: float,
-    slots: npt.NDArray[np.uint64], held: Counts, hashes: npt.NDArray[np.uint64], chars_to: Counts, found: Counts,
+    data: Bytes, by_eight: Eights, starts: Ints, ends: Ints, one_line: bool, state: int, classes: Bytes,
+    keys: npt.NDArray[np.uint64], kinds: Bytes, pairs: npt.NDArray[np.bool_], found: Counts,
 ) -> None:  # fmt: skip
     ignored = ~(0 if state <= RAW else F_MARKUP if state == UNMARKED else F_MARKUP | F_SLOW)
-    is_clean = state == CLEAN
     one, two = np.uint64(1), np.uint64(2)
-    line_hashes = np.zeros(_MAX_LINES, np.uint64)
     for row in range(len(starts)):
         out = found[row]
         start, end = np.uint64(starts[row]), np.uint64(ends[row])
@@ -166,19 +154,17 @@ def _scan(
         chars = spaces = letters = latins = hans = kanas = digits = symbols = markers = traditional = 0
         latin_words = english = foreign = accented = 0
         word, word_bytes, after_contact = np.uint64(0), 0, False
-        words, total, token, token_chars = 0, 0, np.uint64(0), 0
-        lines, line_words, line_hash = 0, 0, np.uint64(0)
+        words, in_word, lines, line_start = 0, False, 0, 0
         while True:
             # A run of ASCII letters: most of an English text.
-            begin = i
-            while i < end and 97 <= (data[i] | 0x20) <= 122:
-                token = ((token << np.uint64(9)) | (token >> np.uint64(55))) ^ np.uint64(data[i])
-                word = (word << np.uint64(8)) | np.uint64(data[i] | 0x20)
-                i += one
-            run = signed(i - begin)
-            if run:
-                chars, latins, token_chars, word_bytes = chars + run, latins + run, token_chars + run, word_bytes + run
+            if i < end and 97 <= (data[i] | 0x20) <= 122:
+                run, part = letters_at(data, by_eight, i, end)
+                word |= lower_case(part) << np.uint64((8 * word_bytes) & 63)
+                chars, latins, word_bytes, in_word = chars + run, latins + run, word_bytes + run, True
+                i += np.uint64(run)
                 blanks, breaks, previous = 0, 0, 97
+                if run == 8:
+                    continue
             point, size, kind, value = 10, one, BLANK, 0  # the end counts as a line break
             if i < end:
                 point = signed(data[i])
@@ -213,7 +199,8 @@ def _scan(
                     flags |= F_DROP
             # Words for the language: runs of Latin letters, accented ones too.
             if 0xC0 <= point <= 0x24F:
-                word = (word << np.uint64(16)) | (np.uint64(data[i]) << np.uint64(8)) | np.uint64(data[i + one])
+                both = np.uint64(data[i]) | (np.uint64(data[i + one]) << np.uint64(8))
+                word |= both << np.uint64((8 * word_bytes) & 63)
                 word_bytes += 2
                 accented += 1
             elif word_bytes:
@@ -225,24 +212,20 @@ def _scan(
                     flags |= _flags_of_word(bits, after_contact)
                 after_contact = (bits & IS_CONTACT) != 0
                 word, word_bytes = np.uint64(0), 0
-            # Words for repetition: runs of letters and digits, Han characters one by one.
-            if token_chars and (kind == HAN_KIND or kind < LATIN or kind > DIGIT):
-                words, total, line_hash = push_word(token, token_chars, words, total, line_hash, hashes, chars_to)
-                line_words += 1
-                token, token_chars = np.uint64(0), 0
+            # Words as the filters count them: runs of letters and digits, Han characters one by one.
+            if in_word and (kind == HAN_KIND or kind < LATIN or kind > DIGIT):
+                words, in_word = words + 1, False
             if i >= end:
                 break
             if kind == HAN_KIND:
-                words, total, line_hash = push_word(np.uint64(point), 1, words, total, line_hash, hashes, chars_to)
-                line_words += 1
+                words += 1
                 hans += 1
                 traditional += ((value >> 7) & 1) - ((value >> 6) & 1)
                 if pairs[np.uint64((previous * 0x9E5 ^ point) & 0xFFFF)]:
                     flags |= F_STRONG_CONTACT
                 blanks = breaks = 0
             elif LATIN < kind <= DIGIT:
-                token = ((token << np.uint64(9)) | (token >> np.uint64(55))) ^ np.uint64(point)
-                token_chars += 1
+                in_word = True
                 letters += kind == LETTER
                 kanas += kind == KANA
                 digits += kind == DIGIT
@@ -253,11 +236,8 @@ def _scan(
                     if blanks or one_line or breaks >= 2 or i == start:
                         flags |= F_BLANKS
                     breaks, blanks = breaks + 1, 0
-                    if line_words:
-                        if lines < _MAX_LINES:
-                            line_hashes[lines] = line_hash
-                        lines += 1
-                    line_words, line_hash = 0, np.uint64(0)
+                    lines += words > line_start
+                    line_start = words
                 else:
                     if point != 32 or blanks or breaks or i == start:
                         flags |= F_BLANKS
@@ -277,19 +257,7 @@ def _scan(
             i += size
         if blanks or breaks:
             flags |= F_BLANKS
-        if line_words:
-            if lines < _MAX_LINES:
-                line_hashes[lines] = line_hash
-            lines += 1
-        work = (flags & F_SLOW) if is_clean else _simple_work(flags, hans)
-        if work == 0 or work == F_BLANKS:  # tidy white space changes no word
-            scale = 2 if 2 * hans > words else 1
-            if (lines >= MIN_LINES and lines_repeat(line_hashes, lines)) or (
-                words >= min_words * scale
-                and (words > MAX_WORDS or words_repeat(hashes, chars_to, words, scale, top, again, slots, held))
-            ):
-                flags |= F_REPEATS
         out[FLAGS], out[CHARS], out[BLANKS], out[LETTERS], out[LATINS] = flags, chars, spaces, letters, latins
         out[HANS_CHARS], out[KANAS], out[DIGITS], out[SYMBOLS], out[MARKERS] = hans, kanas, digits, symbols, markers
         out[LATIN_WORDS], out[ENGLISHES], out[FOREIGNS], out[ACCENTED] = latin_words, english, foreign, accented
-        out[WORDS], out[TRADITIONAL] = words, traditional
+        out[WORDS], out[TRADITIONAL], out[LINES] = words, traditional, lines + (words > line_start)

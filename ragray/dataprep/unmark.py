@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from ragray.dataprep.characters import DIGIT, LATIN, Bytes, characters, signed
+from ragray.dataprep.characters import DIGIT, LATIN, characters
 from ragray.dataprep.normalize import BLOCKS, INLINE, STANDALONE
 from ragray.dataprep.scan import Ints
+from ragray.dataprep.utf8 import Bytes, point_at, signed
 
 _ENTITIES = {"nbsp": "\xa0", "amp": "&", "lt": "<", "gt": ">", "quot": '"', "#39": "'", "apos": "'", "ldquo": "“",
              "rdquo": "”", "mdash": "—", "ndash": "–", "hellip": "…", "middot": "·"}  # fmt: skip
@@ -93,11 +94,7 @@ def _after_word(data: Bytes, start: int, at: int, classes: Bytes) -> bool:
     i = at - 1
     while i > start and (data[i] & 0xC0) == 0x80:
         i -= 1
-    point = signed(data[i])
-    if at - i == 2:
-        point = ((point & 0x1F) << 6) | (signed(data[i + 1]) & 0x3F)
-    elif at - i == 3:
-        point = ((point & 0x0F) << 12) | ((signed(data[i + 1]) & 0x3F) << 6) | (signed(data[i + 2]) & 0x3F)
+    point, _ = point_at(data, np.uint64(i))
     kind: int = (signed(classes[point]) >> 3) & 7
     return LATIN <= kind <= DIGIT
 
