@@ -26,7 +26,7 @@ _SHORTEST = min(REPEAT_SIZES)
 
 
 def may_repeat(data: Bytes, starts: Ints, ends: Ints, limits: RepetitionConfig) -> npt.NDArray[np.bool_]:
-    """bool [texts]: whether the filters of repeated lines and n-grams may refuse the text `data[starts[i] : ends[i]]`."""
+    """bool [texts]: whether the filters of repeated lines and n-grams may refuse `data[starts[i] : ends[i]]`."""
     found = np.zeros(len(starts), np.bool_)
     if len(starts):
         scratch = np.zeros(4 * _MAX_WORDS, np.uint64), np.zeros(4 * _MAX_WORDS, np.int32)

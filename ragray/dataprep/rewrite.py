@@ -25,8 +25,9 @@ _GROWTH = 3  # times as many bytes as before, at most
 def rewrite(
     data: Bytes, starts: Ints, ends: Ints, one_line: bool, has_han: npt.NDArray[np.bool_]
 ) -> tuple[Bytes, Ints, Ints, Bytes, Blanks]:
-    """(bytes, starts, ends, changes, blanks) of the cleaned texts `data[starts[i] : ends[i]]`; changes are bits, blanks the
-    characters of white space that are left.
+    """(bytes, starts, ends, changes, blanks) of the cleaned texts `data[starts[i] : ends[i]]`.
+
+    Changes are bits; blanks are the characters of white space that are left.
 
     Args:
         one_line: a line break becomes a space.

@@ -1,6 +1,6 @@
 """Reading UTF-8 in compiled code: code points one by one, ASCII letters eight at a time.
 
-In: bytes, and a place in them. Out: what is there. Only `scan` meets bytes that may be no UTF-8, and keeps them to itself.
+In: bytes, and a place in them. Out: what is there. Bytes that may be no UTF-8 are `scan`'s to find.
 """
 
 from __future__ import annotations

@@ -33,13 +33,15 @@ _STYLE: dict[Any, Any] = {
 def draw_svg(plot: Callable[[Figure], None], height: float) -> str:
     """The SVG text of a figure that `plot` fills; `height` in inches."""
     import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         plot(figure)
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        # `savefig` would draw everything twice, the first time for the layout, which drawing does by itself.
+        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None})
     return stream.getvalue()
 
 
