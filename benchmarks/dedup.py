@@ -13,10 +13,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from harness import Case, Outcome, Work, main, options
+from harness import Case, Outcome, Work, main, record_options
 from texts import joined, read_pairs
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ _WARM_UP = [f"{_LINE} {ending}" for ending in ("no more", "no more", "nothing el
 
 
 def near_duplicates(texts: pa.Array, threshold: float) -> Kept:
-    """ADAPTER to ragray: the kept text of each text.
+    """The kept text of each text, as ragray says.
 
     Args:
         texts: of Arrow type string.
@@ -170,11 +169,7 @@ CASES = (
 
 def parser() -> argparse.ArgumentParser:
     """The options of this benchmark."""
-    made = options(__doc__)
-    made.add_argument("--records", type=Path, required=True, help="Parquet or JSONL with question and answer")
-    made.add_argument("--count", type=int, help="only the first so many records")
-    made.add_argument("--threshold", type=float, default=0.8, help="Jaccard similarity from which two are one")
-    return made
+    return record_options(__doc__, threshold=0.8)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,17 @@ def options(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def record_options(description: str | None, threshold: float | None = None) -> argparse.ArgumentParser:
+    """The same for a benchmark on records, with `threshold` the default where near-duplicates are looked for."""
+    parser = options(description)
+    parser.add_argument("--records", type=Path, required=True, help="Parquet or JSONL with question and answer")
+    parser.add_argument("--count", type=int, help="only the first so many records")
+    if threshold is not None:
+        helped = "Jaccard similarity from which two are one"
+        parser.add_argument("--threshold", type=float, default=threshold, help=helped)
+    return parser
+
+
 def main(name: str, cases: Sequence[Case], parser: argparse.ArgumentParser) -> None:
     """Run one case if the command line names one for this process, else all of them, and report."""
     args = parser.parse_args()

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import Case, Outcome, Work, main, options
+from harness import Case, Outcome, Work, main, record_options
 from texts import joined, read_pairs, write_rows
 
 if TYPE_CHECKING:
@@ -174,11 +174,7 @@ CASES = (
 
 def parser() -> argparse.ArgumentParser:
     """The options of this benchmark."""
-    made = options(__doc__)
-    made.add_argument("--records", type=Path, required=True, help="Parquet or JSONL with question and answer")
-    made.add_argument("--count", type=int, help="only the first so many records")
-    made.add_argument("--threshold", type=float, default=0.85, help="Jaccard similarity from which two are one")
-    return made
+    return record_options(__doc__, threshold=0.85)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ BLANK, LATIN, HAN_KIND, KANA, LETTER, DIGIT, MARK, SYMBOL = range(8)
 IS_ENGLISH, IS_FOREIGN, IS_CONTACT, IS_STRONG_CONTACT, IS_US, IS_LOREM, IS_WEB = (1 << n for n in range(7))
 WORD_BYTES = 8
 WORD_SLOTS = 8192
+WORD_SHIFT = 64 - 13  # to a slot of so many
 
 _CONTACT_PAIRS = ("联系", "咨询", "热线", "微信", "电话", "客服", "来电", "扫码", "公众")
 _CONTACT_WORDS = {
@@ -80,8 +82,11 @@ def contact_pairs() -> npt.NDArray[np.bool_]:
 
 
 @functools.cache
-def known_words() -> tuple[npt.NDArray[np.uint64], Bytes]:
-    """A hash table of lower-case words by their bytes: uint64 [WORD_SLOTS], and what each word is (bits)."""
+def known_words() -> tuple[npt.NDArray[np.uint64], Bytes, np.uint64]:
+    """A hash table of lower-case words by their bytes: uint64 [WORD_SLOTS], what each word is (bits), and a factor.
+
+    The highest bits of a word times the factor name the slot; a word is there or in the other slot of the pair.
+    """
     kinds: dict[int, int] = {}
     for bit, words in ((IS_ENGLISH, ENGLISH), (IS_FOREIGN, FOREIGN)):
         for word in words:
@@ -90,13 +95,19 @@ def known_words() -> tuple[npt.NDArray[np.uint64], Bytes]:
         for word in listed.split():
             kinds[_packed(word)] = kinds.get(_packed(word), 0) | bit
     kinds.pop(0, None)
+    factor = 0x9E3779B97F4A7C15
+    while max(Counter(_pair(key, factor) for key in kinds).values()) > 2:
+        factor += 2
     keys, bits = np.zeros(WORD_SLOTS, np.uint64), np.zeros(WORD_SLOTS, np.uint8)
     for key, kind in sorted(kinds.items()):
-        slot = (key * 0x9E3779B97F4A7C15 % (1 << 64)) >> 51
-        while keys[slot]:
-            slot = (slot + 1) % WORD_SLOTS
+        slot = 2 * _pair(key, factor)
+        slot += int(keys[slot] != 0)
         keys[slot], bits[slot] = key, kind
-    return keys, bits
+    return keys, bits, np.uint64(factor)
+
+
+def _pair(key: int, factor: int) -> int:
+    return (key * factor % (1 << 64)) >> (WORD_SHIFT + 1)
 
 
 def _packed(word: str) -> int:

@@ -18,7 +18,6 @@ from ragray.dataprep.hashing import Hashes
 from ragray.dataprep.shingles import ShingleSets, jaccard_kernel
 from ragray.dataprep.tokens import Ints
 
-Keys = tuple[Hashes, Ints]  # a key and a text each; a text may have several
 Bitmaps = npt.NDArray[np.uint64]  # [texts, _WORDS]
 SetsOf = Callable[[Ints], ShingleSets]  # the shingles of some texts
 

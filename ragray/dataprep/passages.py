@@ -130,11 +130,6 @@ def _without_comments(text: str) -> str:
     return "".join([*kept, text[start:]])
 
 
-def split_document(text: str, document: DocumentFile, settings: DataConfig) -> list[Passage]:
-    """The passages of a Markdown or plain text, numbered from 1: cut at headings, then by length with overlap."""
-    return _split_sections(_sections_of_text(text), document, settings)
-
-
 def _split_sections(found: Iterable[Section], document: DocumentFile, settings: DataConfig) -> list[Passage]:
     path: dict[int, str] = {}
     passages: list[Passage] = []

@@ -135,9 +135,3 @@ def renumbered(tables: Iterable[pa.Table], block_rows: int, first: int = 1) -> I
 def _with_ordinals(table: pa.Table, first: int) -> pa.Table:
     ordinals = pa.array(np.arange(first, first + len(table), dtype=np.int64))
     return table.combine_chunks().set_column(0, RAW_SCHEMA.field(0), ordinals)
-
-
-def raw_rows(table: pa.Table) -> list[RawRow]:
-    """The rows of a table that `raw_table` made."""
-    columns = (table.column(name).to_pylist() for name in RAW_SCHEMA.names)
-    return [RawRow(*values) for values in zip(*columns, strict=True)]

@@ -33,7 +33,7 @@ from ragray.dataprep.characters import (
     SYMBOL,
     UNSURE,
     WORD_BYTES,
-    WORD_SLOTS,
+    WORD_SHIFT,
     characters,
     contact_pairs,
     known_words,
@@ -84,17 +84,13 @@ def scan(data: Bytes, starts: Ints, ends: Ints, one_line: bool, settings: CleanC
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _kind_of_word(word: np.uint64, size: int, keys: npt.NDArray[np.uint64], kinds: Bytes) -> int:
-    """What is known of a lower-case word of `size` bytes, as bits."""
-    if size > WORD_BYTES:
-        return 0
-    slot = (word * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(51)
-    while keys[slot] != 0:
-        if keys[slot] == word:
-            found: int = signed(kinds[slot])
-            return found
-        slot = (slot + np.uint64(1)) & np.uint64(WORD_SLOTS - 1)
-    return 0
+def _kind_of_word(word: np.uint64, size: int, keys: npt.NDArray[np.uint64], kinds: Bytes, factor: np.uint64) -> int:
+    """What is known of a lower-case word of `size` bytes, as bits. Without a branch: words come in no order."""
+    slot = ((word * factor) >> np.uint64(WORD_SHIFT)) & ~np.uint64(1)
+    other = slot | np.uint64(1)
+    known = signed(kinds[slot]) * (keys[slot] == word) + signed(kinds[other]) * (keys[other] == word)
+    found: int = known * (size <= WORD_BYTES)
+    return found
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
@@ -142,7 +138,8 @@ def _sign_flags(point: int, after: int) -> int:
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _scan(
     data: Bytes, by_eight: Eights, starts: Ints, ends: Ints, one_line: bool, state: int, classes: Bytes,
-    keys: npt.NDArray[np.uint64], kinds: Bytes, pairs: npt.NDArray[np.bool_], found: Counts,
+    keys: npt.NDArray[np.uint64], kinds: Bytes, factor: np.uint64, pairs: npt.NDArray[np.bool_],
+    found: Counts,
 ) -> None:  # fmt: skip
     ignored = ~(0 if state <= RAW else F_MARKUP if state == UNMARKED else F_MARKUP | F_SLOW)
     one, two = np.uint64(1), np.uint64(2)
@@ -204,7 +201,7 @@ def _scan(
                 word_bytes += 2
                 accented += 1
             elif word_bytes:
-                bits = _kind_of_word(word, word_bytes, keys, kinds)
+                bits = _kind_of_word(word, word_bytes, keys, kinds, factor)
                 latin_words += 1
                 english += (bits & IS_ENGLISH) != 0
                 foreign += (bits & IS_FOREIGN) != 0

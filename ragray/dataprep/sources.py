@@ -96,11 +96,6 @@ def _find_remote(uri: str) -> tuple[list[Place], str]:
         return list(found), kind
 
 
-def place_of(path: str) -> Place:
-    """The file that a path or URI names."""
-    return parse_uri(path) if is_uri(path) else Path(path)
-
-
 def identity_of(place: Place) -> Place:
     """What is the same for two names of one file."""
     return place.resolve() if isinstance(place, Path) else place

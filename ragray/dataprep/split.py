@@ -19,7 +19,7 @@ from numba import njit
 from ragray.config_data import SplitConfig
 from ragray.dataprep.hashing import Hashes
 from ragray.dataprep.linking import Components, buckets_of, link_similar
-from ragray.dataprep.shingles import ShingleSets, Texts, count_shingles, prefix_keys
+from ragray.dataprep.shingles import Texts, count_shingles, prefix_keys
 from ragray.dataprep.tokens import QUESTION, Ints, byte_hashes, columns_of, text_hashes
 from ragray.errors import WorkError
 from ragray.schema import QARecord
@@ -202,8 +202,3 @@ def split_records(
         replace(record, group=records[head].id, split=SPLITS[split])
         for record, head, split in zip(records, heads.tolist(), splits.tolist(), strict=True)
     ]
-
-
-def question_sets(texts: Texts) -> ShingleSets:
-    """The shingles of all questions."""
-    return texts.sets(QUESTION, np.arange(len(texts)))

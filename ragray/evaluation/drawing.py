@@ -41,7 +41,8 @@ def draw_svg(plot: Callable[[Figure], None], height: float) -> str:
         plot(figure)
         stream = io.StringIO()
         # `savefig` would draw everything twice, the first time for the layout, which drawing does by itself.
-        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None})
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(stream, metadata={"Date": None, "Creator": None})
     return stream.getvalue()
 
 

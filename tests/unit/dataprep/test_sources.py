@@ -11,7 +11,7 @@ from ragray.dataprep.passages import document_files, read_passages
 from ragray.dataprep.read import faq_files, parts_of, read_part, read_rows
 from ragray.dataprep.remote import RemoteFile, parse_uri
 from ragray.dataprep.rows import raw_table
-from ragray.dataprep.sources import MAX_ROW_CHARS, CutLine, digest_of, lines_of, place_of
+from ragray.dataprep.sources import MAX_ROW_CHARS, CutLine, digest_of, lines_of
 from ragray.errors import DataError
 
 LINE = b'{"question": "q", "answer": "a"}\n'
@@ -87,7 +87,7 @@ def test_uris_that_cannot_be_used(tmp_path: Path) -> None:
 def test_a_line_that_is_too_long_is_cut(tmp_path: Path) -> None:
     whole, longer = "x" * MAX_ROW_CHARS, "字" * (3 * MAX_ROW_CHARS)
     (tmp_path / "a.txt").write_text(f"one\n{whole}\n{longer}\ntwo\n{whole}y", encoding="utf-8")
-    lines = list(lines_of(place_of(str(tmp_path / "a.txt"))))
+    lines = list(lines_of(tmp_path / "a.txt"))
     assert [len(line) for line in lines] == [4, MAX_ROW_CHARS + 1, MAX_ROW_CHARS, 4, MAX_ROW_CHARS]
     assert [isinstance(line, CutLine) for line in lines] == [False, False, True, False, True]
 
