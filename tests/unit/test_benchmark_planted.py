@@ -3,14 +3,17 @@
 import json
 import re
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
 import pytest
+from leaks import lines as leak_lines
 from planted import LEAK_KINDS, LEVELS, char_grams, edited_to, jaccard, plant_leaks, plant_pairs, token_shingles
 from records import make_records
 from texts import read_pairs, synthetic_pairs, write_rows
 
+from ragray.config_data import SplitConfig
 from ragray.dataprep.shingles import record_shingles
 
 
@@ -87,3 +90,17 @@ def test_records_repeat_by_seed_and_have_their_shares_of_copies(tmp_path: Path) 
         write_rows(rows, tmp_path / name)
         assert read_pairs(tmp_path / name, 100) == [(row["question"], row["answer"]) for row in rows[:100]]
     assert json.loads((tmp_path / "r.jsonl").read_text().splitlines()[7]) == rows[7]
+
+
+def test_the_audit_finds_each_planted_leak_above_the_threshold(tmp_path: Path) -> None:
+    train, test, leaks = plant_leaks(synthetic_pairs(900, 5), 400, 20, 5)
+    for name, rows in (("train", train), ("test", test), ("leaks", [asdict(leak) for leak in leaks])):
+        write_rows(rows, tmp_path / f"{name}.jsonl")
+    counts = {}
+    for line in leak_lines(tmp_path, SplitConfig()):
+        kind, planted, above, found, _, torn = [cell.strip() for cell in line.strip("|").split("|")]
+        counts[kind] = (planted, above, found, torn)
+    assert counts["exact"] == ("20", "20", "20", "0")
+    for kind in LEAK_KINDS:
+        assert counts[kind][1] == counts[kind][2]
+    assert counts["same_answer"][3] == "0"
