@@ -128,6 +128,27 @@ def record(name: str, section: str) -> None:
         file.write(section + "\n")
 
 
+def publish(name: str, setting: str, columns: Sequence[str], rows: Sequence[str], keep: bool) -> None:
+    """Print a section with a table, and keep it with the results of a benchmark.
+
+    Args:
+        name: of the benchmark.
+        setting: what was measured with what.
+        columns: the table's head.
+        rows: its rows, in Markdown.
+        keep: whether the section is written to a file.
+    """
+    section = [
+        f"## {name}, {time.strftime('%Y-%m-%d %H:%M')}", "",
+        *(f"- {line}" for line in describe_machine(ROOT)),
+        f"- {setting}", "",
+        f"| {' | '.join(columns)} |", "|" + "---|" * len(columns), *rows, "",
+    ]  # fmt: skip
+    print("\n".join(section))
+    if keep:
+        record(name, "\n".join(section))
+
+
 def _run_here(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     versions = {}
     for package in case.packages:

@@ -13,13 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from harness import ROOT, record
-from machine import describe_machine
+from harness import publish
 from planted import LEAK_KINDS, jaccard
 
 from ragray.config_data import SplitConfig
@@ -98,17 +96,9 @@ def main() -> None:
     parser.add_argument("--no-record", action="store_true", help="only print")
     args = parser.parse_args()
     settings = SplitConfig()
-    section = [
-        f"## leaks, {time.strftime('%Y-%m-%d %H:%M')}", "",
-        *(f"- {line}" for line in describe_machine(ROOT)),
-        f"- question_threshold {settings.question_threshold}, leak_cosine {settings.leak_cosine}", "",
-        "| leak | planted | above the threshold | of these found | found | torn by the split |",
-        "|---|---|---|---|---|---|",
-        *lines(args.data, settings), "",
-    ]  # fmt: skip
-    print("\n".join(section))
-    if not args.no_record:
-        record("leaks", "\n".join(section))
+    setting = f"question_threshold {settings.question_threshold}, leak_cosine {settings.leak_cosine}"
+    columns = ("leak", "planted", "above the threshold", "of these found", "found", "torn by the split")
+    publish("leaks", setting, columns, lines(args.data, settings), not args.no_record)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,11 @@ import csv
 import gzip
 import json
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import RESULTS, ROOT
-from machine import describe_machine
+from harness import publish
 
 from ragray.config import RetrievalConfig
 from ragray.config_data import GuardConfig, SplitConfig
@@ -128,19 +126,9 @@ def main() -> None:
     for name, titles in (("as it is", True), ("answers alone", False)):
         with tempfile.TemporaryDirectory() as folder:
             rows += mine.rows(mine.index(Path(folder), titles), name, args.count)
-    section = [
-        f"## negatives, {time.strftime('%Y-%m-%d %H:%M')}", "",
-        *(f"- {line}" for line in describe_machine(ROOT)),
-        f"- {args.data.name}, {args.count} hard negatives wanted; default guard: {DEFAULT!r}", "",
-        "| corpus | guard | false negatives | listed for a query | queries with all | refused |",
-        "|---|---|---|---|---|---|",
-        *rows, "",
-    ]  # fmt: skip
-    print("\n".join(section))
-    if not args.no_record:
-        RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / "negatives.md").open("a", encoding="utf-8") as file:
-            file.write("\n".join(section) + "\n")
+    setting = f"{args.data.name}, {args.count} hard negatives wanted; default guard: {DEFAULT!r}"
+    columns = ("corpus", "guard", "false negatives", "listed for a query", "queries with all", "refused")
+    publish("negatives", setting, columns, rows, not args.no_record)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from dedup import Finder, Kept, datasketch_finder, near_duplicates, rensa_finder
-from harness import ROOT, record
-from machine import describe_machine
+from harness import publish
 from planted import char_grams, jaccard, token_shingles
 
 Shingles = Callable[[str], frozenset[object]]
@@ -98,18 +96,10 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.8)
     parser.add_argument("--no-record", action="store_true", help="only print")
     args = parser.parse_args()
-    section = [
-        f"## recall, {time.strftime('%Y-%m-%d %H:%M')}", "",
-        *(f"- {line}" for line in describe_machine(ROOT)),
-        f"- {args.pairs.name}, threshold {args.threshold}", "",
-        f"| system | recall, Jaccard >= {args.threshold + 0.1:.2f} | recall, up to there | joined below the threshold "
-        "| precision |",
-        "|---|---|---|---|---|",
-        *lines(read_planted(args.pairs), args.threshold), "",
-    ]  # fmt: skip
-    print("\n".join(section))
-    if not args.no_record:
-        record("recall", "\n".join(section))
+    above = f"recall, Jaccard >= {args.threshold + 0.1:.2f}"
+    columns = ("system", above, "recall, up to there", "joined below the threshold", "precision")
+    rows = lines(read_planted(args.pairs), args.threshold)
+    publish("recall", f"{args.pairs.name}, threshold {args.threshold}", columns, rows, not args.no_record)
 
 
 if __name__ == "__main__":
