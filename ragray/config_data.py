@@ -144,6 +144,9 @@ class SplitConfig(Section):
     leak_cosine: Share = Field(
         0.97, description="TF-IDF cosine of a test and a train question from which the audit counts a leak"
     )
+    audit_sample: Positive = Field(
+        1000, description="test questions whose nearest is always named; of the others, leaks and the worst pairs"
+    )
 
 
 class DataConfig(Section):

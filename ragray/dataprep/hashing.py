@@ -1,4 +1,4 @@
-"""What compiled code does with 64-bit hashes: spread a number, join several in their order, sort distinct ones."""
+"""What compiled code does with 64-bit hashes: spread a number, join several in their order, sort, number them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import numpy.typing as npt
 from numba import njit
 
 Hashes = npt.NDArray[np.uint64]
+Ints = npt.NDArray[np.int64]
+Slots = tuple[Hashes, Ints]  # by slot: a hash, and its number or -1 where the slot is free; a power of two of them
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
@@ -29,7 +31,7 @@ def sequence(values: Hashes, begin: int, end: int) -> np.uint64:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def sort_distinct(values: Hashes, n: int, out: Hashes, bounds: npt.NDArray[np.int64]) -> int:
+def sort_distinct(values: Hashes, n: int, out: Hashes, bounds: Ints) -> int:
     """Write the distinct ones of n hashes to `out`, ascending: dealt by their high bits, then sorted by insertion.
 
     Hashes are spread evenly, so few meet in a place; n log n comparisons would cost several times as much.
@@ -60,3 +62,44 @@ def sort_distinct(values: Hashes, n: int, out: Hashes, bounds: npt.NDArray[np.in
         out[at] = value
         kept += 1
     return kept
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def number_hashes(hashes: Hashes) -> tuple[Slots, Ints, int]:
+    """Number hashes from 0 as they first occur: (table for `numbers_of`, number of each, how many)."""
+    held, number = np.empty(1 << 16, np.uint64), np.full(1 << 16, -1, np.int64)
+    numbers, count = np.empty(len(hashes), np.int64), 0
+    for k in range(len(hashes)):
+        slot = _slot(hashes[k], held, number)
+        if number[slot] < 0:
+            held[slot], number[slot] = hashes[k], count
+            count += 1
+        numbers[k] = number[slot]
+        if 2 * count > len(held):
+            old_held, old_number = held, number
+            held, number = np.empty(2 * len(held), np.uint64), np.full(2 * len(held), -1, np.int64)
+            for old in range(len(old_held)):
+                if old_number[old] >= 0:
+                    slot = _slot(old_held[old], held, number)
+                    held[slot], number[slot] = old_held[old], old_number[old]
+    return (held, number), numbers, count
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def numbers_of(hashes: Hashes, slots: Slots) -> Ints:
+    """The number of each hash; -1 for one that has none."""
+    held, number = slots
+    numbers = np.empty(len(hashes), np.int64)
+    for k in range(len(hashes)):
+        numbers[k] = number[_slot(hashes[k], held, number)]
+    return numbers
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _slot(wanted: np.uint64, held: Hashes, number: Ints) -> np.uint64:
+    """Where a hash is, or has to go."""
+    mask = np.uint64(len(held) - 1)
+    slot = wanted & mask
+    while number[slot] >= 0 and held[slot] != wanted:
+        slot = (slot + np.uint64(1)) & mask
+    return slot

@@ -1,12 +1,16 @@
 """An audit of the split that does not trust it: what in training is nearest to each test question?
 
-In: questions with their splits, however they came to them. Out: for every test question its nearest training
-question by Jaccard similarity and by TF-IDF cosine, how many are leaks, a histogram, and the worst pairs. All
-training questions are looked at for each test question; nothing is sampled.
+In: questions with their splits, however they came to them. Out: for each test question its nearest training
+question by Jaccard similarity and by TF-IDF cosine, how many are leaks, a histogram, and the worst pairs.
+
+Every test question is compared with all training questions. What grows with the product of both is only to name the
+nearest of a question that has nothing near: with many test questions that is done for a sample of them, from which
+the histogram is drawn. Leaks and the worst pairs are those of all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +18,7 @@ import numpy.typing as npt
 from numba import njit
 
 from ragray.config_data import SplitConfig
-from ragray.dataprep.hashing import Hashes
+from ragray.dataprep.hashing import Hashes, Slots, number_hashes, numbers_of
 from ragray.dataprep.shingles import ShingleSets, Texts
 from ragray.dataprep.tokens import QUESTION, Ints
 
@@ -31,10 +35,12 @@ _ROUNDING = 1e-9
 class Audit:
     """For each test question (`test`, numbers of texts): its nearest training texts and how near they are.
 
-    `jaccard_of` and `cosine_of` are -1 where no training question shares a shingle. Equal questions have 1.0.
+    `jaccard_of` and `cosine_of` are -1, with 0.0, where no training question shares a shingle, and for a question
+    outside of the sample also where none is so near as to be a leak or one of the worst. Equal questions have 1.0.
     """
 
     test: Ints
+    sampled: npt.NDArray[np.bool_]
     jaccard: Floats
     jaccard_of: Ints
     cosine: Floats
@@ -47,10 +53,10 @@ class Audit:
         return float(self.leaked.mean()) if len(self.test) else 0.0
 
     def histogram(self) -> dict[str, list[int]]:
-        """Test questions by similarity of the nearest training question, in ten equal bins from 0 to 1."""
+        """Sampled test questions by similarity of the nearest training question, in ten equal bins from 0 to 1."""
         edges = np.linspace(0, 1, BINS + 1)
         return {
-            name: np.histogram(np.minimum(values, 1.0), edges)[0].tolist()
+            name: np.histogram(np.minimum(values[self.sampled], 1.0), edges)[0].tolist()
             for name, values in (("jaccard", self.jaccard), ("cosine", self.cosine))
         }
 
@@ -79,13 +85,66 @@ def audit_split(texts: Texts, question: Hashes, test: Ints, train: Ints, setting
         settings: thresholds.
     """
     asked = texts.sets(QUESTION, test)
+    sampled = _sample(question[test], settings.audit_sample)
     best = _Best(len(test))
-    for part in np.array_split(train, max(1, -(-len(train) // _SLICE))):
-        best.look(asked, texts.sets(QUESTION, part), part)
+    parts = _Parts(texts, train)
+    best.look(asked, np.flatnonzero(sampled), parts, 0.0, 0.0)
+    worst = np.sort(np.maximum(best.jaccard, best.cosine)[sampled])[-WORST:]
+    floor = float(worst[0]) if len(worst) == WORST else 0.0
+    near, angle = min(floor, settings.question_threshold), min(floor, settings.leak_cosine)
+    others = np.flatnonzero(~sampled)
+    best.look(asked, others, parts, near, angle)
+    shown = np.argsort(-np.maximum(best.jaccard, best.cosine)[others], kind="stable")[:WORST]
+    best.look(asked, others[shown], parts, 0.0, 0.0)  # a pair may be near by one measure only: its other one too
     equal = np.isin(question[test], question[train])
     jaccard = np.where(equal, 1.0, best.jaccard)
     leaked = equal | (jaccard >= settings.question_threshold) | (best.cosine >= settings.leak_cosine)
-    return Audit(test, jaccard, best.jaccard_of, best.cosine, best.cosine_of, leaked)
+    return Audit(test, sampled, jaccard, best.jaccard_of, best.cosine, best.cosine_of, leaked)
+
+
+def _sample(question: Hashes, limit: int) -> npt.NDArray[np.bool_]:
+    """bool [texts]: at most `limit` of the texts, by their hashes, so that the order of texts does not matter."""
+    sampled = np.zeros(len(question), np.bool_)
+    sampled[np.argsort(question, kind="stable")[:limit]] = True
+    return sampled
+
+
+@dataclass(frozen=True)
+class _Postings:
+    """Training texts by shingle: shingle t is in the texts `owners[bounds[t]:bounds[t + 1]]`, and the reverse."""
+
+    slots: Slots
+    bounds: Ints
+    owners: Ints
+    weights: Floats  # idf by shingle
+    starts: Ints
+    terms: Ints  # of text i: terms[starts[i]:starts[i + 1]]
+    lengths: Floats  # by text
+    numbers: Ints  # by text
+
+    @classmethod
+    def of(cls, known: ShingleSets, numbers: Ints) -> _Postings:
+        """Texts by shingle."""
+        slots, terms, count = number_hashes(known.hashes)
+        bounds, owners = _lists(terms, known.starts, count)
+        weights = np.log((1 + len(known)) / (1 + np.diff(bounds))) + 1
+        lengths = np.sqrt(np.bincount(np.repeat(np.arange(len(known)), np.diff(known.starts)), weights[terms] ** 2))
+        return cls(slots, bounds, owners, weights, known.starts, terms, lengths, numbers)
+
+
+class _Parts:
+    """The training texts in parts; the only part is held, of several each is made when it is looked at."""
+
+    def __init__(self, texts: Texts, train: Ints) -> None:
+        self._texts = texts
+        self._rows = np.array_split(train, max(1, -(-len(train) // _SLICE)))
+        self._held = [self._made(part) for part in self._rows] if len(self._rows) == 1 else []
+
+    def __iter__(self) -> Iterator[_Postings]:
+        return iter(self._held) if self._held else map(self._made, self._rows)
+
+    def _made(self, part: Ints) -> _Postings:
+        return _Postings.of(self._texts.sets(QUESTION, part), part)
 
 
 class _Best:
@@ -95,91 +154,115 @@ class _Best:
         self.jaccard, self.cosine = np.zeros(count), np.zeros(count)
         self.jaccard_of, self.cosine_of = np.full(count, -1, np.int64), np.full(count, -1, np.int64)
 
-    def look(self, asked: ShingleSets, known: ShingleSets, numbers: Ints) -> None:
-        """Look at some training texts, whose numbers are given."""
-        if not len(asked.hashes) or not len(known.hashes):
+    def look(self, asked: ShingleSets, rows: Ints, parts: Iterable[_Postings], near: float, angle: float) -> None:
+        """Look for the nearest of the asked texts in `rows`, with at least these similarities, in all parts."""
+        if not len(rows):
             return
-        terms, owners = _postings(known)
-        values, bounds = np.unique(terms, return_index=True)
-        bounds = np.append(bounds, len(terms)).astype(np.int64)
-        weights = np.log((1 + len(known)) / (1 + np.diff(bounds))) + 1
-        places = np.searchsorted(values, asked.hashes)
-        found = (places < len(values)) & (values[np.minimum(places, len(values) - 1)] == asked.hashes)
-        unseen = np.log(1 + len(known)) + 1
-        squares = np.where(found, weights[np.minimum(places, len(values) - 1)], unseen) ** 2
-        lengths = np.sqrt(np.bincount(owners, np.repeat(weights, np.diff(bounds)) ** 2, minlength=len(known)))
-        _nearest(
-            asked.starts, np.where(found, places, -1), squares, owners, bounds, weights, lengths,
-            np.diff(known.starts), numbers, self.jaccard, self.jaccard_of, self.cosine, self.cosine_of,
-        )  # fmt: skip
+        chosen = asked.take(rows)
+        for part in parts:
+            terms = numbers_of(chosen.hashes, part.slots)
+            unseen = np.log(1 + len(part.numbers)) + 1
+            squares = np.append(part.weights, unseen)[terms] ** 2
+            _nearest(
+                chosen.starts, terms, squares, part.owners, part.bounds, part.weights**2, part.starts, part.terms,
+                part.lengths, part.numbers, rows, near, angle, self.jaccard, self.jaccard_of, self.cosine,
+                self.cosine_of,
+            )  # fmt: skip
 
 
-def _postings(sets: ShingleSets) -> tuple[Hashes, Ints]:
-    """Every (shingle, text), by shingle."""
-    owners = np.repeat(np.arange(len(sets)), np.diff(sets.starts))
-    order = np.argsort(sets.hashes, kind="stable")
-    return sets.hashes[order], owners[order]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _lists(terms: Ints, starts: Ints, count: int) -> tuple[Ints, Ints]:
+    """(bounds, texts) of the lists of `count` terms, each with its texts in ascending order."""
+    bounds = np.zeros(count + 1, np.int64)
+    for term in terms:
+        bounds[term + 1] += 1
+    bounds = np.cumsum(bounds)
+    following, texts = bounds.copy(), np.empty(len(terms), np.int64)
+    for text in range(len(starts) - 1):
+        for term in terms[starts[text] : starts[text + 1]]:
+            texts[following[term]] = text
+            following[term] += 1
+    return bounds, texts
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _nearest(  # type: ignore[no-untyped-def]
-    starts, places, squares, owners, bounds, weights, lengths, sizes, numbers, jaccard, jaccard_of, cosine, cosine_of
-):
+    asked_starts, asked_terms, asked_squares, owners, bounds, squares, starts, terms, lengths, numbers, rows,
+    least_near, least_angle, jaccard, jaccard_of, cosine, cosine_of,
+):  # fmt: skip
     """Rare shingles come first. Once a text is known to be nearer than any can be that shares only the frequent ones
-    left, no text is added, and only those that may still be nearest are looked up in the long lists of these.
+    left, no text is added, and only those that may still be nearest are compared in full.
 
     With r of n shingles left, a text that has none of the others has a Jaccard similarity of at most r / n, and by
     Cauchy and Schwarz a cosine of at most the length of what is left over the length of all.
     """
-    shared = np.zeros(len(sizes), np.int64)
-    products = np.zeros(len(sizes))
-    touched = np.empty(len(sizes), np.int64)
-    for text in range(len(starts) - 1):
-        asked = places[starts[text] : starts[text + 1]]
-        size, length = len(asked), np.sqrt(squares[starts[text] : starts[text + 1]].sum())
-        terms = _rare_first(asked[asked >= 0], bounds)
-        left = (weights[terms] ** 2).sum()
-        best_near, best_angle, count, done = jaccard[text], cosine[text], 0, 0
+    shared = np.zeros(len(numbers), np.int64)
+    products = np.zeros(len(numbers))
+    touched = np.empty(len(numbers), np.int64)
+    asked_for = np.zeros(len(squares), np.bool_)
+    sizes = np.diff(starts)
+    for asking in range(len(rows)):
+        text, of_asked = rows[asking], slice(asked_starts[asking], asked_starts[asking + 1])
+        asked = asked_terms[of_asked]
+        size, length = len(asked), np.sqrt(asked_squares[of_asked].sum())
+        asked = _rare_first(asked[asked >= 0], bounds)
+        asked_for[asked] = True
+        left = squares[asked].sum()
+        best_near, best_angle = max(jaccard[text], least_near), max(cosine[text], least_angle)
+        count, done = 0, 0
         work, next_look = 0, 1  # list entries read, and from how many on it pays to look for an end
-        while done < len(terms):
-            begin, end = bounds[terms[done]], bounds[terms[done] + 1]
+        while done < len(asked):
+            if best_near > (len(asked) - done) / size and best_angle > np.sqrt(max(left, 0.0)) / length + _ROUNDING:
+                break
+            begin, end = bounds[asked[done]], bounds[asked[done] + 1]
             if end - begin > _LONG and work >= next_look:
-                next_look = work + work // 2
+                next_look = work + work // 2 + 1
                 for other in _likeliest(touched[:count], shared, products, size, sizes, lengths):
-                    more, weight = _rest(terms[done:], owners, bounds, weights, other)
-                    both = shared[other] + more
+                    both, weight = _common(terms[starts[other] : starts[other + 1]], asked_for, squares)
                     best_near = max(best_near, both / (size + sizes[other] - both))
-                    best_angle = max(best_angle, (products[other] + weight) / (length * lengths[other]))
-                if best_near > (len(terms) - done) / size and best_angle > np.sqrt(max(left, 0.0)) / length + _ROUNDING:
-                    break
-            weight = weights[terms[done]] ** 2
-            for p in range(begin, end):
-                other = owners[p]
+                    best_angle = max(best_angle, weight / (length * lengths[other]))
+                continue
+            for other in owners[begin:end]:
                 if shared[other] == 0:
                     touched[count] = other
                     count += 1
                 shared[other] += 1
-                products[other] += weight
-            left -= weight
+                products[other] += squares[asked[done]]
+            left -= squares[asked[done]]
             work += end - begin
             done += 1
-        for t in range(count):
-            other, rest = touched[t], len(terms) - done
-            most = min(shared[other] + rest, sizes[other])
-            may_be_near = most / (size + sizes[other] - most) >= best_near
-            if rest and (may_be_near or (products[other] + left) / (length * lengths[other]) >= best_angle - _ROUNDING):
-                more, weight = _rest(terms[done:], owners, bounds, weights, other)
-                shared[other] += more
-                products[other] += weight
-            near = shared[other] / (size + sizes[other] - shared[other])
-            angle = products[other] / (length * lengths[other])
-            number = numbers[other]
-            if near > jaccard[text] or (near == jaccard[text] and number < jaccard_of[text]):
-                jaccard[text], jaccard_of[text] = near, number
-            if angle > cosine[text] or (angle == cosine[text] and number < cosine_of[text]):
-                cosine[text], cosine_of[text] = angle, number
+        for other in touched[:count]:
+            most = min(shared[other] + len(asked) - done, sizes[other])
+            most_angle = (products[other] + left) / (length * lengths[other])
+            if most >= best_near * (size + sizes[other] - most) - _ROUNDING or most_angle >= best_angle - _ROUNDING:
+                both, weight = _common(terms[starts[other] : starts[other + 1]], asked_for, squares)
+                near, angle = both / (size + sizes[other] - both), weight / (length * lengths[other])
+                number = numbers[other]
+                best_near, best_angle = max(best_near, near), max(best_angle, angle)
+                if near >= least_near and _is_nearer(near, number, jaccard[text], jaccard_of[text]):
+                    jaccard[text], jaccard_of[text] = near, number
+                if angle >= least_angle and _is_nearer(angle, number, cosine[text], cosine_of[text]):
+                    cosine[text], cosine_of[text] = angle, number
             shared[other] = 0
             products[other] = 0.0
+        asked_for[asked] = False
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _common(terms, asked_for, squares):  # type: ignore[no-untyped-def]
+    """How many of a text's terms are asked for, and their squared weights."""
+    count, weight = 0, 0.0
+    for term in terms:
+        if asked_for[term]:
+            count += 1
+            weight += squares[term]
+    return count, weight
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _is_nearer(value: float, number: int, best: float, best_number: int) -> bool:
+    """Whether a text comes before the best one so far: nearer, or as near with a lower number."""
+    return value > best or (value == best and number < best_number)
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -202,30 +285,3 @@ def _likeliest(  # type: ignore[no-untyped-def]
         if products[other] > angle * lengths[other]:
             angle, found[1] = products[other] / lengths[other], other
     return found[found >= 0]
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _rest(  # type: ignore[no-untyped-def]
-    terms, owners, bounds, weights, other
-):
-    """How many of the terms a text has, and their squared weights."""
-    count, weight = 0, 0.0
-    for term in terms:
-        if _holds(owners, bounds[term], bounds[term + 1], other):
-            count += 1
-            weight += weights[term] ** 2
-    return count, weight
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _holds(owners: Ints, begin: int, end: int, wanted: int) -> bool:
-    """Whether the ascending `owners[begin:end]` hold `wanted`."""
-    while begin < end:
-        middle = (begin + end) // 2
-        if owners[middle] < wanted:
-            begin = middle + 1
-        elif owners[middle] > wanted:
-            end = middle
-        else:
-            return True
-    return False

@@ -84,10 +84,11 @@ def link_similar(buckets: Iterable[tuple[Ints, Ints]], sets_of: SetsOf, threshol
     sets = sets_of(texts)
     maps = np.zeros((len(texts), _WORDS), np.uint64)
     _bitmaps(sets.hashes, sets.starts, maps)
+    folds = np.bitwise_xor.reduce(maps.reshape(len(maps), -1, 2), axis=1)  # enough to tell most short texts apart
     place = np.full(len(into.parents), -1, np.int64)
     place[texts] = np.arange(len(texts))
     for members, starts in held:
-        _link(sets.hashes, sets.starts, maps, members, place, starts, threshold, into.parents)
+        _link(sets.hashes, sets.starts, maps, folds, members, place, starts, threshold, into.parents)
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -164,23 +165,28 @@ def _may_reach(maps: Bitmaps, left: int, right: int, most_different: float) -> b
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _link(
-    hashes: Hashes, starts: Ints, maps: Bitmaps, members: Ints, place: Ints, edges: Ints, threshold: float,
-    parents: Ints,
+    hashes: Hashes, starts: Ints, maps: Bitmaps, folds: Bitmaps, members: Ints, place: Ints, edges: Ints,
+    threshold: float, parents: Ints,
 ) -> None:  # fmt: skip
     """Join the components of similar texts of each bucket; the smaller root stays the root."""
     slack = (1 - threshold) / (1 + threshold)  # J >= t means that |A ^ B| <= (1 - t) / (1 + t) * (|A| + |B|)
+    most = np.diff(edges).max() if len(edges) > 1 else 0
+    sizes, fold_a, fold_b = np.empty(most, np.int64), np.empty(most, np.uint64), np.empty(most, np.uint64)
     for bucket in range(len(edges) - 1):
-        for i in range(edges[bucket], edges[bucket + 1]):
-            left = place[members[i]]
-            m = starts[left + 1] - starts[left]
-            for j in range(i + 1, edges[bucket + 1]):
-                right = place[members[j]]
-                n = starts[right + 1] - starts[right]
-                most_different = slack * (m + n) + 1e-9
-                if m == 0 or n == 0 or abs(m - n) > most_different:
+        among = members[edges[bucket] : edges[bucket + 1]]
+        for i in range(len(among)):
+            text = place[among[i]]
+            sizes[i] = starts[text + 1] - starts[text]
+            fold_a[i], fold_b[i] = folds[text]
+        for i in range(len(among)):
+            for j in range(i + 1, len(among)):
+                most_different = np.int64(slack * (sizes[i] + sizes[j]) + 1e-9)
+                different = np.int64(_ones(fold_a[i] ^ fold_a[j]) + _ones(fold_b[i] ^ fold_b[j]))
+                if different > most_different or abs(sizes[i] - sizes[j]) > most_different:
                     continue
-                if not _may_reach(maps, left, right, most_different):
+                left, right = place[among[i]], place[among[j]]
+                if sizes[i] == 0 or sizes[j] == 0 or not _may_reach(maps, left, right, most_different):
                     continue
-                a, b = _root(parents, members[i]), _root(parents, members[j])
+                a, b = _root(parents, among[i]), _root(parents, among[j])
                 if a != b and jaccard_kernel(hashes, starts, left, right) >= threshold:
                     parents[max(a, b)] = min(a, b)

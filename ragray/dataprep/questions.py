@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ragray.dataprep.dedup import normalized
 from ragray.dataprep.language import detect_language
 from ragray.dataprep.sources import check_readable, lines_of
 from ragray.errors import DataError
-from ragray.schema import EvalQuestion, QARecord, stable_digest
+from ragray.schema import EvalQuestion, stable_digest
 
 _SETTING = "evaluate.questions"
 
@@ -107,17 +110,22 @@ def _unknown(query_id: str, answer_id: str, known: Known) -> DataError:
     )
 
 
-def questions_of_test_split(records: Sequence[QARecord]) -> list[EvalQuestion]:
-    """Each test record's own question; every record of its group with the same answer counts as right."""
+def questions_of_test_split(records: pa.Table) -> list[EvalQuestion]:
+    """Each test record's own question; every test record of its group with the same answer counts as right."""
+    test = records.filter(pc.equal(records.column("split"), "test"))
+    ids, groups, questions, answers, languages = (
+        test.column(name).to_pylist() for name in ("id", "group", "question", "answer", "lang")
+    )
+    sizes = Counter(groups)
     same_answer: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for record in records:
-        same_answer[record.group, normalized(record.answer)].append(record.id)
+    for record_id, group, answer in zip(ids, groups, answers, strict=True):
+        if sizes[group] > 1:
+            same_answer[group, normalized(answer)].append(record_id)
     found = []
-    for record in records:
-        if record.split == "test":
-            others = same_answer[record.group, normalized(record.answer)]
-            ids = (record.id, *(i for i in others if i != record.id))
-            found.append(EvalQuestion(record.id, record.question, record.lang, ids, (record.answer,)))
+    for record_id, group, question, answer, lang in zip(ids, groups, questions, answers, languages, strict=True):
+        others = same_answer[group, normalized(answer)] if sizes[group] > 1 else ()
+        right = (record_id, *(other for other in others if other != record_id))
+        found.append(EvalQuestion(record_id, question, lang, right, (answer,)))
     return found
 
 

@@ -18,6 +18,7 @@ from ragray.dataprep.tokens import QUESTION, RECORD, Columns, Ints, columns_of, 
 
 Counts = npt.NDArray[np.uint32]
 
+_FEW = 1 << 18  # texts whose questions' shingles are all held, once half of them are asked for
 _COUNTERS = 1 << 22  # of shingles; two that share one only look more frequent than they are
 
 
@@ -47,11 +48,7 @@ class ShingleSets:
 
     def take(self, places: Ints) -> ShingleSets:
         """The sets at `places`."""
-        sizes = np.diff(self.starts)[places]
-        starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-        return ShingleSets(
-            self.hashes[np.repeat(self.starts[places] - starts[:-1], sizes) + np.arange(starts[-1])], starts
-        )
+        return ShingleSets(*_take(self.hashes, self.starts, places))
 
 
 def sets_of(columns: Columns, kind: int, rows: Ints | None = None) -> ShingleSets:
@@ -63,32 +60,37 @@ def sets_of(columns: Columns, kind: int, rows: Ints | None = None) -> ShingleSet
 class Texts:
     """Question and answer columns in pieces, such as memory-mapped blocks; texts are numbered through.
 
-    Only the shingles of the texts that are asked for are made, so that memory follows candidates, not texts.
+    Only the shingles of the texts that are asked for are made, so that memory follows candidates, not texts. What
+    was made last is held, as the same texts are asked for again.
     """
 
     def __init__(self, pieces: Sequence[Columns], chosen: Ints | None = None) -> None:
         self.pieces = list(pieces)
         self.starts: Ints = np.concatenate(([0], np.cumsum([len(first) for first, _ in self.pieces]))).astype(np.int64)
         self._chosen = chosen
-        self._held: tuple[int, Ints, ShingleSets] | None = None  # of the last call: candidates are asked for twice
+        self._held: tuple[int, Ints, ShingleSets] | None = None
 
     def __len__(self) -> int:
         return int(self.starts[-1]) if self._chosen is None else len(self._chosen)
 
     def only(self, rows: Ints) -> Texts:
         """Some of the texts, `rows` ascending, numbered from 0."""
-        return Texts(self.pieces, rows if self._chosen is None else self._chosen[rows])
+        some = Texts(self.pieces, rows if self._chosen is None else self._chosen[rows])
+        some._held = self._held
+        return some
 
     def sets(self, kind: int, rows: Ints) -> ShingleSets:
         """The shingles of the texts in `rows`, which are ascending."""
         rows = rows if self._chosen is None else self._chosen[rows]
-        if self._held is not None and self._held[0] == kind and np.isin(rows, self._held[1]).all():
-            return self._held[2].take(np.searchsorted(self._held[1], rows))
-        self._held = kind, rows, self._made(kind, rows)
-        return self._held[2]
+        if self._held is None or self._held[0] != kind or not np.isin(rows, self._held[1]).all():
+            total = int(self.starts[-1])
+            made = np.arange(total) if kind == QUESTION and total <= min(_FEW, 2 * len(rows)) else rows
+            self._held = kind, made, self._made(kind, made)
+        _, held, sets = self._held
+        return sets if np.array_equal(rows, held) else sets.take(np.searchsorted(held, rows))
 
     def forget(self) -> None:
-        """Give up the shingles of the last call."""
+        """Give up the shingles that are held."""
         self._held = None
 
     def _made(self, kind: int, rows: Ints) -> ShingleSets:
@@ -159,6 +161,18 @@ def jaccard_kernel(hashes: Hashes, starts: Ints, left: int, right: int) -> float
         else:
             j += 1
     return float(common / (total - common))
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _take(hashes: Hashes, starts: Ints, places: Ints) -> tuple[Hashes, Ints]:
+    """Hashes and starts of some sets."""
+    bounds = np.zeros(len(places) + 1, np.int64)
+    for k in range(len(places)):
+        bounds[k + 1] = bounds[k] + starts[places[k] + 1] - starts[places[k]]
+    taken = np.empty(bounds[-1], np.uint64)
+    for k in range(len(places)):
+        taken[bounds[k] : bounds[k + 1]] = hashes[starts[places[k]] : starts[places[k] + 1]]
+    return taken, bounds
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]

@@ -44,7 +44,7 @@ from ragray.distributed.stage import Job, Stage
 from ragray.distributed.task_errors import run_tasks
 from ragray.errors import DataError, WorkError
 from ragray.evaluation.data_report import write_data_report
-from ragray.schema import EvalQuestion, Passage, QARecord, records_of, table_of
+from ragray.schema import EvalQuestion, Passage, table_of
 
 _LIMIT_S = 24 * 3600.0
 
@@ -127,8 +127,8 @@ def finish(config: RunConfig, blocks: Blocks, links: Sequence[Links], folder: Pa
         written = write_tables(blocks, decided, data.max_records, folder)
         pq.write_table(leakage_table(blocks, decided), folder / "leakage.parquet", compression="zstd")
         if given is None:
-            test = pq.read_table(folder / "records.parquet", filters=[("split", "=", "test")])
-            questions = questions_of_test_split(records_of(QARecord, test))
+            names = ["id", "question", "answer", "lang", "group", "split"]
+            questions = questions_of_test_split(pq.read_table(folder / "records.parquet", columns=names))
         else:
             questions = resolve_questions(given, _known(blocks, decided, named or set()))
         drawn = draw_questions(questions, config.evaluate.max_questions, config.seed)
@@ -201,6 +201,7 @@ def _metrics(config: RunConfig, blocks: Blocks, decided: Decisions, written: Wri
         "banding": {"threshold": data.dedup.threshold, "bands": banding.bands, "rows": banding.rows},
         "leakage": {
             "tests": len(audit.test),
+            "sampled": int(audit.sampled.sum()),
             "leaked": int(audit.leaked.sum()),
             "leaked_share": round(audit.leaked_share, 6),
             "threshold": data.split.question_threshold,

@@ -74,7 +74,7 @@ def _svg(bars: _Bars) -> str:
         _plot(figure.add_subplot(), bars)
         add_legend(figure)
 
-    return draw_svg(plot, 3.5)
+    return draw_svg(plot, 3.5, below=0.15 if any("\n" in label for label in bars.metrics.values()) else 0.0)
 
 
 def _plot(axes: Axes, bars: _Bars) -> None:

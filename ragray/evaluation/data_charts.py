@@ -37,7 +37,8 @@ def draw_funnel(steps: Sequence[Step]) -> str:
         _name_bars(axes, [label for label, _, _ in steps])
         axes.set_xlim(0, 1.1 * most)
 
-    return draw_svg(plot, _bar_height(len(steps)))
+    widest = max((len(_drawable(label)) for label, _, _ in steps), default=0)
+    return draw_svg(plot, _bar_height(len(steps)), left=0.2 + 0.08 * widest)
 
 
 def draw_bars(counts: Mapping[str, int]) -> str:
@@ -50,6 +51,7 @@ def draw_bars(counts: Mapping[str, int]) -> str:
 
 def draw_before_after(panels: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[str]) -> str:
     """For each panel its counts before and after cleaning side by side, one group for each label."""
+    turned = len(labels) > 6
 
     def plot(figure: Figure) -> None:
         for place, (title, (before, after)) in enumerate(panels.items(), 1):
@@ -58,11 +60,11 @@ def draw_before_after(panels: Mapping[str, Sequence[Sequence[int]]], labels: Seq
             for shift, values, color, label in ((-0.21, before, _BEFORE, "before"), (0.21, after, _AFTER, "after")):
                 at = [group + shift for group in range(len(labels))]
                 axes.bar(at, values, 0.4, color=color, label=label if legend else None)
-            axes.set_xticks(range(len(labels)), labels, rotation=45 if len(labels) > 6 else 0)
+            axes.set_xticks(range(len(labels)), labels, rotation=45 if turned else 0)
             _count_axis(axes)
         add_legend(figure)
 
-    return draw_svg(plot, 3.4)
+    return draw_svg(plot, 3.4, below=0.25 if turned else 0.0)
 
 
 def draw_banding(banding: Banding, threshold: float) -> str:
@@ -156,7 +158,7 @@ def _name_bars(axes: Axes, labels: Sequence[str]) -> None:
 
 def _bar_height(bars: int) -> float:
     """Inches of a chart with so many horizontal bars."""
-    return 0.7 + 0.26 * bars
+    return 0.8 + 0.26 * bars
 
 
 def _drawable(label: str) -> str:

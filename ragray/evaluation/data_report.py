@@ -266,12 +266,14 @@ def _clusters(data: _Prepared) -> Section:
 def _leakage(data: _Prepared) -> Section:
     leakage = data.metrics["leakage"]
     columns = leakage["histogram"].values()
+    all_shown = leakage["sampled"] == leakage["tests"]
+    sampled = f"All {leakage['tests']:,}" if all_shown else f"{leakage['sampled']:,} of the {leakage['tests']:,}"
     bins = max(map(len, columns))
     rows: Rows = tuple(
         (f"{n / bins:.1f} to {(n + 1) / bins:.1f}", *(f"{column[n]:,}" for column in columns)) for n in range(bins)
     )
     note = (
-        f"For each of {leakage['tests']:,} test questions, the nearest training question. {leakage['leaked']:,} "
+        f"{sampled} test questions by the nearest training question. Of all, {leakage['leaked']:,} "
         f"({leakage['leaked_share']:.2%}) are leaks: equal, with a Jaccard similarity of at least "
         f"{leakage['threshold']:g}, or with a TF-IDF cosine of at least {leakage['cosine_threshold']:g}."
     )

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 8.2  # inches
+WIDTH = 8.2  # inches, as are all lengths here
+_TOP, _RIGHT, _LABELS, _LEGEND = 0.3, 0.15, 0.5, 0.3
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a "$" in a label is a dollar
     "svg.hashsalt": "ragray",
@@ -30,17 +31,21 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def draw_svg(plot: Callable[[Figure], None], height: float) -> str:
-    """The SVG text of a figure that `plot` fills; `height` in inches."""
+def draw_svg(plot: Callable[[Figure], None], height: float, left: float = 0.75, below: float = 0.0) -> str:
+    """The SVG text of a figure that `plot` fills, with a margin of `left`, and `below` more than usual under the axes.
+
+    Margins are given, as a layout that measures all labels takes longer than drawing them.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height))
         plot(figure)
+        bottom = _LABELS + below + (_LEGEND if figure.legends else 0.0)
+        figure.subplots_adjust(left / WIDTH, bottom / height, 1 - _RIGHT / WIDTH, 1 - _TOP / height, wspace=0.25)
         stream = io.StringIO()
-        # `savefig` would draw everything twice, the first time for the layout, which drawing does by itself.
         canvas: Any = FigureCanvasSVG(figure)
         canvas.print_svg(stream, metadata={"Date": None, "Creator": None})
     return stream.getvalue()
@@ -55,4 +60,4 @@ def add_grid(axes: Axes, axis: Literal["x", "y"]) -> None:
 
 def add_legend(figure: Figure) -> None:
     """The legend below the axes."""
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    figure.legend(loc="lower center", ncols=3, frameon=False, fontsize=8.5)

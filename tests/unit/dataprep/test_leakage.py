@@ -88,3 +88,28 @@ def test_nearest_is_the_maximum_as_scikit_learn_sees_it(texts: list[str]) -> Non
         if len(sets.of(n)) and not equal[n]:
             near = max(sets.jaccard(n, half + m) if len(sets.of(half + m)) else 0.0 for m in range(len(train)))
             assert found.jaccard[n] == pytest.approx(near)
+
+
+@pytest.mark.parametrize("size", [1, 40])
+def test_a_sample_loses_no_leak_and_none_of_the_worst_pairs(size: int) -> None:
+    chance = np.random.default_rng(5)
+    words = ["".join(chance.choice(list("abcdefghij"), 5)) for _ in range(200)]
+    drawn = [chance.choice(words, 7) for _ in range(600)]
+    near = [[*text[:6], "other"] for text in drawn[300:330]]  # Jaccard 6/8: a leak, and never equal
+    far = [[*text[:3], "one", "or", "two"] for text in drawn[330:360]]
+    test, train = ([" ".join(text) for text in half] for half in ([*near, *far, *drawn[:240]], drawn[300:]))
+    full, found = audit(test, train), audit(test, train, audit_sample=size)
+    assert full.sampled.all()
+    assert found.sampled.sum() == size
+    assert found.leaked.tolist() == full.leaked.tolist() == [True] * 30 + [False] * 270
+    assert found.worst() == full.worst()
+    assert found.jaccard[found.sampled].tolist() == full.jaccard[found.sampled].tolist()
+    assert found.cosine_of[found.sampled].tolist() == full.cosine_of[found.sampled].tolist()
+    assert [sum(bins) for bins in found.histogram().values()] == [size, size]
+
+
+def test_the_sample_follows_the_questions_not_their_order() -> None:
+    test = [f"question number {n}" for n in range(50)]
+    train = ["another question"]
+    first, second = (audit(asked, train, audit_sample=7) for asked in (test, test[::-1]))
+    assert first.sampled.tolist() == second.sampled.tolist()[::-1]

@@ -4,7 +4,7 @@ import pytest
 
 from ragray.dataprep.questions import Known, draw_questions, questions_of_test_split, read_questions, resolve_questions
 from ragray.errors import DataError
-from ragray.schema import EvalQuestion, QARecord
+from ragray.schema import EvalQuestion, QARecord, table_of
 
 RECORDS = [
     QARecord("faq-0001", "Q1?", "A1.", "en", "f", 1, "g", "test"),
@@ -52,7 +52,7 @@ def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
 
 
 def test_the_test_split_asks_itself() -> None:
-    found = questions_of_test_split(RECORDS)
+    found = questions_of_test_split(table_of(QARecord, RECORDS))
     assert [(q.query_id, q.answer_ids) for q in found] == [
         ("faq-0001", ("faq-0001", "faq-0003")), ("faq-0003", ("faq-0003", "faq-0001")),
     ]  # fmt: skip

@@ -66,3 +66,25 @@ def test_long_texts_and_slices_of_columns() -> None:
 def test_jaccard_counts_shared_shingles() -> None:
     sets = record_shingles(["a b c d", "a b c x y"])
     assert sets.jaccard(0, 1) == pytest.approx(1 / 4)
+
+
+@pytest.mark.parametrize("kind", [QUESTION, RECORD])
+def test_some_of_the_texts_have_the_shingles_they_have_among_all(kind: int) -> None:
+    pieces = [columns_of(["how do I reset it", "怎样安装软件"]), columns_of(["", "no", "a b c d"])]
+    fresh = Texts(pieces).only(np.array([1, 2, 4]))  # makes its own
+    texts = Texts(pieces)
+    whole = texts.sets(kind, np.arange(5))
+    shared = texts.only(np.array([1, 2, 4]))  # takes from what is held
+    for few in (fresh, shared):
+        assert len(few) == 3
+        for rows in ([0, 2], [0, 1, 2], [1]):
+            found = few.sets(kind, np.array(rows))
+            expected = [whole.of([1, 2, 4][row]).tolist() for row in rows]
+            assert [found.of(n).tolist() for n in range(len(rows))] == expected
+
+
+def test_sets_taken_in_any_order_and_twice() -> None:
+    sets = question_shingles(["abcde", "", "怎样安装"])
+    taken = sets.take(np.array([2, 0, 1, 2]))
+    assert [taken.of(n).tolist() for n in range(4)] == [sets.of(n).tolist() for n in (2, 0, 1, 2)]
+    assert len(sets.take(np.array([], np.int64)).starts) == 1

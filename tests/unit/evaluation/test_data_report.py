@@ -88,7 +88,7 @@ METRICS = {
     "steps": {"html": 2, "whitespace": 11},
     "step_examples": {"html": [["<p>A</p>", "A"]], "whitespace": [["A\u3000B", "A B"], [" C", "C"]]},
     "leakage": {
-        "tests": 1, "leaked": 1, "leaked_share": 1.0, "threshold": 0.7, "cosine_threshold": 0.97,
+        "tests": 1, "sampled": 1, "leaked": 1, "leaked_share": 1.0, "threshold": 0.7, "cosine_threshold": 0.97,
         "histogram": {"jaccard": [0] * 7 + [1, 0, 0], "cosine": [0] * 5 + [1] + [0] * 4},
     },
     "banding": {"threshold": 0.85, "bands": 16, "rows": 8},
@@ -196,6 +196,15 @@ def test_leaks_and_splits(page):
     ]
 
 
+@pytest.mark.parametrize(("sampled", "said"), [(2500, "All 2,500 test"), (1000, "1,000 of the 2,500 test")])
+def test_the_report_says_which_test_questions_the_histogram_shows(tmp_path, sampled, said):
+    folder = write_tables(tmp_path / "prepare")
+    leakage = {**METRICS["leakage"], "tests": 2500, "sampled": sampled, "leaked": 5, "leaked_share": 0.002}
+    write_data_report(folder, "shop", COUNTS, {**METRICS, "leakage": leakage})
+    note = f"{said} questions by the nearest training question. Of all, 5 (0.20%) are leaks"
+    assert note in (folder / "report.md").read_text()
+
+
 def test_many_sources_become_one_row(tmp_path):
     one = {"rows_in": 2, "records": 1, "rejected": 1, "duplicates": 0}
     folder = write_tables(tmp_path / "prepare")
@@ -236,7 +245,7 @@ def test_an_empty_data_set_has_a_report(tmp_path):
     metrics = {
         **METRICS, "sources": {}, "steps": {}, "step_examples": {}, "languages": {"before": {}, "after": {}},
         "lengths": dict.fromkeys(METRICS["lengths"], nothing),
-        "leakage": {**METRICS["leakage"], "tests": 0, "leaked": 0, "leaked_share": 0.0,
+        "leakage": {**METRICS["leakage"], "tests": 0, "sampled": 0, "leaked": 0, "leaked_share": 0.0,
                     "histogram": {"jaccard": nothing, "cosine": nothing}},
     }  # fmt: skip
     write_data_report(folder, "shop", dict.fromkeys(COUNTS, 0), metrics)
