@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import Case, Outcome, Work, main, record_options
-from texts import joined, read_pairs, write_rows
+from texts import joined, read_pairs, read_tables, write_rows, write_tables
 
 if TYPE_CHECKING:
     from ragray.config import RunConfig
@@ -87,6 +87,8 @@ def _scratch() -> Path:
 
 def _inputs(args: argparse.Namespace, count: int | None, path: Path) -> int:
     """Write the first records as the Parquet file that ragray reads; how many they are."""
+    if args.records.suffix == ".parquet":
+        return write_tables(read_tables(args.records, count), path)
     pairs = read_pairs(args.records, count)
     write_rows([{"question": question, "answer": answer} for question, answer in pairs], path)
     return len(pairs)

@@ -3,7 +3,8 @@
 In: real pairs (`--data`), or synthetic ones. Out: as many records as wanted: a tenth exact copies of earlier ones, a
 tenth near copies (one word changed), the rest a real pair with some foreign words put in, so that it is new.
 Four in a hundred hold HTML, three full-width letters, two mojibake with invisible characters. The same seed
-gives the same records.
+gives the same records. With `--short`, questions and answers are cut before words are put in: about 60 and 130
+characters. Copies are of the last 100,000 that were drawn, so that memory does not grow with the count.
 
   python benchmarks/records.py --data FOLDER --count 100000 --out records.parquet
 """
@@ -11,17 +12,20 @@ gives the same records.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 from texts import HAN, Pair, base_pairs, write_rows
 
+_REMEMBERED = 100_000
+_SHORT_QUESTION, _SHORT_ANSWER = 40, 60  # characters
 _SOME_HAN = "的一是不了人我在有他这"
 _FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 
 
 class Generator:
-    """Draws records one after another; what it drew before is what it copies."""
+    """Draws records one after another; what it drew lately is what it copies."""
 
     def __init__(self, pairs: list[Pair], seed: int) -> None:
         self.chance = Random(seed)
@@ -34,9 +38,12 @@ class Generator:
     def draw(self) -> Pair:
         """The next record."""
         share = self.chance.random()
-        pair = self._clean_pair(share)
-        self.drawn.append(_soiled(*pair, share))
-        return self.drawn[-1]
+        pair = _soiled(*self._clean_pair(share), share)
+        if len(self.drawn) < _REMEMBERED:
+            self.drawn.append(pair)
+        else:
+            self.drawn[self.chance.randrange(_REMEMBERED)] = pair
+        return pair
 
     def _clean_pair(self, share: float) -> Pair:
         if share < 0.10 and self.drawn:
@@ -78,11 +85,12 @@ def _soiled(question: str, answer: str, share: float) -> Pair:
     return question, answer
 
 
-def make_records(pairs: list[Pair], count: int, seed: int) -> list[dict[str, object]]:
+def make_records(pairs: list[Pair], count: int, seed: int) -> Iterator[dict[str, object]]:
     """`count` records with the keys id (int), question and answer."""
     generator = Generator(pairs, seed)
-    drawn = (generator.draw() for _ in range(count))
-    return [{"id": number, "question": question, "answer": answer} for number, (question, answer) in enumerate(drawn)]
+    for number in range(count):
+        question, answer = generator.draw()
+        yield {"id": number, "question": question, "answer": answer}
 
 
 def main() -> None:
@@ -90,10 +98,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, help="folder with *.jsonl.gz of question-answer records; else synthetic")
     parser.add_argument("--count", type=int, default=100_000, help="records")
+    parser.add_argument("--short", action="store_true", help="short questions and answers")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True, help=".parquet or .jsonl")
     args = parser.parse_args()
-    write_rows(make_records(base_pairs(args.data, args.seed), args.count, args.seed), args.out)
+    pairs = base_pairs(args.data, args.seed)
+    if args.short:
+        pairs = [(question[:_SHORT_QUESTION], answer[:_SHORT_ANSWER]) for question, answer in pairs]
+    write_rows(make_records(pairs, args.count, args.seed), args.out)
     print(f"{args.count:,} records in {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
 
 

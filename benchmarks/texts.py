@@ -9,7 +9,8 @@ import gzip
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 Pair = tuple[str, str]
 
 HAN = re.compile("[\u4e00-\u9fff]")
+_GROUP_ROWS = 65_536
 _SHORTEST, _LONGEST_QUESTION, _LONGEST_ANSWER = 9, 300, 500
 _SYLLABLES = [
     "ka", "lo", "mi", "tu", "ren", "sa", "vel", "dor", "pin", "gra", "sho", "ne", "bu", "ti", "ral", "mon", "fe",
@@ -98,11 +100,51 @@ def joined(pairs: list[Pair]) -> list[str]:
     return [f"{question}\n{answer}" for question, answer in pairs]
 
 
-def write_rows(rows: list[dict[str, object]], path: Path) -> None:
-    """Write rows as Parquet or JSONL, by the ending of the path."""
+def write_rows(rows: Iterable[Mapping[str, object]], path: Path) -> None:
+    """Write rows as Parquet or JSONL, by the ending of the path; as they come, so that memory does not grow.
+
+    Raises:
+        ValueError: there are no rows for a Parquet file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd", row_group_size=65_536)
+        groups = (pa.Table.from_pylist(group) for group in _groups(rows))
+        write_tables(groups, path)
         return
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_tables(tables: Iterable[pa.Table], path: Path) -> int:
+    """Write tables with the same columns as one Parquet file; how many rows they are.
+
+    Raises:
+        ValueError: there is no table.
+    """
+    tables = iter(tables)
+    if (first := next(tables, None)) is None:
+        raise ValueError(f"{path}: no rows to write")
+    rows = 0
+    with pq.ParquetWriter(path, first.schema, compression="zstd") as file:
+        for table in chain([first], tables):
+            file.write_table(table)
+            rows += len(table)
+    return rows
+
+
+def read_tables(path: Path, limit: int | None = None) -> Iterator[pa.Table]:
+    """The columns question and answer of a Parquet file, at most `limit` rows, a part at a time."""
+    left = limit
+    for batch in pq.ParquetFile(path).iter_batches(_GROUP_ROWS, columns=["question", "answer"]):
+        table = pa.Table.from_batches([batch]).slice(0, left)
+        if left is not None:
+            left -= len(table)
+        yield table
+        if left == 0:
+            return
+
+
+def _groups(rows: Iterable[Mapping[str, object]]) -> Iterator[list[Mapping[str, object]]]:
+    rows = iter(rows)
+    while group := list(islice(rows, _GROUP_ROWS)):
+        yield group

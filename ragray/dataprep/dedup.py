@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from ragray.config_data import DedupConfig
 from ragray.dataprep.hashing import Hashes
-from ragray.dataprep.linking import Components, buckets_of, link_similar
+from ragray.dataprep.linking import Components, buckets_of, link_similar, members_of
 from ragray.dataprep.minhash import Banding, banding_for
 from ragray.dataprep.shingles import ShingleSets, Texts
 from ragray.dataprep.tokens import (
@@ -155,7 +155,7 @@ def _similarities(left: Ints, right: Ints, texts: Texts, settings: DedupConfig) 
     best = np.zeros(len(left))
     for start in range(0, len(left), _ROOM):
         part = slice(start, start + _ROOM)
-        rows = np.unique(np.concatenate([left[part], right[part]]))
+        rows = members_of([left[part], right[part]], len(texts))
         at_left, at_right = np.searchsorted(rows, left[part]), np.searchsorted(rows, right[part])
         for by in settings.by:
             found = texts.sets(KINDS[by], rows).jaccards(at_left, at_right)

@@ -67,7 +67,10 @@ def sort_distinct(values: Hashes, n: int, out: Hashes, bounds: Ints) -> int:
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def number_hashes(hashes: Hashes) -> tuple[Slots, Ints, int]:
     """Number hashes from 0 as they first occur: (table for `numbers_of`, number of each, how many)."""
-    held, number = np.empty(1 << 16, np.uint64), np.full(1 << 16, -1, np.int64)
+    size = 1 << 16
+    while 4 * size < len(hashes):  # hashes repeat: most often this is enough
+        size *= 2
+    held, number = np.empty(size, np.uint64), np.full(size, -1, np.int64)
     numbers, count = np.empty(len(hashes), np.int64), 0
     for k in range(len(hashes)):
         slot = _slot(hashes[k], held, number)

@@ -25,10 +25,12 @@ from ragray.dataprep.tokens import QUESTION, Ints
 WORST = 20
 BINS = 10
 Floats = npt.NDArray[np.float64]
+Owners = npt.NDArray[np.int32]
 
 _SLICE = 1 << 20  # training questions that are compared at once
 _LONG = 64  # a shorter list is read without thinking
 _ROUNDING = 1e-9
+_COUNT_AT, _UNIT = 40, float(1 << 16)  # where the count stands in a packed number; parts of a squared weight in it
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class _Postings:
 
     slots: Slots
     bounds: Ints
-    owners: Ints
+    owners: Owners
     weights: Floats  # idf by shingle
     starts: Ints
     terms: Ints  # of text i: terms[starts[i]:starts[i + 1]]
@@ -171,13 +173,13 @@ class _Best:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _lists(terms: Ints, starts: Ints, count: int) -> tuple[Ints, Ints]:
+def _lists(terms: Ints, starts: Ints, count: int) -> tuple[Ints, Owners]:
     """(bounds, texts) of the lists of `count` terms, each with its texts in ascending order."""
     bounds = np.zeros(count + 1, np.int64)
     for term in terms:
         bounds[term + 1] += 1
     bounds = np.cumsum(bounds)
-    following, texts = bounds.copy(), np.empty(len(terms), np.int64)
+    following, texts = bounds.copy(), np.empty(len(terms), np.int32)
     for text in range(len(starts) - 1):
         for term in terms[starts[text] : starts[text + 1]]:
             texts[following[term]] = text
@@ -196,9 +198,8 @@ def _nearest(  # type: ignore[no-untyped-def]
     With r of n shingles left, a text that has none of the others has a Jaccard similarity of at most r / n, and by
     Cauchy and Schwarz a cosine of at most the length of what is left over the length of all.
     """
-    shared = np.zeros(len(numbers), np.int64)
-    products = np.zeros(len(numbers))
-    touched = np.empty(len(numbers), np.int64)
+    gathered = np.zeros(len(numbers), np.int64)  # see `_packed`
+    touched = np.empty(len(numbers), np.int32)
     asked_for = np.zeros(len(squares), np.bool_)
     sizes = np.diff(starts)
     for asking in range(len(rows)):
@@ -217,24 +218,32 @@ def _nearest(  # type: ignore[no-untyped-def]
             begin, end = bounds[asked[done]], bounds[asked[done] + 1]
             if end - begin > _LONG and work >= next_look:
                 next_look = work + work // 2 + 1
-                for other in _likeliest(touched[:count], shared, products, size, sizes, lengths):
+                for other in _likeliest(touched[:count], gathered, size, sizes, lengths):
                     both, weight = _common(terms[starts[other] : starts[other + 1]], asked_for, squares)
                     best_near = max(best_near, both / (size + sizes[other] - both))
                     best_angle = max(best_angle, weight / (length * lengths[other]))
                 continue
+            added = _packed(squares[asked[done]])
             for other in owners[begin:end]:
-                if shared[other] == 0:
+                if gathered[other] == 0:
                     touched[count] = other
                     count += 1
-                shared[other] += 1
-                products[other] += squares[asked[done]]
+                gathered[other] += added
             left -= squares[asked[done]]
             work += end - begin
             done += 1
+        unread = _packed(left / (len(asked) - done)) * (len(asked) - done) if done < len(asked) else 0
         for other in touched[:count]:
-            most = min(shared[other] + len(asked) - done, sizes[other])
-            most_angle = (products[other] + left) / (length * lengths[other])
-            if most >= best_near * (size + sizes[other] - most) - _ROUNDING or most_angle >= best_angle - _ROUNDING:
+            shared, product = _unpacked(gathered[other] + unread)
+            gathered[other] = 0
+            # no text has a smaller union than the asked one alone, nor is shorter than what it shares
+            if shared < best_near * size - _ROUNDING and product < (best_angle * length) ** 2 - _ROUNDING:
+                continue
+            most = min(shared, sizes[other])
+            if (
+                most >= best_near * (size + sizes[other] - most) - _ROUNDING
+                or product >= (best_angle - _ROUNDING) * length * lengths[other]
+            ):
                 both, weight = _common(terms[starts[other] : starts[other + 1]], asked_for, squares)
                 near, angle = both / (size + sizes[other] - both), weight / (length * lengths[other])
                 number = numbers[other]
@@ -243,9 +252,19 @@ def _nearest(  # type: ignore[no-untyped-def]
                     jaccard[text], jaccard_of[text] = near, number
                 if angle >= least_angle and _is_nearer(angle, number, cosine[text], cosine_of[text]):
                     cosine[text], cosine_of[text] = angle, number
-            shared[other] = 0
-            products[other] = 0.0
         asked_for[asked] = False
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _packed(square: float) -> np.int64:
+    """One shared shingle and its squared weight, rounded up, as a number that can be added: 23 and 40 bits."""
+    return np.int64(1 << _COUNT_AT) + np.int64(np.ceil(max(square, 0.0) * _UNIT))
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _unpacked(sum_of: int) -> tuple[int, float]:
+    """How many shingles, and at least the sum of their squared weights."""
+    return sum_of >> _COUNT_AT, (sum_of & ((1 << _COUNT_AT) - 1)) / _UNIT
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -267,21 +286,20 @@ def _is_nearer(value: float, number: int, best: float, best_number: int) -> bool
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _rare_first(terms: Ints, bounds: Ints) -> Ints:
-    """Terms by the length of their lists; equal lengths as they stand."""
-    return terms[np.argsort(bounds[terms + 1] - bounds[terms], kind="mergesort")]
+    """Terms by the length of their lists; equal lengths by their numbers."""
+    keys = np.sort((bounds[terms + 1] - bounds[terms] << np.int64(32)) | terms)
+    return keys & np.int64(0xFFFFFFFF)
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _likeliest(  # type: ignore[no-untyped-def]
-    touched, shared, products, size, sizes, lengths
-):
+def _likeliest(touched: Owners, gathered: Ints, size: int, sizes: Ints, lengths: Floats) -> Ints:
     """Of the texts touched so far, at most two: the nearest until now by Jaccard similarity and by cosine."""
     found = np.full(2, -1, np.int64)
     near, angle = 0.0, 0.0
     for other in touched:
-        ratio = shared[other] / (size + sizes[other] - shared[other])
-        if ratio > near:
-            near, found[0] = ratio, other
-        if products[other] > angle * lengths[other]:
-            angle, found[1] = products[other] / lengths[other], other
+        shared, product = _unpacked(gathered[other])
+        if shared > near * size and shared > near * (size + sizes[other] - shared):
+            near, found[0] = shared / (size + sizes[other] - shared), other
+        if product > angle * angle and product > angle * lengths[other]:
+            angle, found[1] = product / lengths[other], other
     return found[found >= 0]

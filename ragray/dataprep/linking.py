@@ -80,7 +80,7 @@ def link_similar(buckets: Iterable[tuple[Ints, Ints]], sets_of: SetsOf, threshol
     held = [bucket for bucket in buckets if len(bucket[0])]
     if not held:
         return
-    texts = np.unique(np.concatenate([members for members, _ in held]))
+    texts = members_of([members for members, _ in held], len(into.parents))
     sets = sets_of(texts)
     maps = np.zeros((len(texts), _WORDS), np.uint64)
     _bitmaps(sets.hashes, sets.starts, maps)
@@ -89,6 +89,14 @@ def link_similar(buckets: Iterable[tuple[Ints, Ints]], sets_of: SetsOf, threshol
     place[texts] = np.arange(len(texts))
     for members, starts in held:
         _link(sets.hashes, sets.starts, maps, folds, members, place, starts, threshold, into.parents)
+
+
+def members_of(parts: Iterable[Ints], count: int) -> Ints:
+    """The distinct numbers in the parts, ascending; all are below `count`."""
+    held = np.zeros(count, np.bool_)
+    for part in parts:
+        held[part] = True
+    return np.flatnonzero(held)
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]

@@ -54,7 +54,7 @@ class ShingleSets:
 def sets_of(columns: Columns, kind: int, rows: Ints | None = None) -> ShingleSets:
     """The shingles of all texts of the columns, or of those in `rows`."""
     chosen = np.arange(len(columns[0])) if rows is None else rows
-    return ShingleSets(*shingles_of(columns, chosen, kind))
+    return ShingleSets(*shingles_of([(columns, chosen)], kind))
 
 
 class Texts:
@@ -95,14 +95,12 @@ class Texts:
 
     def _made(self, kind: int, rows: Ints) -> ShingleSets:
         edges = np.searchsorted(rows, self.starts)
-        parts = [
-            shingles_of(piece, rows[edges[n] : edges[n + 1]] - self.starts[n], kind)
+        wanted = [
+            (piece, rows[edges[n] : edges[n + 1]] - self.starts[n])
             for n, piece in enumerate(self.pieces)
             if edges[n] < edges[n + 1]
         ]
-        sizes = np.concatenate([np.diff(starts) for _, starts in parts]) if parts else np.empty(0, np.int64)
-        hashes = np.concatenate([hashes for hashes, _ in parts]) if parts else np.empty(0, np.uint64)
-        return ShingleSets(hashes, np.concatenate(([0], np.cumsum(sizes))).astype(np.int64))
+        return ShingleSets(*shingles_of(wanted, kind))
 
 
 def record_shingles(texts: Iterable[str]) -> ShingleSets:
@@ -120,7 +118,9 @@ def question_shingles(texts: Iterable[str]) -> ShingleSets:
 
 def count_shingles(sets: ShingleSets) -> Counts:
     """uint32 [2**22]: how often shingles occur, by their low bits. Counts of parts are added."""
-    return np.bincount((sets.hashes & np.uint64(_COUNTERS - 1)).astype(np.int64), minlength=_COUNTERS).astype(np.uint32)
+    counts = np.zeros(_COUNTERS, np.uint32)
+    _count(sets.hashes, counts)
+    return counts
 
 
 def prefix_keys(sets: ShingleSets, texts: Ints, counts: Counts, threshold: float) -> tuple[Hashes, Ints]:
@@ -161,6 +161,12 @@ def jaccard_kernel(hashes: Hashes, starts: Ints, left: int, right: int) -> float
         else:
             j += 1
     return float(common / (total - common))
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _count(hashes: Hashes, counts: Counts) -> None:
+    for value in hashes:
+        counts[value & np.uint64(len(counts) - 1)] += np.uint32(1)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]

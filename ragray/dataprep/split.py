@@ -77,7 +77,7 @@ def link_questions(texts: Texts, among: Ints, threshold: float, into: Components
         keys, owners = [], []
         for rows in pieces:
             found, texts_of = prefix_keys(texts.sets(QUESTION, rows), rows, counts, threshold)
-            mine = found % np.uint64(shares) == np.uint64(share)
+            mine = found % np.uint64(shares) == np.uint64(share) if shares > 1 else slice(None)
             keys.append(found[mine])
             owners.append(texts_of[mine])
         buckets = [buckets_of(np.concatenate(keys), np.concatenate(owners))]

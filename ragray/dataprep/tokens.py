@@ -126,11 +126,15 @@ def question_bands(questions: pa.Array, permutations: Permutations) -> Hashes:
     return out
 
 
-def shingles_of(columns: Columns, rows: Ints, kind: int) -> tuple[Hashes, Ints]:
-    """The distinct shingles of the texts in `rows`, each ascending, end to end, and where each text begins."""
-    (data, ends), (more, more_ends) = map(_buffers, columns)
-    starts = np.zeros(len(rows) + 1, np.int64)
-    return _shingle_sets(data, ends, more, more_ends, _codes(), kind, rows, starts), starts
+def shingles_of(pieces: Sequence[tuple[Columns, Ints]], kind: int) -> tuple[Hashes, Ints]:
+    """The distinct shingles of some rows of each piece, each ascending, end to end, and where each text begins."""
+    count = sum(len(rows) for _, rows in pieces)
+    hashes, starts, done = np.empty(64 * count, np.uint64), np.zeros(count + 1, np.int64), 0
+    for columns, rows in pieces:
+        (data, ends), (more, more_ends) = map(_buffers, columns)
+        hashes = _shingle_sets(data, ends, more, more_ends, _codes(), kind, rows, hashes, starts[done:])
+        done += len(rows)
+    return hashes[: starts[-1]], starts
 
 
 def columns_of(texts: Iterable[str], others: Sequence[str] | None = None) -> Columns:
@@ -303,11 +307,12 @@ def _question_bands(data, ends, codes, factors, offsets, rows, out):  # type: ig
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _shingle_sets(data, ends, more, more_ends, codes, kind, rows, starts):  # type: ignore[no-untyped-def]
+def _shingle_sets(data, ends, more, more_ends, codes, kind, rows, hashes, starts):  # type: ignore[no-untyped-def]
+    """Write shingles to `hashes` from `starts[0]` on, and the ends of the texts to `starts`. Returns `hashes`, or a
+    larger array in its place."""
     scratch = np.empty(1 << 14, np.uint64)
     bounds = np.empty(1 << 16, np.int64)
-    hashes = np.empty(64 * len(rows) + 64, np.uint64)
-    at = 0
+    at = starts[0]
     for n in range(len(rows)):
         row = rows[n]
         scratch = _room(ends, more_ends, row, scratch)
@@ -322,4 +327,4 @@ def _shingle_sets(data, ends, more, more_ends, codes, kind, rows, starts):  # ty
             hashes = larger
         at += sort_distinct(scratch, total, hashes[at:], bounds)
         starts[n + 1] = at
-    return hashes[:at].copy()
+    return hashes

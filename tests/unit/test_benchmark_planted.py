@@ -81,8 +81,8 @@ def test_planted_leaks_are_what_they_are_called() -> None:
 
 def test_records_repeat_by_seed_and_have_their_shares_of_copies(tmp_path: Path) -> None:
     pairs = synthetic_pairs(500, 2)
-    rows = make_records(pairs, 4000, 3)
-    assert rows == make_records(pairs, 4000, 3) != make_records(pairs, 4000, 4)
+    rows = list(make_records(pairs, 4000, 3))
+    assert rows == list(make_records(pairs, 4000, 3)) != list(make_records(pairs, 4000, 4))
     texts = Counter((row["question"], row["answer"]) for row in rows)
     assert 0.07 < 1 - len(texts) / len(rows) < 0.13  # a tenth is copied
     assert 0.02 < sum(str(row["answer"]).startswith("<p>") for row in rows) / len(rows) < 0.07
