@@ -42,6 +42,7 @@ class Arm:
     steps: list[int] = field(default_factory=list)
     variants: list[int] = field(default_factory=list)
     refused: list[int] = field(default_factory=list)
+    unusable: list[int] = field(default_factory=list)  # replies of the writer
 
     def add(self, outcomes: Mapping[str, Outcome]) -> None:
         """Take the figures of one finished chain."""
@@ -52,7 +53,8 @@ class Arm:
         augmented = outcomes["augment"]["counts"]
         self.steps.append(outcomes["train"]["counts"]["steps"])
         self.variants.append(augmented["variants"])
-        self.refused.append(sum(n for name, n in augmented.items() if name.startswith("refused.")))
+        self.refused.append(_sum(augmented, "refused."))
+        self.unusable.append(_sum(augmented, "writer.bad."))
 
     def means(self) -> list[float]:
         """The mean over the seeds of each question."""
@@ -93,10 +95,14 @@ def rows_of(arms: Mapping[str, Arm]) -> list[str]:
             "" if name == OFF else f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f}), p {found.p_value:.4f}"
         )
         rows.append(
-            f"| {name} | {mean(arm.variants):.0f} | {mean(arm.refused):.0f} | {mean(arm.steps):.0f} "
+            f"| {name} | {mean(arm.variants):.0f} | {mean(arm.refused):.0f} | {mean(arm.unusable):.0f} | {mean(arm.steps):.0f} "
             f"| {mean(values):.3f} | {seeds} | {'' if name == OFF else told} |"
         )
     return rows
+
+
+def _sum(counts: Mapping[str, int], prefix: str) -> int:
+    return sum(count for name, count in counts.items() if name.startswith(prefix))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,7 +118,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for seed in range(FIRST_SEED, FIRST_SEED + args.seeds):
             run_seed(args.config, args.output or Path(folder), seed, arms)
             print(f"seed {seed} done", file=sys.stderr, flush=True)
-    columns = ("variants", "kept", "refused", "steps", "F1", "F1 by seed", "against off, with 95 % interval")
+    columns = (
+        "variants",
+        "kept",
+        "refused",
+        "unusable replies",
+        "steps",
+        "F1",
+        "F1 by seed",
+        "against off, with 95 % interval",
+    )
     setting = f"{args.config.name}, {args.seeds} seeds, {len(arms[OFF].f1)} answerable held-out questions"
     publish("variants", setting, columns, rows_of(arms), not args.no_record)
 
