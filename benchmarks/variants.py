@@ -95,8 +95,8 @@ def rows_of(arms: Mapping[str, Arm]) -> list[str]:
             "" if name == OFF else f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f}), p {found.p_value:.4f}"
         )
         rows.append(
-            f"| {name} | {mean(arm.variants):.0f} | {mean(arm.refused):.0f} | {mean(arm.unusable):.0f} | {mean(arm.steps):.0f} "
-            f"| {mean(values):.3f} | {seeds} | {'' if name == OFF else told} |"
+            f"| {name} | {mean(arm.variants):.0f} | {mean(arm.refused):.0f} | {mean(arm.unusable):.0f} "
+            f"| {mean(arm.steps):.0f} | {mean(values):.3f} | {seeds} | {'' if name == OFF else told} |"
         )
     return rows
 
