@@ -4,7 +4,7 @@ In: real pairs (`--data`), or synthetic ones. Out: as many records as wanted: a 
 tenth near copies (one word changed), the rest a real pair with some foreign words put in, so that it is new.
 Four in a hundred hold HTML, three full-width letters, two mojibake with invisible characters. The same seed
 gives the same records. With `--short`, questions and answers are cut before words are put in: about 60 and 130
-characters. Copies are of the last 100,000 that were drawn, so that memory does not grow with the count.
+characters. Copies are of 100,000 earlier ones, chosen at random, so that memory does not grow with the count.
 
   python benchmarks/records.py --data FOLDER --count 100000 --out records.parquet
 """
@@ -25,7 +25,7 @@ _FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 
 
 class Generator:
-    """Draws records one after another; what it drew lately is what it copies."""
+    """Draws records one after another; what it drew before is what it copies."""
 
     def __init__(self, pairs: list[Pair], seed: int) -> None:
         self.chance = Random(seed)

@@ -1,9 +1,10 @@
 """What question variants give the tuned model: the demo trained without them, with those of rules, and with a writer's.
 
-In: a run's YAML file, by default the bundled demo. Each arm runs the whole chain in a folder of its own, for several
-seeds; all seeds of an arm answer the same held-out questions. Out: a Markdown table of the token F1 with retrieval,
-a question's value being its mean over the seeds, and a paired comparison with the first arm. The writer is the engine
-that the rules' arm built. Takes about four minutes for each arm and seed on two CPUs; not a speed benchmark.
+In: a run's YAML file, by default the bundled demo. Each arm runs the whole chain for several seeds; stages that do not
+differ between arms run once. All answer the same held-out questions. Out: a Markdown table of the token F1 with
+retrieval, a question's value being its mean over the seeds, and a paired comparison with the first arm. The writer is
+the engine that the rules' arm built. Takes about three minutes for each arm and seed of the demo on two CPUs; not a
+speed benchmark.
 
   python benchmarks/variants.py --seeds 3
 """
@@ -25,6 +26,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from harness import publish
 
+from ragray.config_loading import load_config
 from ragray.evaluation.significance import Resampling
 from ragray.evaluation.summary import MAIN_CELL
 
@@ -72,16 +74,16 @@ def run_chain(config: Path, output: Path, settings: Mapping[str, object]) -> dic
 
 
 def run_seed(config: Path, output: Path, seed: int, arms: Mapping[str, Arm]) -> None:
-    """All arms with one seed; stages that do not differ are not run again."""
-    epochs = 2
-    ruled = run_chain(config, output, {"seed": seed, "train.epochs": epochs})
+    """All arms with one seed."""
+    ruled = run_chain(config, output, {"seed": seed})
     arms[RULES].add(ruled)
     off = {"seed": seed, "augment.variants_per_question": 0}
-    arms[OFF].add(run_chain(config, output, {**off, "train.epochs": epochs}))
+    arms[OFF].add(run_chain(config, output, off))
+    epochs = load_config(config).train.epochs
     more = max(1, round(epochs * arms[RULES].steps[-1] / arms[OFF].steps[-1]))
     arms[LONGER].add(run_chain(config, output, {**off, "train.epochs": more}))
     writer = {"augment.writer": "engine", "augment.engine": ruled["engine"]["artifact"]}
-    arms[ALL].add(run_chain(config, output, {"seed": seed, "train.epochs": epochs, **writer}))
+    arms[ALL].add(run_chain(config, output, {"seed": seed, **writer}))
 
 
 def rows_of(arms: Mapping[str, Arm]) -> list[str]:
@@ -91,9 +93,7 @@ def rows_of(arms: Mapping[str, Arm]) -> list[str]:
         values = arm.means()
         seeds = ", ".join(f"{mean(run):.3f}" for run in zip(*arm.f1.values(), strict=True))
         found = _RESAMPLING.compare(values, base, name)
-        told = (
-            "" if name == OFF else f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f}), p {found.p_value:.4f}"
-        )
+        told = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f}), p {found.p_value:.4f}"
         rows.append(
             f"| {name} | {mean(arm.variants):.0f} | {mean(arm.refused):.0f} | {mean(arm.unusable):.0f} "
             f"| {mean(arm.steps):.0f} | {mean(values):.3f} | {seeds} | {'' if name == OFF else told} |"
@@ -118,16 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for seed in range(FIRST_SEED, FIRST_SEED + args.seeds):
             run_seed(args.config, args.output or Path(folder), seed, arms)
             print(f"seed {seed} done", file=sys.stderr, flush=True)
-    columns = (
-        "variants",
-        "kept",
-        "refused",
-        "unusable replies",
-        "steps",
-        "F1",
-        "F1 by seed",
-        "against off, with 95 % interval",
-    )
+    compared = "against off, with 95 % interval"
+    columns = ("variants", "kept", "refused", "unusable replies", "steps", "F1", "F1 by seed", compared)
     setting = f"{args.config.name}, {args.seeds} seeds, {len(arms[OFF].f1)} answerable held-out questions"
     publish("variants", setting, columns, rows_of(arms), not args.no_record)
 

@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 from ragray.config_data import DataConfig
 from ragray.dataprep.blocks import Blocks
 from ragray.dataprep.dedup import RecordKeys, Verdicts, first_equal, link_duplicates, verdicts
+from ragray.dataprep.hashing import Ints
 from ragray.dataprep.leakage import Audit, audit_split
 from ragray.dataprep.linking import Components
 from ragray.dataprep.split import SPLITS, TEST, TRAIN, SplitRecords, Splits, split_columns
-from ragray.dataprep.tokens import Ints, byte_hashes
+from ragray.dataprep.tokens import byte_hashes
 from ragray.schema import stable_digest
 
 Flags = npt.NDArray[np.bool_]

@@ -17,20 +17,19 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from ragray.config_data import DedupConfig
-from ragray.dataprep.hashing import Hashes
+from ragray.dataprep.hashing import Hashes, Ints
 from ragray.dataprep.linking import Components, buckets_of, link_similar, members_of
 from ragray.dataprep.minhash import Banding, banding_for
 from ragray.dataprep.shingles import ShingleSets, Texts
-from ragray.dataprep.tokens import (
+from ragray.dataprep.tokens import (  # fmt: skip
     QUESTION,
     RECORD,
     Columns,
-    Ints,
     Permutations,
     columns_of,
     question_bands,
     record_hashes,
-)  # fmt: skip
+)
 from ragray.schema import Duplicate, QARecord
 
 KINDS: Mapping[str, int] = {"question_answer": RECORD, "question": QUESTION}

@@ -3,9 +3,9 @@
 In: questions with their splits, however they came to them. Out: for each test question its nearest training
 question by Jaccard similarity and by TF-IDF cosine, how many are leaks, a histogram, and the worst pairs.
 
-Every test question is compared with all training questions. What grows with the product of both is only to name the
-nearest of a question that has nothing near: with many test questions that is done for a sample of them, from which
-the histogram is drawn. Leaks and the worst pairs are those of all.
+Every test question is compared with all training questions. To name the nearest of a question that has nothing near
+costs most: with many test questions that is done for a sample of them, from which the histogram is drawn. Leaks and
+the worst pairs are those of all.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy.typing as npt
 from numba import njit
 
 from ragray.config_data import SplitConfig
-from ragray.dataprep.hashing import Hashes, Slots, number_hashes, numbers_of
+from ragray.dataprep.hashing import Hashes, Ints, Slots, number_hashes, numbers_of
 from ragray.dataprep.shingles import ShingleSets, Texts
-from ragray.dataprep.tokens import QUESTION, Ints
+from ragray.dataprep.tokens import QUESTION
 
 WORST = 20
 BINS = 10

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from ragray.dataprep.hashing import Hashes
+from ragray.dataprep.hashing import Hashes, Ints
 from ragray.dataprep.shingles import ShingleSets, jaccard_kernel
-from ragray.dataprep.tokens import Ints
 
 Bitmaps = npt.NDArray[np.uint64]  # [texts, _WORDS]
 SetsOf = Callable[[Ints], ShingleSets]  # the shingles of some texts

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from ragray.dataprep.blocks import Blocks, language_counts, length_counts, record_columns
 from ragray.dataprep.decisions import Decisions
 from ragray.dataprep.dedup import EXACT, NEAR
+from ragray.dataprep.hashing import Ints
 from ragray.dataprep.leakage import WORST
 from ragray.dataprep.split import SPLITS
-from ragray.dataprep.tokens import Ints
 from ragray.schema import Duplicate, QARecord, Rejected
 
 ROW_GROUP = 65_536

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from ragray.dataprep.hashing import Hashes
-from ragray.dataprep.tokens import QUESTION, RECORD, Columns, Ints, columns_of, shingles_of
+from ragray.dataprep.hashing import Hashes, Ints
+from ragray.dataprep.tokens import QUESTION, RECORD, Columns, columns_of, shingles_of
 
 Counts = npt.NDArray[np.uint32]
 

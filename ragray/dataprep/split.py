@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from numba import njit
 
 from ragray.config_data import SplitConfig
-from ragray.dataprep.hashing import Hashes
+from ragray.dataprep.hashing import Hashes, Ints
 from ragray.dataprep.linking import Components, buckets_of, link_similar
 from ragray.dataprep.shingles import Texts, count_shingles, prefix_keys
-from ragray.dataprep.tokens import QUESTION, Ints, byte_hashes, columns_of, text_hashes
+from ragray.dataprep.tokens import QUESTION, byte_hashes, columns_of, text_hashes
 from ragray.errors import WorkError
 from ragray.schema import QARecord
 

@@ -19,10 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from numba import njit
 
-from ragray.dataprep.hashing import Hashes, sequence, sort_distinct, spread
+from ragray.dataprep.hashing import Hashes, Ints, sequence, sort_distinct, spread
 from ragray.dataprep.language import HAN
 
-Ints = npt.NDArray[np.int64]
 Columns = tuple[pa.Array, pa.Array]  # a text is the one followed by the other, as on two lines
 
 RECORD, QUESTION = 0, 1  # shingles: of three tokens; of two letters (Chinese) or four
