@@ -116,13 +116,19 @@ def link_duplicates(
     number, count = (np.uint64(part) for part in share)
     for by in settings.by:
         kind = KINDS[by]
-        mine = ((band[among], band[among] % count == number) for band in keys.bands[by])
-        buckets = (buckets_of(band[dealt], among[dealt]) for band, dealt in mine)
+        buckets = (_buckets(band[among], among, number, count) for band in keys.bands[by])
 
         def sets(rows: Ints, kind: int = kind) -> ShingleSets:
             return texts.sets(kind, rows)
 
         link_similar(buckets, sets, settings.threshold, into)
+
+
+def _buckets(keys: Hashes, texts: Ints, number: np.uint64, count: np.uint64) -> tuple[Ints, Ints]:
+    """(texts, starts) of the buckets of the keys that are `number` modulo `count`."""
+    mine = keys % count == number
+    places, starts = buckets_of(keys[mine])
+    return texts[mine][places], starts
 
 
 def verdicts(first: Ints, links: Components, texts: Texts, settings: DedupConfig) -> Verdicts:

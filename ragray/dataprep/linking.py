@@ -9,19 +9,21 @@ number of tasks, whose links are joined at the end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
 from ragray.dataprep.hashing import Hashes, Ints
-from ragray.dataprep.shingles import ShingleSets, jaccard_kernel
+from ragray.dataprep.shingles import ShingleSets
+from ragray.dataprep.sketches import Sketches, may_reach, ones
 
-Bitmaps = npt.NDArray[np.uint64]  # [texts, _WORDS]
-SetsOf = Callable[[Ints], ShingleSets]  # the shingles of some texts
+Places = npt.NDArray[np.int32]
+SimilarityOf = Callable[[Ints, Ints], npt.NDArray[np.float64]]  # of the texts at left[i] and right[i]
 
-_BITS_LOG = 9
-_WORDS = (1 << _BITS_LOG) // 64
+_FEW = 32  # members that are ordered by insertion
+_FIRST_LOOK, _LAST_LOOK = 1 << 12, 1 << 19  # candidates that are compared at once: few at first, as links spare others
 
 
 class Components:
@@ -51,29 +53,40 @@ class Components:
         return np.stack([linked, roots[linked]], axis=1)
 
 
-def buckets_of(keys: Hashes, texts: Ints) -> tuple[Ints, Ints]:
-    """Texts with equal keys, as (members, starts); buckets of one text are left out.
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """Texts that share a key: bucket b holds `members[starts[b]:starts[b + 1]]`, in no particular order.
 
-    Bucket b holds texts `members[starts[b]:starts[b + 1]]`, in no particular order.
+    `reaches` says of each member how many shingles a text at least as large can have that is to be compared with it
+    in this bucket; a pair that is too unequal for it is not similar, or meets in another bucket too.
     """
-    suspects = np.asarray(_maybe_shared(keys), np.bool_)
-    keys, texts = keys[suspects], texts[suspects]
-    order = np.argsort(keys)
-    keys, texts = keys[order], texts[order]
-    new = np.concatenate(([True], keys[1:] != keys[:-1])) if len(keys) else np.empty(0, np.bool_)
-    sizes = np.diff(np.append(np.flatnonzero(new), len(keys)))
+
+    members: Places
+    reaches: Places
+    starts: Ints
+
+
+def buckets_of(keys: Hashes) -> tuple[Ints, Ints]:
+    """Places of equal keys, as (places, starts) of buckets; places whose key no other has are left out."""
+    suspects = np.flatnonzero(np.asarray(_maybe_shared(keys), np.bool_))
+    order = suspects[np.argsort(keys[suspects])]
+    ordered = keys[order]
+    new = np.concatenate(([True], ordered[1:] != ordered[:-1])) if len(order) else np.empty(0, np.bool_)
+    sizes = np.diff(np.append(np.flatnonzero(new), len(order)))
     shared = np.repeat(sizes > 1, sizes)
     starts = np.concatenate(([0], np.cumsum(sizes[sizes > 1])))
-    return texts[shared].astype(np.int64), starts.astype(np.int64)
+    return order[shared], starts.astype(np.int64)
 
 
-def link_similar(buckets: Iterable[tuple[Ints, Ints]], sets_of: SetsOf, threshold: float, into: Components) -> None:
+def link_similar(
+    buckets: Iterable[tuple[Ints, Ints]], sets_of: Callable[[Ints], ShingleSets], threshold: float, into: Components
+) -> None:
     """Link the pairs of each bucket whose Jaccard similarity reaches the threshold.
 
     Args:
-        buckets: from `buckets_of`.
-        sets_of: called once, with all texts that stand in some bucket.
-        threshold: Jaccard similarity from which two texts are linked.
+        buckets: (texts, starts) of each kind of key, see `buckets_of`.
+        sets_of: the shingles of some texts; called once, with all texts that stand in some bucket.
+        threshold: Jaccard similarity from which two texts are linked, above 0.
         into: where the links go; pairs that are linked already are not compared again.
     """
     held = [bucket for bucket in buckets if len(bucket[0])]
@@ -81,13 +94,44 @@ def link_similar(buckets: Iterable[tuple[Ints, Ints]], sets_of: SetsOf, threshol
         return
     texts = members_of([members for members, _ in held], len(into.parents))
     sets = sets_of(texts)
-    maps = np.zeros((len(texts), _WORDS), np.uint64)
-    _bitmaps(sets.hashes, sets.starts, maps)
-    folds = np.bitwise_xor.reduce(maps.reshape(len(maps), -1, 2), axis=1)  # enough to tell most short texts apart
-    place = np.full(len(into.parents), -1, np.int64)
+    sketches = Sketches.of(sets)
+    place = np.full(len(into.parents), -1, np.int32)
     place[texts] = np.arange(len(texts))
     for members, starts in held:
-        _link(sets.hashes, sets.starts, maps, folds, members, place, starts, threshold, into.parents)
+        places = place[members]
+        reaches = (sketches.sizes[places] / threshold + 1e-9).astype(np.int32)
+        link_buckets(Buckets(places, reaches, starts), sketches, texts, sets.jaccards, threshold, into)
+
+
+def link_buckets(
+    buckets: Buckets, sketches: Sketches, texts: Ints, similarity: SimilarityOf, threshold: float, into: Components
+) -> None:
+    """Link the pairs of each bucket whose Jaccard similarity reaches the threshold.
+
+    Args:
+        buckets: of places in `texts`; their order changes.
+        sketches: of the texts.
+        texts: int64, numbers in `into`.
+        similarity: of pairs of places.
+        threshold: Jaccard similarity from which two texts are linked, above 0.
+        into: where the links go; pairs that are linked already are not compared again.
+    """
+    if not len(buckets.members):
+        return
+    _smallest_first(buckets.members, buckets.reaches, buckets.starts, sketches.sizes)
+    most = int(np.diff(buckets.starts).max())
+    folds = sketches.folds()
+    done, look = 0, _FIRST_LOOK
+    while done < len(buckets.members):
+        pairs = np.empty((2, look + most), np.int64)
+        done, found = _candidates(
+            buckets.members, buckets.reaches, buckets.starts, done, look, sketches.sizes, sketches.maps,
+            folds, texts, threshold, into.parents, pairs,
+        )  # fmt: skip
+        left, right = pairs[:, :found]
+        near = similarity(left, right) >= threshold
+        into.join(texts[left[near]], texts[right[near]])
+        look = min(2 * look, _LAST_LOOK)
 
 
 def members_of(parts: Iterable[Ints], count: int) -> Ints:
@@ -139,61 +183,58 @@ def _join_pairs(parents: Ints, left: Ints, right: Ints) -> None:
         parents[max(a, b)] = min(a, b)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _bitmaps(hashes: Hashes, starts: Ints, maps: Bitmaps) -> None:
-    """For each text the exclusive or of one bit for each of its shingles."""
-    for text in range(len(maps)):
-        for k in range(starts[text], starts[text + 1]):
-            bit = hashes[k] >> np.uint64(64 - _BITS_LOG)
-            maps[text, bit >> np.uint64(6)] ^= np.uint64(1) << (bit & np.uint64(63))
-
-
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _ones(word: np.uint64) -> np.uint64:
-    """How many bits are set. Source: Warren 2012, "Hacker's Delight", section 5-1."""
-    word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
-    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return (word * np.uint64(0x0101010101010101)) >> np.uint64(56)
-
-
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _may_reach(maps: Bitmaps, left: int, right: int, most_different: float) -> bool:
-    """Whether two texts may differ in so few shingles: bits that differ are at most as many.
-
-    Source: Sandes, Teodoro, Melo 2020, "Bitmap filter: Speeding up exact set similarity joins with bitwise
-    operations", Information Systems 88, section 3.
-    """
-    different = np.uint64(0)
-    for word in range(maps.shape[1]):
-        different += _ones(maps[left, word] ^ maps[right, word])
-    return bool(different <= most_different)
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _smallest_first(members: Places, reaches: Places, starts: Ints, sizes: Places) -> None:
+    """Order the members of each bucket by size, equal ones as they stand."""
+    for bucket in range(len(starts) - 1):
+        begin, end = starts[bucket], starts[bucket + 1]
+        if end - begin > _FEW:
+            keys = sizes[members[begin:end]].astype(np.int64) << np.int64(32) | np.arange(end - begin)
+            order = begin + (np.sort(keys) & np.int64(0xFFFFFFFF))
+            members[begin:end], reaches[begin:end] = members[order], reaches[order]
+            continue
+        for k in range(begin + 1, end):
+            member, reach, at = members[k], reaches[k], k
+            while at > begin and sizes[members[at - 1]] > sizes[member]:
+                members[at], reaches[at] = members[at - 1], reaches[at - 1]
+                at -= 1
+            members[at], reaches[at] = member, reach
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _link(
-    hashes: Hashes, starts: Ints, maps: Bitmaps, folds: Bitmaps, members: Ints, place: Ints, edges: Ints,
-    threshold: float, parents: Ints,
-) -> None:  # fmt: skip
-    """Join the components of similar texts of each bucket; the smaller root stays the root."""
+def _candidates(  # type: ignore[no-untyped-def]
+    members, reaches, starts, done, look, sizes, maps, folds, texts, threshold, parents, pairs
+):  # fmt: skip
+    """Pairs that may be similar and are not linked: from the member `done` on until at least `look` are found.
+
+    Out: (members done, pairs found).
+    """
     slack = (1 - threshold) / (1 + threshold)  # J >= t means that |A ^ B| <= (1 - t) / (1 + t) * (|A| + |B|)
-    most = np.diff(edges).max() if len(edges) > 1 else 0
-    sizes, fold_a, fold_b = np.empty(most, np.int64), np.empty(most, np.uint64), np.empty(most, np.uint64)
-    for bucket in range(len(edges) - 1):
-        among = members[edges[bucket] : edges[bucket + 1]]
-        for i in range(len(among)):
-            text = place[among[i]]
-            sizes[i] = starts[text + 1] - starts[text]
-            fold_a[i], fold_b[i] = folds[text]
-        for i in range(len(among)):
-            for j in range(i + 1, len(among)):
-                most_different = np.int64(slack * (sizes[i] + sizes[j]) + 1e-9)
-                different = np.int64(_ones(fold_a[i] ^ fold_a[j]) + _ones(fold_b[i] ^ fold_b[j]))
-                if different > most_different or abs(sizes[i] - sizes[j]) > most_different:
+    most = np.diff(starts).max()
+    size, fold_a, fold_b = np.empty(most, np.int32), np.empty(most, np.uint64), np.empty(most, np.uint64)
+    found = 0
+    bucket = np.searchsorted(starts, done, "right") - 1
+    while bucket < len(starts) - 1:
+        begin, end = starts[bucket], starts[bucket + 1]
+        for k in range(begin, end):
+            size[k - begin] = sizes[members[k]]
+            fold_a[k - begin], fold_b[k - begin] = folds[members[k]]
+        for k in range(max(done, begin), end):
+            i = k - begin
+            for j in range(i + 1, end - begin):
+                if size[j] > reaches[k]:
+                    break
+                most_different = np.int64(slack * (size[i] + size[j]) + 1e-9)
+                if np.int64(ones(fold_a[i] ^ fold_a[j]) + ones(fold_b[i] ^ fold_b[j])) > most_different:
                     continue
-                left, right = place[among[i]], place[among[j]]
-                if sizes[i] == 0 or sizes[j] == 0 or not _may_reach(maps, left, right, most_different):
+                if size[i] == 0 or reaches[begin + j] < size[i]:
                     continue
-                a, b = _root(parents, among[i]), _root(parents, among[j])
-                if a != b and jaccard_kernel(hashes, starts, left, right) >= threshold:
-                    parents[max(a, b)] = min(a, b)
+                left, right = members[k], members[begin + j]
+                linked = _root(parents, texts[left]) == _root(parents, texts[right])
+                if not linked and may_reach(maps, left, right, most_different):
+                    pairs[0, found], pairs[1, found] = left, right
+                    found += 1
+            if found >= look:
+                return k + 1, found
+        bucket += 1
+    return len(members), found

@@ -29,14 +29,14 @@ class NearQuestions:
         self._sets = question_shingles([*(r.question for r in records), *(q.question for q in held_out)])
         self._counts = count_shingles(self._sets)
         self._threshold = threshold
-        keys, texts = prefix_keys(self._sets, np.arange(len(self._sets)), self._counts, threshold)
+        keys, texts, _ = prefix_keys(self._sets, self._counts, threshold)
         order = np.argsort(keys, kind="stable")
         self._keys, self._texts = keys[order], texts[order]
 
     def apart(self, variants: Sequence[QARecord]) -> list[bool]:
         """For each variant whether no question of another group is as near as the threshold."""
         sets = question_shingles([variant.question for variant in variants])
-        keys, asking = prefix_keys(sets, np.arange(len(sets)), self._counts, self._threshold)
+        keys, asking, _ = prefix_keys(sets, self._counts, self._threshold)
         first, last = np.searchsorted(self._keys, keys), np.searchsorted(self._keys, keys, side="right")
         near: list[set[int]] = [set() for _ in variants]
         for text, begin, end in zip(asking.tolist(), first.tolist(), last.tolist(), strict=True):

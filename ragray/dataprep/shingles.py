@@ -17,6 +17,7 @@ from ragray.dataprep.hashing import Hashes, Ints
 from ragray.dataprep.tokens import QUESTION, RECORD, Columns, columns_of, shingles_of
 
 Counts = npt.NDArray[np.uint32]
+Owners = npt.NDArray[np.int32]
 
 _FEW = 1 << 18  # texts whose questions' shingles are all held, once half of them are asked for
 _COUNTERS = 1 << 22  # of shingles; two that share one only look more frequent than they are
@@ -123,24 +124,25 @@ def count_shingles(sets: ShingleSets) -> Counts:
     return counts
 
 
-def prefix_keys(sets: ShingleSets, texts: Ints, counts: Counts, threshold: float) -> tuple[Hashes, Ints]:
-    """Keys of which every two texts with Jaccard >= threshold > 0 share at least one.
+def prefix_keys(sets: ShingleSets, counts: Counts, threshold: float) -> tuple[Hashes, Owners, Owners]:
+    """Keys of which every two texts with Jaccard >= threshold > 0 share at least one: (keys, their texts, reaches).
 
     With shingles ordered from rare to frequent, two sets of similarity t must share one among the first
     |A| - ceil(t |A|) + 1 of each. Source: Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity
-    Search", section 3; the Jaccard bound from Xiao et al. 2008, "Efficient Similarity Joins", lemma 1.
+    Search", section 3; the Jaccard bound from Xiao et al. 2008, "Efficient Similarity Joins", lemma 1. If the first
+    they share has i before it in A, they share at most |A| - i: so |B| <= (|A| - i) (1 + t) / t - |A|, the reach
+    (the positional filter of the same, section 4.1).
 
     Args:
         sets: shingles of some texts.
-        texts: int64 [len(sets)], the numbers of these texts.
         counts: of all texts, from `count_shingles`; the same for all parts.
         threshold: Jaccard similarity that must not be missed.
     """
     sizes = np.diff(sets.starts)
     lengths = np.where(sizes > 0, sizes - np.ceil(threshold * sizes - 1e-9).astype(np.int64) + 1, 0)
-    keys = np.empty(int(lengths.sum()), np.uint64)
-    _prefixes(sets.hashes, sets.starts, counts, lengths, keys)
-    return keys, np.repeat(texts, lengths)
+    keys, reaches = np.empty(int(lengths.sum()), np.uint64), np.empty(int(lengths.sum()), np.int32)
+    _prefixes(sets.hashes, sets.starts, counts, lengths, threshold, keys, reaches)
+    return keys, np.repeat(np.arange(len(sets), dtype=np.int32), lengths), reaches
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -188,14 +190,24 @@ def _jaccards(hashes: Hashes, starts: Ints, left: Ints, right: Ints, found: npt.
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _prefixes(hashes: Hashes, starts: Ints, counts: Counts, lengths: Ints, keys: Hashes) -> None:
+def _prefixes(
+    hashes: Hashes, starts: Ints, counts: Counts, lengths: Ints, threshold: float, keys: Hashes, reaches: Owners
+) -> None:
+    first = np.empty(max(1, lengths.max()) if len(lengths) else 1, np.uint64)  # of a text: frequency and place
     at = 0
     for text in range(len(starts) - 1):
-        found = hashes[starts[text] : starts[text + 1]]
-        frequency = np.empty(len(found), np.uint32)
-        for k in range(len(found)):
-            frequency[k] = counts[found[k] & np.uint64(len(counts) - 1)]
-        order = np.argsort(frequency, kind="mergesort")  # stable: equally frequent ones by their hash
-        for k in range(lengths[text]):
-            keys[at] = found[order[k]]
+        found, wanted, held = hashes[starts[text] : starts[text + 1]], lengths[text], 0
+        for k in range(len(found)):  # sorted by insertion; equally frequent ones by their hash
+            key = np.uint64(counts[found[k] & np.uint64(len(counts) - 1)]) << np.uint64(32) | np.uint64(k)
+            if held == wanted and (held == 0 or key > first[held - 1]):
+                continue
+            place = held if held < wanted else held - 1
+            while place > 0 and first[place - 1] > key:
+                first[place] = first[place - 1]
+                place -= 1
+            first[place] = key
+            held = min(held + 1, wanted)
+        for k in range(wanted):
+            keys[at] = found[first[k] & np.uint64(0xFFFFFFFF)]
+            reaches[at] = np.int32((len(found) - k) * (1 + threshold) / threshold - len(found) + 1e-9)
             at += 1

@@ -18,8 +18,9 @@ from numba import njit
 
 from ragray.config_data import SplitConfig
 from ragray.dataprep.hashing import Hashes, Ints
-from ragray.dataprep.linking import Components, buckets_of, link_similar
-from ragray.dataprep.shingles import Texts, count_shingles, prefix_keys
+from ragray.dataprep.linking import Buckets, Components, buckets_of, link_buckets, members_of
+from ragray.dataprep.shingles import Counts, Owners, ShingleSets, Texts, count_shingles, prefix_keys
+from ragray.dataprep.sketches import Sketches
 from ragray.dataprep.tokens import QUESTION, byte_hashes, columns_of, text_hashes
 from ragray.errors import WorkError
 from ragray.schema import QARecord
@@ -30,6 +31,7 @@ Splits = npt.NDArray[np.int8]
 
 _PIECE = 1 << 20  # texts whose shingles are made at once
 _KEYS_AT_ONCE = 1 << 24
+_WORDS = 4  # of a question's bitmap
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,37 @@ def link_groups(records: SplitRecords, texts: Texts, threshold: float, into: Com
 
 def link_questions(texts: Texts, among: Ints, threshold: float, into: Components) -> None:
     """Link all questions `among` whose Jaccard similarity reaches the threshold; keys are dealt out to bound memory."""
-    pieces = [among[start : start + _PIECE] for start in range(0, len(among), _PIECE)]
-    counts = sum((count_shingles(texts.sets(QUESTION, rows)) for rows in pieces), np.zeros(1, np.uint32))
     if not len(among):
         return
-    shares = 1 + sum(len(piece) for piece in pieces) * 8 // _KEYS_AT_ONCE
+    pieces = [slice(start, min(start + _PIECE, len(among))) for start in range(0, len(among), _PIECE)]
+    counts, sketched = np.zeros(1, np.uint32), []
+    for piece in pieces:
+        sets = texts.sets(QUESTION, among[piece])
+        counts = counts + count_shingles(sets)
+        sketched.append(Sketches.of(sets, _WORDS))
+    sketches = Sketches.joined(sketched)
+
+    def similarity(left: Ints, right: Ints) -> npt.NDArray[np.float64]:
+        places = members_of([left, right], len(among))
+        at_left, at_right = np.searchsorted(places, left), np.searchsorted(places, right)
+        return texts.sets(QUESTION, among[places]).jaccards(at_left, at_right)
+
+    shares = 1 + len(among) * 8 // _KEYS_AT_ONCE
     for share in range(shares):
-        keys, owners = [], []
-        for rows in pieces:
-            found, texts_of = prefix_keys(texts.sets(QUESTION, rows), rows, counts, threshold)
-            mine = found % np.uint64(shares) == np.uint64(share) if shares > 1 else slice(None)
-            keys.append(found[mine])
-            owners.append(texts_of[mine])
-        buckets = [buckets_of(np.concatenate(keys), np.concatenate(owners))]
-        link_similar(buckets, lambda rows: texts.sets(QUESTION, rows), threshold, into)
+        found = [_keys_of(texts.sets(QUESTION, among[p]), counts, threshold, p.start, share, shares) for p in pieces]
+        keys, owners, reaches = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        places, starts = buckets_of(keys)
+        buckets = Buckets(owners[places], reaches[places], starts)
+        link_buckets(buckets, sketches, among, similarity, threshold, into)
+
+
+def _keys_of(
+    sets: ShingleSets, counts: Counts, threshold: float, start: int, share: int, shares: int
+) -> tuple[Hashes, Owners, Owners]:
+    """(keys, texts, reaches) of one share of the keys; the texts are numbered from `start`."""
+    keys, owners, reaches = prefix_keys(sets, counts, threshold)
+    mine = keys % np.uint64(shares) == np.uint64(share) if shares > 1 else slice(None)
+    return keys[mine], owners[mine] + np.int32(start), reaches[mine]
 
 
 def group_heads(links: Components, ids: pa.Array) -> Ints:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragray.config_data import DedupConfig
+from ragray.dataprep import linking
 from ragray.dataprep.dedup import find_duplicates, normalized, remove_duplicates
 from ragray.dataprep.linking import Components, buckets_of, link_similar
 from ragray.dataprep.minhash import Banding, banding_for
@@ -125,14 +126,30 @@ def test_linking_compares_every_pair_of_a_bucket(sets: list[set[int]], threshold
     spread = [np.sort(np.array([n * 0x9E3779B97F4A7C15 % 2**64 for n in each], np.uint64)) for each in sets]
     whole = ShingleSets(np.concatenate(spread), np.cumsum([0, *map(len, spread)]).astype(np.int64))
     links = Components(len(sets))
-    everyone = np.arange(len(sets))
-    link_similar([buckets_of(np.zeros(len(sets), np.uint64), everyone)], lambda rows: whole, threshold, links)
+    link_similar([buckets_of(np.zeros(len(sets), np.uint64))], lambda rows: whole, threshold, links)
     expected = Components(len(sets))
     for i, left in enumerate(sets):
         for j, right in enumerate(sets):
             if left and right and len(left & right) >= threshold * len(left | right) - 1e-12:
                 expected.join(np.array([i]), np.array([j]))
     assert links.roots().tolist() == expected.roots().tolist()
+
+
+def test_candidates_in_several_looks_link_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks of one candidate stop and go on within a bucket, also one too large to be ordered by insertion."""
+    chance = np.random.default_rng(8)
+    sets = [np.sort(chance.choice(60, chance.integers(5, 30), replace=False)).astype(np.uint64) for _ in range(90)]
+    whole = ShingleSets(np.concatenate(sets), np.cumsum([0, *map(len, sets)]).astype(np.int64))
+    keys = np.repeat(np.array([3, 4], np.uint64), [80, 10])
+    found = []
+    for look in (1 << 12, 1):
+        monkeypatch.setattr(linking, "_FIRST_LOOK", look)
+        monkeypatch.setattr(linking, "_LAST_LOOK", look)
+        links = Components(len(sets))
+        link_similar([buckets_of(keys)], lambda rows: whole, 0.4, links)
+        found.append(links.roots().tolist())
+    assert found[0] == found[1]
+    assert 10 < len(set(found[0])) < 90
 
 
 def test_normalized_keeps_what_tells_apart() -> None:

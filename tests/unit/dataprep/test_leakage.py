@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfTransformer
 
 from ragray.config_data import SplitConfig
+from ragray.dataprep import leakage
 from ragray.dataprep.leakage import audit_split
 from ragray.dataprep.shingles import Texts
 from ragray.dataprep.tokens import QUESTION, columns_of, text_hashes
@@ -106,6 +107,19 @@ def test_a_sample_loses_no_leak_and_none_of_the_worst_pairs(size: int) -> None:
     assert found.jaccard[found.sampled].tolist() == full.jaccard[found.sampled].tolist()
     assert found.cosine_of[found.sampled].tolist() == full.cosine_of[found.sampled].tolist()
     assert [sum(bins) for bins in found.histogram().values()] == [size, size]
+
+
+@pytest.mark.parametrize("size", [1, 40, 400])
+def test_parts_of_the_questions_change_nothing(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = np.random.default_rng(6)
+    words = ["".join(chance.choice(list("abcdefghij"), 5)) for _ in range(60)]
+    drawn = [" ".join(chance.choice(words, 6)) for _ in range(500)]
+    whole = audit(drawn[:120], drawn[120:], audit_sample=size)
+    monkeypatch.setattr(leakage, "_SLICE", 50)
+    found = audit(drawn[:120], drawn[120:], audit_sample=size)
+    assert whole.worst() == found.worst()
+    for name in ("sampled", "jaccard", "jaccard_of", "cosine", "cosine_of", "leaked"):
+        assert getattr(found, name).tolist() == getattr(whole, name).tolist()
 
 
 def test_the_sample_follows_the_questions_not_their_order() -> None:

@@ -1,0 +1,89 @@
+"""Texts by the ranks of their shingles, from rare to frequent, and the weights that TF-IDF gives these.
+
+In: shingles of training texts and of others. Out: `Ranked` texts. Weights are idf (binary tf, smooth idf) as shingles
+occur in the training texts, all parts of them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from ragray.dataprep.hashing import Ints, Slots, number_hashes, numbers_of
+from ragray.dataprep.shingles import Owners, ShingleSets
+from ragray.dataprep.sketches import Bitmaps, Sketches
+
+Floats = npt.NDArray[np.float64]
+
+_WORDS = 2  # of a bitmap
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The shingles of all training texts, ranked from rare to frequent; one that occurs in none has rank -1."""
+
+    slots: Slots
+    squares: Floats  # squared idf by rank, at last that of a shingle that occurs in none
+
+    @classmethod
+    def of(cls, parts: Iterable[ShingleSets]) -> Vocabulary:
+        """The vocabulary of the training texts in all parts."""
+        texts, held, counts = 0, np.empty(0, np.uint64), np.empty(0, np.int64)
+        for part in parts:
+            texts += len(part)
+            (slot, number), numbers, count = number_hashes(part.hashes)
+            used = np.flatnonzero(number >= 0)
+            often = np.bincount(numbers, minlength=count)[number[used]]
+            held, place = np.unique(np.concatenate([held, slot[used]]), return_inverse=True)
+            counts = np.bincount(place, np.concatenate([counts, often]), len(held)).astype(np.int64)
+        order = np.argsort(counts, kind="stable")
+        slots, _, _ = number_hashes(held[order])
+        weights = np.log((1 + texts) / (1 + np.append(counts[order], 0))) + 1
+        return cls(slots, weights**2)
+
+    def ranked(self, sets: ShingleSets) -> Ranked:
+        """The shingles of texts by rank."""
+        ranks = numbers_of(sets.hashes, self.slots).astype(np.int32)
+        _sort_each(ranks, sets.starts)
+        sketches = Sketches.of(sets, _WORDS)
+        lengths = np.sqrt(np.bincount(np.repeat(np.arange(len(sets)), sketches.sizes), self.squares[ranks], len(sets)))
+        return Ranked(ranks, sets.starts, sketches.sizes, sketches.maps, lengths)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Texts: the shingles of text i have the ranks `ranks[starts[i]:starts[i + 1]]`, ascending."""
+
+    ranks: Owners
+    starts: Ints
+    sizes: Owners
+    maps: Bitmaps
+    lengths: Floats  # Euclidean, of the idf weights
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ranked]) -> Ranked:
+        """The texts of all parts, end to end."""
+        if len(parts) == 1:
+            return parts[0]
+        sizes = np.concatenate([part.sizes for part in parts])
+        return cls(
+            np.concatenate([part.ranks for part in parts]), np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))),
+            sizes, np.concatenate([part.maps for part in parts]), np.concatenate([part.lengths for part in parts]),
+        )  # fmt: skip
+
+    def take(self, rows: Ints) -> Ranked:
+        """The texts in `rows`."""
+        sizes = self.sizes[rows].astype(np.int64)
+        starts = np.concatenate(([0], np.cumsum(sizes)))
+        places = np.arange(starts[-1]) + np.repeat(self.starts[rows] - starts[:-1], sizes)
+        return Ranked(self.ranks[places], starts, self.sizes[rows], self.maps[rows], self.lengths[rows])
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _sort_each(ranks: Owners, starts: Ints) -> None:
+    for text in range(len(starts) - 1):
+        ranks[starts[text] : starts[text + 1]].sort()
