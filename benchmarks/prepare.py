@@ -32,7 +32,7 @@ _SHORTEST, _LONGEST = 4, 8500  # characters of question and answer together, as 
 def prepare_in_process(config: RunConfig, folder: Path) -> Path:
     """ragray without Ray: write all tables into `folder`; returns the table of records."""
     from ragray.dataprep.blocks import Blocks, write_block, write_plain
-    from ragray.dataprep.decisions import near_links
+    from ragray.dataprep.decisions import near_links, shares_of
     from ragray.dataprep.read import faq_files
     from ragray.distributed.blocks import list_parts
     from ragray.distributed.prepare import finish
@@ -48,7 +48,8 @@ def prepare_in_process(config: RunConfig, folder: Path) -> Path:
     for n in range(len(parts) if len(lines) else 0):
         write_plain(blocks, n, lines, config.data)
     blocks = Blocks(aside, blocks.names)
-    finish(config, blocks, [near_links(blocks, config.data)], out)
+    shares = shares_of(blocks, config.data)
+    finish(config, blocks, [near_links(blocks, config.data, (n, shares)) for n in range(shares)], out)
     return out / "records.parquet"
 
 

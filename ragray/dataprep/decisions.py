@@ -96,17 +96,22 @@ def decide(
     for part in links:
         joined.join(part[:, 0], part[:, 1])
     found = verdicts(_first_equal(keys, repeated), joined, texts, settings.dedup)
+    del joined
     stay = np.flatnonzero(found.stays & ~repeated)
     named = None if held_out is None else np.unique(found.kept[rows_of_ids(ids, held_out, repeated)])
     chosen, left_out = sampled(stay, ids, settings.max_records, seed, named)
     group, split = np.full(len(repeated), -1, np.int64), np.full(len(repeated), -1, np.int8)
-    records = _split_records(blocks, keys, chosen)
+    records, question = _split_records(blocks, keys, chosen), keys.question[chosen]
+    del keys
+    pa.default_memory_pool().release_unused()
     heads, splits = split_columns(
         records, texts.only(chosen), settings.split, seed, None if named is None else np.isin(chosen, named)
     )
     group[chosen], split[chosen] = chosen[heads], splits
+    del records, heads
+    pa.default_memory_pool().release_unused()
     chosen_test, chosen_train = np.flatnonzero(splits == TEST), np.flatnonzero(splits == TRAIN)
-    audit = audit_split(texts.only(chosen), records.question, chosen_test, chosen_train, settings.split)
+    audit = audit_split(texts.only(chosen), question, chosen_test, chosen_train, settings.split)
     return Decisions(repeated, found, chosen, left_out, group, split, _renumbered(audit, chosen))
 
 
@@ -148,13 +153,10 @@ def _split_records(blocks: Blocks, keys: RecordKeys, chosen: Ints) -> SplitRecor
         for tally, table in zip(blocks.tallies, blocks.tables, strict=True)
     ]
     rows = pa.array(chosen)
-    langs = blocks.column("lang").take(rows)
-    strata = pc.binary_join_element_wise(langs, pa.chunked_array(numbers, pa.string()).take(rows), "")
-    ids, groups = blocks.column("id").take(rows), blocks.column("group").take(rows)
-    return SplitRecords(
-        _array(ids), _array(strata), keys.question[chosen], keys.answer[chosen], _array(groups),
-        _array(blocks.column("split").take(rows)),
-    )  # fmt: skip
+    strata = pc.binary_join_element_wise(blocks.column("lang"), pa.chunked_array(numbers, pa.string()), "")
+    columns = [blocks.column("id"), strata, blocks.column("group"), blocks.column("split")]
+    ids, stratum, group, split = (_array(column.take(rows)) for column in columns)
+    return SplitRecords(ids, stratum, keys.question[chosen], keys.answer[chosen], group, split)
 
 
 def _renumbered(audit: Audit, chosen: Ints) -> Audit:

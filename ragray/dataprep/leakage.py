@@ -26,7 +26,7 @@ from ragray.dataprep.tokens import QUESTION
 WORST = 20
 BINS = 10
 
-_SLICE = 1 << 20  # questions that are compared at once
+_SLICE = 1 << 19  # questions that are compared at once
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,18 @@ def audit_split(texts: Texts, question: Hashes, test: Ints, train: Ints, setting
     limits = settings.question_threshold, settings.leak_cosine
     if len(test) and len(train):
         parts = _Parts(texts, train)
-        asked = parts.asked(test)
+        few, many = parts.asked(test[chosen]), parts.asked(test[others])
         for part in parts:
-            part.look(asked.take(chosen), chosen, best)
+            part.look(few, chosen, best)
             if len(others):
-                part.join(asked.take(others), others, limits, np.sort(best.highest)[-WORST:], best)
+                part.join(many, others, limits, np.sort(best.highest)[-WORST:], best)
         least = np.sort(best.highest)[-WORST:].min()
         best.forget_below(others, min(least, limits[0]), min(least, limits[1]))
         shown = others[np.argsort(-best.highest[others], kind="stable")[:WORST]]
-        for part in parts if len(shown) else ():  # a pair may be near by one measure only: its other one too
-            part.look(asked.take(shown), shown, best)
+        if len(shown):  # a pair may be near by one measure only: its other one too
+            few = parts.asked(test[shown])
+            for part in parts:
+                part.look(few, shown, best)
     equal = np.isin(question[test], question[train])
     jaccard = np.where(equal, 1.0, best.jaccard)
     leaked = equal | (jaccard >= limits[0]) | (best.cosine >= limits[1])

@@ -23,7 +23,7 @@ Places = npt.NDArray[np.int32]
 SimilarityOf = Callable[[Ints, Ints], npt.NDArray[np.float64]]  # of the texts at left[i] and right[i]
 
 _FEW = 32  # members that are ordered by insertion
-_FIRST_LOOK, _LAST_LOOK = 1 << 12, 1 << 19  # candidates that are compared at once: few at first, as links spare others
+_FIRST_LOOK, _LAST_LOOK = 1 << 12, 1 << 17  # candidates that are compared at once: few at first, as links spare others
 
 
 class Components:

@@ -75,13 +75,6 @@ class Ranked:
             sizes, np.concatenate([part.maps for part in parts]), np.concatenate([part.lengths for part in parts]),
         )  # fmt: skip
 
-    def take(self, rows: Ints) -> Ranked:
-        """The texts in `rows`."""
-        sizes = self.sizes[rows].astype(np.int64)
-        starts = np.concatenate(([0], np.cumsum(sizes)))
-        places = np.arange(starts[-1]) + np.repeat(self.starts[rows] - starts[:-1], sizes)
-        return Ranked(self.ranks[places], starts, self.sizes[rows], self.maps[rows], self.lengths[rows])
-
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _sort_each(ranks: Owners, starts: Ints) -> None:

@@ -6,7 +6,6 @@ Information Systems 88, section 3: two sets differ in at least as many members a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,18 +28,22 @@ class Sketches:
     maps: Bitmaps
 
     @classmethod
-    def of(cls, sets: ShingleSets, words: int = WORDS) -> Sketches:
-        """Sketches with bitmaps of `words` times 64 bits: a power of two, at least two."""
-        maps = np.zeros((len(sets), words), np.uint64)
-        _bitmaps(sets.hashes, sets.starts, np.uint64(58 - (words.bit_length() - 1)), maps)
-        return cls(np.diff(sets.starts).astype(np.int32), maps)
+    def empty(cls, count: int, words: int = WORDS) -> Sketches:
+        """Room for `count` sketches with bitmaps of `words` times 64 bits: a power of two, at least two."""
+        return cls(np.zeros(count, np.int32), np.zeros((count, words), np.uint64))
 
     @classmethod
-    def joined(cls, parts: Sequence[Sketches]) -> Sketches:
-        """The sketches of all parts, end to end."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(np.concatenate([p.sizes for p in parts]), np.concatenate([p.maps for p in parts]))
+    def of(cls, sets: ShingleSets, words: int = WORDS) -> Sketches:
+        """The sketches of sets."""
+        made = cls.empty(len(sets), words)
+        made.put(sets, slice(None))
+        return made
+
+    def put(self, sets: ShingleSets, places: slice) -> None:
+        """Write the sketches of sets at some places that are empty yet."""
+        self.sizes[places] = np.diff(sets.starts)
+        words = self.maps.shape[1]
+        _bitmaps(sets.hashes, sets.starts, np.uint64(58 - (words.bit_length() - 1)), self.maps[places])
 
     def folds(self) -> Bitmaps:
         """uint64 [sets, 2]: bitmaps of 128 bits, enough to tell most short texts apart."""

@@ -29,8 +29,8 @@ SPLITS = ("train", "valid", "test")
 TRAIN, VALID, TEST = range(3)
 Splits = npt.NDArray[np.int8]
 
-_PIECE = 1 << 20  # texts whose shingles are made at once
-_KEYS_AT_ONCE = 1 << 24
+_PIECE = 1 << 18  # texts whose shingles are made at once
+_KEYS_AT_ONCE, _KEYS_OF_A_TEXT = 1 << 24, 16  # the latter about
 _WORDS = 4  # of a question's bitmap
 
 
@@ -73,33 +73,44 @@ def link_questions(texts: Texts, among: Ints, threshold: float, into: Components
     if not len(among):
         return
     pieces = [slice(start, min(start + _PIECE, len(among))) for start in range(0, len(among), _PIECE)]
-    counts, sketched = np.zeros(1, np.uint32), []
+    counts, sketches = np.zeros(1, np.uint32), Sketches.empty(len(among), _WORDS)
     for piece in pieces:
         sets = texts.sets(QUESTION, among[piece])
         counts = counts + count_shingles(sets)
-        sketched.append(Sketches.of(sets, _WORDS))
-    sketches = Sketches.joined(sketched)
+        sketches.put(sets, piece)
+
+    shares = 1 + len(among) * _KEYS_OF_A_TEXT // _KEYS_AT_ONCE
+    for share in range(shares):
+        _link_share(texts, among, pieces, counts, sketches, threshold, (share, shares), into)
+
+
+def _link_share(
+    texts: Texts, among: Ints, pieces: Sequence[slice], counts: Counts, sketches: Sketches, threshold: float,
+    share: tuple[int, int], into: Components,
+) -> None:  # fmt: skip
+    """Link by the keys of one share."""
 
     def similarity(left: Ints, right: Ints) -> npt.NDArray[np.float64]:
         places = members_of([left, right], len(among))
         at_left, at_right = np.searchsorted(places, left), np.searchsorted(places, right)
         return texts.sets(QUESTION, among[places]).jaccards(at_left, at_right)
 
-    shares = 1 + len(among) * 8 // _KEYS_AT_ONCE
-    for share in range(shares):
-        found = [_keys_of(texts.sets(QUESTION, among[p]), counts, threshold, p.start, share, shares) for p in pieces]
-        keys, owners, reaches = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        places, starts = buckets_of(keys)
-        buckets = Buckets(owners[places], reaches[places], starts)
-        link_buckets(buckets, sketches, among, similarity, threshold, into)
+    found = [_keys_of(texts.sets(QUESTION, among[piece]), counts, threshold, piece.start, share) for piece in pieces]
+    keys, owners, reaches = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    del found
+    places, starts = buckets_of(keys)
+    buckets = Buckets(owners[places], reaches[places], starts)
+    del keys, owners, reaches, places  # as large as what is needed
+    link_buckets(buckets, sketches, among, similarity, threshold, into)
 
 
 def _keys_of(
-    sets: ShingleSets, counts: Counts, threshold: float, start: int, share: int, shares: int
+    sets: ShingleSets, counts: Counts, threshold: float, start: int, share: tuple[int, int]
 ) -> tuple[Hashes, Owners, Owners]:
     """(keys, texts, reaches) of one share of the keys; the texts are numbered from `start`."""
     keys, owners, reaches = prefix_keys(sets, counts, threshold)
-    mine = keys % np.uint64(shares) == np.uint64(share) if shares > 1 else slice(None)
+    number, count = (np.uint64(part) for part in share)
+    mine = keys % count == number if count > 1 else slice(None)
     return keys[mine], owners[mine] + np.int32(start), reaches[mine]
 
 
