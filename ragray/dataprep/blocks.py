@@ -8,6 +8,7 @@ is done is not done again; its counts are written last. Blocks are mapped into m
 from __future__ import annotations
 
 import json
+import mmap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ STEP_EXAMPLES = 3
 _PLAIN, _PLAIN_COUNTS = ".plain.arrow", ".plain.json"
 _TEXTS = ("id", "question", "answer", "lang", "script", *GIVEN)
 _PLACES = ("ordinal", "line")
+_PAIR = ["question", "answer"]
 _REJECTED = pa.schema(
     [("id", pa.string()), ("ordinal", pa.int64())]
     + [Rejected.schema.field(name) for name in ("line", "reason", "detail", "text")]
@@ -200,11 +202,14 @@ class Blocks:
     @cached_property
     def tables(self) -> list[pa.Table]:
         """The records of each block, without boilerplate where that was taken out."""
-        paths = [self.folder / name for name in self.names]
-        plain = [path.with_suffix(_PLAIN) for path in paths]
-        return [
-            _open_ipc(p if p.exists() else path.with_suffix(".arrow")) for path, p in zip(paths, plain, strict=True)
-        ]
+        return [_open_ipc(path) for path in self._paths]
+
+    @property
+    def _paths(self) -> Iterator[Path]:
+        for name in self.names:
+            path = self.folder / name
+            plain = path.with_suffix(_PLAIN)
+            yield plain if plain.exists() else path.with_suffix(".arrow")
 
     def boilerplate(self, settings: DataConfig) -> Digests:
         """The digests of lines that stand in so many answers of all blocks that they are boilerplate."""
@@ -231,8 +236,8 @@ class Blocks:
         return np.concatenate(chunks) if chunks else np.empty(0, np.uint64)
 
     def texts(self) -> Texts:
-        """Questions and answers."""
-        pairs = [table.select(["question", "answer"]).to_batches() for table in self.tables]
+        """Questions and answers, for reading here and there."""
+        pairs = [_open_ipc(path, here_and_there=True).select(_PAIR).to_batches() for path in self._paths]
         return Texts([(batch.column(0), batch.column(1)) for batches in pairs for batch in batches])
 
     def keys(self, kinds: Iterable[str]) -> RecordKeys:
@@ -282,9 +287,13 @@ def _write_ipc(path: Path, table: pa.Table) -> None:
         writer.write_table(table)
 
 
-def _open_ipc(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()
+def _open_ipc(path: Path, here_and_there: bool = False) -> pa.Table:
+    """A table that is mapped into memory; `here_and_there` spares reading ahead what is not asked for."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if here_and_there and hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)
+    return pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
 
 
 def _replace(path: Path, write: Any) -> None:

@@ -32,18 +32,18 @@ class Vocabulary:
     @classmethod
     def of(cls, parts: Iterable[ShingleSets]) -> Vocabulary:
         """The vocabulary of the training texts in all parts."""
-        texts, held, counts = 0, np.empty(0, np.uint64), np.empty(0, np.int64)
+        texts, seen = 0, []
         for part in parts:
             texts += len(part)
-            (slot, number), numbers, count = number_hashes(part.hashes)
-            used = np.flatnonzero(number >= 0)
-            often = np.bincount(numbers, minlength=count)[number[used]]
-            held, place = np.unique(np.concatenate([held, slot[used]]), return_inverse=True)
-            counts = np.bincount(place, np.concatenate([counts, often]), len(held)).astype(np.int64)
-        order = np.argsort(counts, kind="stable")
-        slots, _, _ = number_hashes(held[order])
-        weights = np.log((1 + texts) / (1 + np.append(counts[order], 0))) + 1
-        return cls(slots, weights**2)
+            slots, numbers, count = number_hashes(part.hashes)
+            seen.append((slots, np.bincount(numbers, minlength=count)))
+        (slot, number), counts = seen[0] if len(seen) == 1 else _merged(seen)
+        used = np.flatnonzero(number >= 0)
+        often = counts[number[used]]
+        order = np.lexsort((slot[used], often))
+        number[used[order]] = np.arange(len(used))
+        weights = np.log((1 + texts) / (1 + np.append(often[order], 0))) + 1
+        return cls((slot, number), weights**2)
 
     def ranked(self, sets: ShingleSets) -> Ranked:
         """The shingles of texts by rank."""
@@ -80,3 +80,14 @@ class Ranked:
 def _sort_each(ranks: Owners, starts: Ints) -> None:
     for text in range(len(starts) - 1):
         ranks[starts[text] : starts[text + 1]].sort()
+
+
+def _merged(seen: Sequence[tuple[Slots, Ints]]) -> tuple[Slots, Ints]:
+    """The numbered hashes of several parts and their counts as those of one."""
+    hashes, counts = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    for (slot, number), often in seen:
+        used = np.flatnonzero(number >= 0)
+        hashes.append(slot[used])
+        counts.append(often[number[used]])
+    slots, numbers, count = number_hashes(np.concatenate(hashes))
+    return slots, np.bincount(numbers, np.concatenate(counts), count).astype(np.int64)
