@@ -94,7 +94,7 @@ def audit_split(texts: Texts, question: Hashes, test: Ints, train: Ints, setting
                 part.join(many, others, limits, np.sort(best.highest)[-WORST:], best)
         least = np.sort(best.highest)[-WORST:].min()
         best.forget_below(others, min(least, limits[0]), min(least, limits[1]))
-        shown = others[np.argsort(-best.highest[others], kind="stable")[:WORST]]
+        shown = np.sort(others[np.argsort(-best.highest[others], kind="stable")[:WORST]])
         if len(shown):  # a pair may be near by one measure only: its other one too
             few = parts.asked(test[shown])
             for part in parts:

@@ -81,8 +81,14 @@ class Texts:
         return some
 
     def sets(self, kind: int, rows: Ints) -> ShingleSets:
-        """The shingles of the texts in `rows`, which are ascending."""
+        """The shingles of the texts in `rows`.
+
+        Raises:
+            ValueError: `rows` are not ascending.
+        """
         rows = rows if self._chosen is None else self._chosen[rows]
+        if (rows[1:] <= rows[:-1]).any():
+            raise ValueError("rows of texts must ascend")
         if self._held is None or self._held[0] != kind or not np.isin(rows, self._held[1]).all():
             total = int(self.starts[-1])
             made = np.arange(total) if kind == QUESTION and total <= min(_FEW, 2 * len(rows)) else rows

@@ -7,17 +7,19 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfTransformer
 
 from ragray.config_data import SplitConfig
-from ragray.dataprep import leakage
+from ragray.dataprep import leakage, shingles
 from ragray.dataprep.leakage import audit_split
 from ragray.dataprep.shingles import Texts
 from ragray.dataprep.tokens import QUESTION, columns_of, text_hashes
 
 
-def audit(test: list[str], train: list[str], **settings: float):
+def audit(test: list[str], train: list[str], pieces: int = 1, **settings: float):
     columns = columns_of([*test, *train])
     numbers = np.arange(len(test) + len(train))
+    parts = np.array_split(numbers, pieces)
+    texts = Texts([(columns[0].take(part), columns[1].take(part)) for part in parts])
     return audit_split(
-        Texts([columns]), text_hashes(columns[0]), numbers[: len(test)], numbers[len(test) :], SplitConfig(**settings)
+        texts, text_hashes(columns[0]), numbers[: len(test)], numbers[len(test) :], SplitConfig(**settings)
     )
 
 
@@ -116,7 +118,8 @@ def test_parts_of_the_questions_change_nothing(size: int, monkeypatch: pytest.Mo
     drawn = [" ".join(chance.choice(words, 6)) for _ in range(500)]
     whole = audit(drawn[:120], drawn[120:], audit_sample=size)
     monkeypatch.setattr(leakage, "_SLICE", 50)
-    found = audit(drawn[:120], drawn[120:], audit_sample=size)
+    monkeypatch.setattr(shingles, "_FEW", 0)
+    found = audit(drawn[:120], drawn[120:], pieces=7, audit_sample=size)
     assert whole.worst() == found.worst()
     for name in ("sampled", "jaccard", "jaccard_of", "cosine", "cosine_of", "leaked"):
         assert getattr(found, name).tolist() == getattr(whole, name).tolist()
