@@ -62,8 +62,8 @@ def test_many_texts_with_frequent_words() -> None:
     held = [{int(h) for h in sets.of(n)} for n in range(1100)]
     terms = {term: n for n, term in enumerate(sorted(set().union(*held)))}
     matrix = np.zeros((1100, len(terms)))
-    for n, shingles in enumerate(held):
-        matrix[n, [terms[shingle] for shingle in shingles]] = 1
+    for n, each in enumerate(held):
+        matrix[n, [terms[shingle] for shingle in each]] = 1
     weigh = TfidfTransformer(smooth_idf=True).fit(matrix[100:])
     cosines = (weigh.transform(matrix[:100]) @ weigh.transform(matrix[100:]).T).toarray()
     assert found.cosine == pytest.approx(cosines.max(axis=1), abs=1e-9)
