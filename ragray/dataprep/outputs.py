@@ -84,7 +84,8 @@ def write_tables(blocks: Blocks, decided: Decisions, limit: int | None, folder: 
         )
     }  # fmt: skip
     written = Written()
-    ids, merged = blocks.column("id"), _Merged(blocks, decided)
+    ids = blocks.column("id").cast(pa.large_string()).combine_chunks()  # taking from many chunks would copy all of them
+    merged = _Merged(blocks, decided)
     for n, (start, table) in enumerate(zip(blocks.starts, blocks.tables, strict=False)):
         source = blocks.tallies[n]["source"]
         rows = np.arange(start, start + len(table))
@@ -144,7 +145,7 @@ def _within(ascending: Ints, start: int, count: int) -> Ints:
 
 
 def _records(
-    table: pa.Table, source: str, rows: Ints, decided: Decisions, ids: pa.ChunkedArray, merged: _Merged
+    table: pa.Table, source: str, rows: Ints, decided: Decisions, ids: pa.Array, merged: _Merged
 ) -> pa.Table:  # fmt: skip
     places = _within(decided.chosen, rows[0] if len(rows) else 0, len(rows))
     chosen = rows[places]
@@ -155,7 +156,7 @@ def _records(
     return pa.table(columns).select(QARecord.schema.names)
 
 
-def _duplicates(table: pa.Table, source: str, rows: Ints, decided: Decisions, ids: pa.ChunkedArray) -> pa.Table:
+def _duplicates(table: pa.Table, source: str, rows: Ints, decided: Decisions, ids: pa.Array) -> pa.Table:
     places = _within(decided.duplicates, rows[0] if len(rows) else 0, len(rows))
     taken, found = table.take(pa.array(places)), decided.verdicts
     numbers = rows[places]

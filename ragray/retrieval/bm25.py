@@ -9,24 +9,31 @@ Kamphuis et al. 2020, "Which BM25 Do You Mean?".
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ragray.config import Bm25Config
 
 Floats = NDArray[np.float64]
+Values = TypeVar("Values", float, Floats)
 
+VARIANTS = ("okapi", "lucene", "plus", "l")
 EPSILON = 0.25  # okapi: a negative idf becomes this share of the mean idf, as in rank-bm25
-DELTA = {"plus": 1.0, "l": 0.5}  # lower bounds, as in rank-bm25
+DELTA_PLUS, DELTA_L = 1.0, 0.5  # lower bounds, as in rank-bm25
 
 
-def idf(settings: Bm25Config, documents: int, frequencies: NDArray[np.int64]) -> Floats:
+def idf(
+    settings: Bm25Config, documents: int, frequencies: NDArray[np.int64], mean: float | None = None
+) -> Floats:  # fmt: skip
     """Inverse document frequency.
 
     Args:
         settings: names the variant.
         documents: how many documents there are.
         frequencies: documents that hold each term, [terms].
+        mean: of `plain_idf` over all terms, for `okapi`; without it, `frequencies` are those of all terms.
     """
     n, df = float(documents), frequencies.astype(np.float64)
     if settings.variant == "lucene":
@@ -35,32 +42,40 @@ def idf(settings: Bm25Config, documents: int, frequencies: NDArray[np.int64]) ->
         return np.log((n + 1.0) / df)
     if settings.variant == "l":
         return np.log((n + 1.0) / (df + 0.5))
-    plain: Floats = np.log(n - df + 0.5) - np.log(df + 0.5)
+    plain = plain_idf(documents, frequencies)
     if len(plain):
-        plain[plain < 0] = EPSILON * plain.mean()
+        plain[plain < 0] = EPSILON * (plain.mean() if mean is None else mean)
     return plain
 
 
-def weights(settings: Bm25Config, idf_of: Floats, tf: Floats, length: Floats, mean_length: float) -> Floats:
-    """What each posting adds to the score, for a term that the query holds once.
+def plain_idf(documents: int, frequencies: NDArray[np.int64]) -> Floats:
+    """ln((n - df + 0.5) / (df + 0.5)) of each term: negative where more than half of the documents hold it."""
+    df = frequencies.astype(np.float64)
+    return np.asarray(np.log(documents - df + 0.5) - np.log(df + 0.5), np.float64)
+
+
+def saturation(variant: int, k1: float, tf: Values, norm: Values) -> Values:
+    """What a term adds for a weight of 1; numbers or arrays of them, also in compiled code.
 
     Args:
-        settings: variant, k1 and b.
-        idf_of: inverse document frequency of each posting's term, [postings].
-        tf: occurrences of the term in the document, at least 1, [postings].
-        length: terms of the document, [postings].
-        mean_length: mean over all documents.
+        variant: number in `VARIANTS`.
+        k1: saturation.
+        tf: occurrences of the term in the document, at least 1.
+        norm: of the document's length, see `length_norm`.
     """
-    k1, b = settings.k1, settings.b
-    norm = 1 - b + b * length / mean_length
-    if settings.variant == "lucene":
-        return idf_of * tf / (tf + k1 * norm)
-    if settings.variant == "l":
-        raised = tf / norm + DELTA["l"]
-        return idf_of * tf * (k1 + 1) * raised / (k1 + raised)  # times tf, as rank-bm25 has it
-    return idf_of * tf * (k1 + 1) / (tf + k1 * norm)
+    if variant == 1:
+        return tf / (tf + k1 * norm)
+    if variant == 3:
+        raised = tf / norm + DELTA_L
+        return tf * (k1 + 1) * raised / (k1 + raised)  # times tf, as rank-bm25 has it
+    return tf * (k1 + 1) / (tf + k1 * norm)
+
+
+def length_norm(b: float, length: Values, mean_length: float) -> Values:
+    """1 for a document of mean length, more for a longer one."""
+    return 1 - b + b * length / mean_length
 
 
 def floor(settings: Bm25Config, idf_of: Floats) -> Floats:
     """What each term adds to every document, holding it or not: idf times delta for `plus`, else nothing."""
-    return idf_of * DELTA["plus"] if settings.variant == "plus" else np.zeros_like(idf_of)
+    return idf_of * DELTA_PLUS if settings.variant == "plus" else np.zeros_like(idf_of)

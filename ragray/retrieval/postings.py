@@ -1,23 +1,23 @@
-"""For every term its documents, with what it adds to the BM25 score and to the cosine side by side.
+"""For every term its documents and how often they hold it; the scores of both models are made from these.
 
-In: the terms of each document. Out: `.npy` arrays that open memory-mapped, and `Postings.score`, one pass
-over a query's postings for both models. Term numbers follow the sorted vocabulary, so the same documents
-give the same bytes. Scoring is plain numpy: importing numba alone takes 0.4 s of CPU, this scores a query over
-58,414 statutes in 1.7 ms.
+In: the terms of each document. Out: `.npy` arrays that open memory-mapped, and `Postings`, which finds the best
+documents of a query for both models in one walk, or scores all. Term numbers follow the sorted vocabulary, so the same
+documents give the same bytes.
 
     vocabulary.*         sorted terms
-    pointers.npy         int64   [terms + 1]   where each term's postings begin
-    documents.npy        uint32  [postings]    ascending within a term
-    counts.npy           uint32  [postings]    occurrences: weights can be made again for other statistics
-    bm25.npy             float32 [postings]    eager BM25 contribution
-    tfidf.npy            float32 [postings]    weight of the document's vector at length 1
-    lengths.npy          uint32  [documents]   terms of each document
-    idf_bm25.npy         float64 [terms]
-    idf_tfidf.npy        float64 [terms]
+    packed.npy           uint16  postings, see `chunks`
+    pointers.npy         uint32 or int64 [terms + 1]   where each term begins in `packed`
+    frequencies.npy      uint32  [terms]      documents that hold the term
+    lengths.npy          uint32  [documents]  terms of each document
+    norms.npy            float32 [documents]  Euclidean length of the TF-IDF vector
+    bm25_factors.npy, tfidf_factors.npy, classes.npy   see `topk.Documents`
+    statistics.json      documents, mean length, mean idf
 """
 
 from __future__ import annotations
 
+import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -30,57 +30,69 @@ from numpy.typing import NDArray
 
 from ragray.config import RetrievalConfig
 from ragray.retrieval import bm25, tfidf
+from ragray.retrieval.scoring import Documents, document_factors, model_of
 from ragray.retrieval.strings import Strings, byte_order, write_strings
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Ranked = tuple[Ints, Floats]  # documents, best first, and their scores
 
 _REMEMBERED_TERMS = 1 << 16  # looked up before: binary search costs as much as scoring does
+_STATISTICS = "statistics.json"
+_NOTHING: Ranked = (np.empty(0, np.int64), np.empty(0))
 
 
 @dataclass(frozen=True, slots=True)
 class QueryTerms:
     """The terms of a query that the index knows, with their weights in both models.
 
-    `numbers`: int64 [terms], ascending; `bm25`: float64, occurrences in the query; `tfidf`: float64, at
-    length 1; `floor`: what BM25+ adds to every document.
+    `numbers`: int64 [terms], ascending; `bm25`: float64, idf times occurrences in the query; `tfidf`: float64, the
+    query's vector at length 1; `idf`: float64, that of TF-IDF; `floor`: what BM25+ adds to every document.
     """
 
     numbers: Ints
     bm25: Floats
     tfidf: Floats
+    idf: Floats
     floor: float
+
+    @property
+    def rows(self) -> tuple[list[int], list[float], list[float], list[float]]:
+        """Number, bm25, tfidf and idf of the terms."""
+        return self.numbers.tolist(), self.bm25.tolist(), self.tfidf.tolist(), self.idf.tolist()
 
 
 def write_postings(documents: Sequence[Sequence[str]], settings: RetrievalConfig, folder: Path) -> dict[str, int]:
     """Write the arrays for documents given as their terms; returns the counts of terms and postings."""
+    from ragray.retrieval.chunks import pack
+
     vocabulary, term_of, document_of, tf = _count(documents)
     write_strings(vocabulary, folder, "vocabulary")
-    lengths = np.fromiter(map(len, documents), np.int64, len(documents))
     frequencies = np.bincount(term_of, minlength=len(vocabulary)).astype(np.int64)
-    pointers = np.zeros(len(vocabulary) + 1, np.int64)
-    np.cumsum(frequencies, out=pointers[1:])
-    idf_bm25 = bm25.idf(settings.bm25, len(documents), frequencies)
-    idf_tfidf = tfidf.idf(len(documents), frequencies)
-    mean = max(float(lengths.mean()), 1e-9)
-    contributions = bm25.weights(settings.bm25, idf_bm25[term_of], tf, lengths[document_of].astype(np.float64), mean)
-    raw = tfidf.raw_weights(tf, idf_tfidf[term_of], settings.sublinear_tf)
+    packed, pointers = pack(np.concatenate(([0], np.cumsum(frequencies))), document_of, tf)
+    lengths = np.fromiter(map(len, documents), np.int64, len(documents))
+    weights = tfidf.raw_weights(
+        tf.astype(np.float64), tfidf.idf(len(documents), frequencies)[term_of], settings.sublinear_tf
+    )
+    norms = tfidf.norms(weights, document_of, len(documents)).astype(np.float32)
+    factors, numbers = document_factors(settings, lengths, norms, max(float(lengths.mean()), 1e-9))
+    plain = bm25.plain_idf(len(documents), frequencies)
+    numbers["mean_idf"] = float(plain.mean()) if len(plain) else 0.0
     arrays: dict[str, NDArray[np.generic]] = {
-        "pointers": pointers,
-        "documents": document_of.astype(np.uint32),
-        "counts": tf.astype(np.uint32),
-        "bm25": contributions.astype(np.float32),
-        "tfidf": (raw / tfidf.norms(raw, document_of, len(documents))[document_of]).astype(np.float32),
+        "packed": packed,
+        "pointers": pointers.astype(np.uint32) if len(packed) < 1 << 32 else pointers,
+        "frequencies": frequencies.astype(np.uint32),
         "lengths": lengths.astype(np.uint32),
-        "idf_bm25": idf_bm25,
-        "idf_tfidf": idf_tfidf,
+        "norms": norms,
+        **factors,
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
+    (folder / _STATISTICS).write_text(json.dumps(numbers, sort_keys=True) + "\n")
     return {"terms": len(vocabulary), "postings": len(term_of)}
 
 
-def _count(documents: Sequence[Sequence[str]]) -> tuple[list[str], Ints, Ints, Floats]:
+def _count(documents: Sequence[Sequence[str]]) -> tuple[list[str], Ints, Ints, Ints]:
     """Sorted vocabulary, and term, document and tf of each posting, ordered by term, then document."""
     seen: dict[str, int] = {}
     terms: list[int] = []
@@ -98,7 +110,7 @@ def _count(documents: Sequence[Sequence[str]]) -> tuple[list[str], Ints, Ints, F
     term_of = rank[np.array(terms, np.int64)]
     by_term = np.argsort(term_of, kind="stable")  # documents were added in order, and stay so within a term
     document_of = np.repeat(np.arange(len(documents)), sizes)
-    counts = np.array(tf, np.float64)
+    counts = np.array(tf, np.int64)
     return [found[i] for i in order], term_of[by_term], document_of[by_term], counts[by_term]
 
 
@@ -107,18 +119,18 @@ class Postings:
 
     def __init__(self, folder: Path, settings: RetrievalConfig) -> None:
         self._settings = settings
+        self._numbers: dict[str, Any] = json.loads((folder / _STATISTICS).read_text())
+        self._model = model_of(settings, self._numbers)
         self.vocabulary = Strings(folder, "vocabulary")
         self.term: Callable[[str], int | None] = lru_cache(maxsize=_REMEMBERED_TERMS)(self.vocabulary.find)
-        self.pointers: Ints = _mapped(folder, "pointers")
-        self.documents: NDArray[np.uint32] = _mapped(folder, "documents")
-        self.bm25: NDArray[np.float32] = _mapped(folder, "bm25")
-        self.tfidf: NDArray[np.float32] = _mapped(folder, "tfidf")
-        self.lengths: NDArray[np.uint32] = _mapped(folder, "lengths")
-        self.idf_bm25: Floats = _mapped(folder, "idf_bm25")
-        self.idf_tfidf: Floats = _mapped(folder, "idf_tfidf")
+        self._packed: NDArray[np.uint16] = _mapped(folder, "packed")
+        self._pointers: Ints = _mapped(folder, "pointers")
+        self._frequencies: NDArray[np.uint32] = _mapped(folder, "frequencies")
+        self._documents = Documents(*(_mapped(folder, name) for name in Documents._fields))
+        self._thread = threading.local()
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self._documents.lengths)
 
     def query(self, terms: Sequence[str]) -> QueryTerms:
         """Weights of a query's terms: unknown ones are left out, repeated ones count each time."""
@@ -126,49 +138,121 @@ class Postings:
         known = sorted((number, count) for number, count in numbers if number is not None)
         chosen = np.array([number for number, _ in known], np.int64)
         counts = np.array([count for _, count in known], np.float64)
-        weights = tfidf.query_weights(counts, self.idf_tfidf[chosen], self._settings.sublinear_tf)
-        floor = float((bm25.floor(self._settings.bm25, self.idf_bm25[chosen]) * counts).sum())
-        return QueryTerms(chosen, counts, weights, floor)
+        by_bm25, by_tfidf = self._idf(chosen)
+        weights = tfidf.query_weights(counts, by_tfidf, self._settings.sublinear_tf)
+        floor = float((bm25.floor(self._settings.bm25, by_bm25) * counts).sum())
+        return QueryTerms(chosen, counts * by_bm25, weights, by_tfidf, floor)
+
+    def search(self, query: QueryTerms, depth: int, absent: Ints | None = None) -> tuple[Ranked, Ranked]:
+        """The `depth` best documents by BM25 and by cosine, of those that hold a term of the query.
+
+        Args:
+            query: from `query`.
+            depth: how many of each at most.
+            absent: int64, ascending: documents to pass over.
+        """
+        passed_over = np.empty(0, np.int64) if absent is None else absent
+        depth = min(depth, len(self))
+        if not len(query.numbers) or depth <= 0:
+            return (_NOTHING, _NOTHING)
+        if (query.bm25 <= 0).any():  # okapi gives such weights in small corpora: no bound holds for them
+            return self._search_all(query, depth, passed_over)
+        from ragray.retrieval import topk
+
+        best = topk.Best(np.zeros((2, depth), np.int64), np.zeros((2, depth)), np.zeros(2, np.int64))
+        walked = self._frequent_first(query)
+        topk.top(self._packed, self._documents, self._model, walked, passed_over, best, self._room(topk))
+        by_bm25, by_cosine = ((best.documents[n, : best.found[n]], best.scores[n, : best.found[n]]) for n in range(2))
+        return (by_bm25[0], by_bm25[1] + query.floor), by_cosine
+
+    def scores_of(self, query: QueryTerms, documents: Sequence[int]) -> list[tuple[float, float]]:
+        """(BM25 score, cosine) of each of some documents."""
+        from ragray.retrieval import topk
+
+        chosen, scores = np.array(documents, np.int64), np.zeros((2, len(documents)))
+        topk.score_each(self._packed, self._documents, self._model, self._frequent_first(query), chosen, scores)
+        return list(zip((scores[0] + query.floor).tolist(), scores[1].tolist(), strict=True))
 
     def score(self, query: QueryTerms) -> tuple[Floats, Floats]:
         """BM25 scores and cosines of all documents, float64 [documents] each.
 
         A document shares a term with the query exactly where its cosine is above 0.
         """
-        spans = [slice(self.pointers[number], self.pointers[number + 1]) for number in query.numbers]
-        if not spans:
-            return np.zeros(len(self)), np.zeros(len(self))
-        documents = np.concatenate([self.documents[span] for span in spans])
-        added = (
-            np.concatenate([weights[span] * factor for span, factor in zip(spans, factors, strict=True)])
-            for weights, factors in ((self.bm25, query.bm25), (self.tfidf, query.tfidf))
-        )
-        scores = [np.bincount(documents, weights=part, minlength=len(self)).astype(np.float64) for part in added]
-        return scores[0] + query.floor, scores[1]
+        scores, cosines = np.zeros(len(self)), np.zeros(len(self))
+        for number, by_bm25, by_tfidf, idf in zip(*query.rows, strict=True):
+            documents, counts = self._postings(number)
+            scores[documents] += by_bm25 * self._saturation(documents, counts)
+            cosines[documents] += by_tfidf * idf * tfidf.tf_weights(counts, self._settings.sublinear_tf)
+        return scores + query.floor, cosines / self._documents.norms
 
     def frequency(self, number: int) -> int:
         """How many documents hold a term."""
-        return int(self.pointers[number + 1] - self.pointers[number])
+        return int(self._frequencies[number])
 
     def held(self, numbers: Iterable[int], document: int) -> list[int]:
         """Those of the terms that a document holds, in their order."""
-        return [number for number in numbers if self._place(number, document) is not None]
+        return [number for number in numbers if self._count(number, document)]
 
     def contributions(self, query: QueryTerms, document: int) -> list[tuple[int, float, float]]:
         """For each term of the query: its number, and what it adds to the BM25 score and cosine."""
         rows = []
-        for number, w_bm25, w_tfidf in zip(query.numbers, query.bm25, query.tfidf, strict=True):
-            at = self._place(number, document)
-            floor = float(bm25.floor(self._settings.bm25, self.idf_bm25[number : number + 1])[0] * w_bm25)
-            added = (float(self.bm25[at] * w_bm25), float(self.tfidf[at] * w_tfidf)) if at is not None else (0.0, 0.0)
-            rows.append((int(number), floor + added[0], added[1]))
+        share = query.floor / query.bm25.sum() if query.floor else 0.0  # both are sums of idf times occurrences
+        for number, by_bm25, by_tfidf, idf in zip(*query.rows, strict=True):
+            count = self._count(number, document)
+            added, cosine = 0.0, 0.0
+            if count:
+                found, counts = np.array([document]), np.array([float(count)])
+                added = float(by_bm25 * self._saturation(found, counts)[0])
+                weight = by_tfidf * idf * tfidf.tf_weights(counts, self._settings.sublinear_tf)[0]
+                cosine = float(weight / self._documents.norms[document])
+            rows.append((int(number), float(share * by_bm25) + added, cosine))
         return rows
 
-    def _place(self, number: int, document: int) -> int | None:
-        """Where the posting of a term and a document stands, or None."""
-        begin, end = int(self.pointers[number]), int(self.pointers[number + 1])
-        at = begin + int(np.searchsorted(self.documents[begin:end], np.uint32(document)))
-        return at if at < end and self.documents[at] == document else None
+    def _frequent_first(self, query: QueryTerms) -> Any:
+        """The query as the compiled code takes it."""
+        from ragray.retrieval import topk
+
+        order = np.argsort(-self._frequencies[query.numbers].astype(np.int64), kind="stable")
+        numbers = query.numbers[order]
+        begins, ends = (self._pointers[numbers + n].astype(np.int64) for n in range(2))
+        return topk.Query(begins, ends, query.bm25[order], query.tfidf[order], query.idf[order])
+
+    def _idf(self, numbers: Ints) -> tuple[Floats, Floats]:
+        """Of terms in both models."""
+        frequencies = self._frequencies[numbers].astype(np.int64)
+        by_bm25 = bm25.idf(self._settings.bm25, len(self), frequencies, self._numbers["mean_idf"])
+        return by_bm25, tfidf.idf(len(self), frequencies)
+
+    def _postings(self, number: int) -> tuple[Ints, Floats]:
+        """The documents that hold a term, in no particular order, and how often."""
+        from ragray.retrieval.chunks import unpack
+
+        documents, counts = (np.empty(self.frequency(number), np.int64) for _ in range(2))
+        unpack(self._packed, int(self._pointers[number]), int(self._pointers[number + 1]), documents, counts)
+        return documents, counts.astype(np.float64)
+
+    def _count(self, number: int, document: int) -> int:
+        """How often a document holds a term."""
+        from ragray.retrieval.chunks import count_of
+
+        return int(count_of(self._packed, int(self._pointers[number]), int(self._pointers[number + 1]), document))
+
+    def _saturation(self, documents: Ints, counts: Floats) -> Floats:
+        lengths = self._documents.lengths[documents].astype(np.float64)
+        norms = bm25.length_norm(self._model.b, lengths, self._model.mean_length)
+        return bm25.saturation(self._model.variant, self._model.k1, counts, norms)
+
+    def _search_all(self, query: QueryTerms, depth: int, absent: Ints) -> tuple[Ranked, Ranked]:
+        scores, cosines = self.score(query)
+        candidates = np.setdiff1d(np.flatnonzero(cosines > 0), absent, assume_unique=True)
+        found = [ranked(values, candidates, depth) for values in (scores, cosines)]
+        return (found[0], scores[found[0]]), (found[1], cosines[found[1]])
+
+    def _room(self, topk: Any) -> Any:
+        """Working memory of this thread."""
+        if not hasattr(self._thread, "room"):
+            self._thread.room = topk.room()
+        return self._thread.room
 
 
 def _mapped(folder: Path, name: str) -> Any:

@@ -20,8 +20,13 @@ def idf(documents: int, frequencies: NDArray[np.int64]) -> Floats:
 
 
 def raw_weights(tf: Floats, idf_of: Floats, sublinear: bool) -> Floats:
-    """Weights before normalization: tf, or 1 + ln(tf), times idf; tf is at least 1."""
-    return ((1.0 + np.log(tf)) if sublinear else tf) * idf_of
+    """Weights before normalization: those of tf times idf."""
+    return tf_weights(tf, sublinear) * idf_of
+
+
+def tf_weights(tf: Floats, sublinear: bool) -> Floats:
+    """tf, or 1 + ln(tf); tf is at least 1."""
+    return np.asarray(1.0 + np.log(tf), np.float64) if sublinear else tf
 
 
 def norms(raw: Floats, document: NDArray[np.int64], documents: int) -> Floats:

@@ -140,7 +140,7 @@ def test_no_passages_and_repeated_ids_are_data_errors(tmp_path: Path) -> None:
         build_index([PASSAGES[0], PASSAGES[0]], RetrievalConfig(), tmp_path)
 
 
-@pytest.mark.parametrize("missing", [DESCRIPTION, "bm25.npy", "passages.parquet", "vocabulary.bytes.npy"])
+@pytest.mark.parametrize("missing", [DESCRIPTION, "packed.npy", "passages.parquet", "vocabulary.bytes.npy"])
 def test_a_folder_with_a_missing_file_says_which(folder: Path, tmp_path: Path, missing: str) -> None:
     broken = shutil.copytree(folder, tmp_path / "index")
     (broken / missing).unlink()
@@ -150,7 +150,7 @@ def test_a_folder_with_a_missing_file_says_which(folder: Path, tmp_path: Path, m
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [(DESCRIPTION, b"{"), (DESCRIPTION, b"[]"), ("tfidf.npy", b"not an array"), ("passages.parquet", b"PAR")],
+    [(DESCRIPTION, b"{"), (DESCRIPTION, b"[]"), ("norms.npy", b"not an array"), ("passages.parquet", b"PAR")],
 )
 def test_a_damaged_file_is_an_artifact_error(folder: Path, tmp_path: Path, name: str, content: bytes) -> None:
     broken = shutil.copytree(folder, tmp_path / "index")

@@ -1,0 +1,388 @@
+"""The best documents by BM25 and by cosine, from one walk over a query's postings, and provably the best.
+
+In: packed postings, lengths and norms of documents, the weights of a query's terms. Out: both ranked lists.
+
+Both scores of a document are a sum over the terms it holds, times a factor of the document: for BM25 what a term that
+occurs once adds, which falls with the document's length, for the cosine one over its norm. So a walk adds, for each
+posting, one 32-bit number that holds what the term adds to both sums, each rounded up to 16 bits. The sums times the
+factors, also 16 bits and rounded up, are compared with thresholds: a document that reaches neither is not among the
+best. The others are scored exactly, in float64.
+
+The most frequent terms are not walked once the best known documents score so high that these terms alone, added to
+whatever lies below, cannot matter (MaxScore: Turtle and Flood 1995, "Query evaluation: strategies and optimizations").
+The cosine's share of such terms is at most the length of the query's part by Cauchy and Schwarz.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ragray.retrieval import bm25
+from ragray.retrieval.chunks import BITMAP, BLOCK, BLOCK_LOG, HEADER, Packed, chunk_size, count_in, count_of
+from ragray.retrieval.scoring import CLASSES, COUNTS
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Sums = NDArray[np.uint32]
+
+_HALF = (1 << 16) - 1
+_FEW = 64  # postings of a block that are all scored while there are no best documents yet
+_GROUPS, _GROUPS_OF_DEPTH = 128, 4  # of documents, to look for the best: at least, and for each that is wanted
+_SHARE = 0.65  # of the threshold that terms which are not walked may add; more of it makes more candidates
+_LESS = 1 - 1e-6  # thresholds are lowered so much, for rounding
+
+_saturation = njit(inline="always")(bm25.saturation)
+_length_norm = njit(inline="always")(bm25.length_norm)
+
+
+class Query(NamedTuple):
+    """The terms of a query from the most frequent on, [terms]."""
+
+    begins: Ints  # of their chunks
+    ends: Ints
+    bm25: Floats  # idf times occurrences in the query; above 0
+    tfidf: Floats  # weights of the query's vector at length 1
+    idf: Floats  # of TF-IDF
+
+
+class Best(NamedTuple):
+    """The best documents so far, best first, [2, depth]: by BM25 and by cosine."""
+
+    documents: Ints
+    scores: Floats
+    found: Ints  # [2]
+
+
+class Room(NamedTuple):
+    """Working memory of one thread."""
+
+    sums: Sums  # [BLOCK], zero
+    flags: NDArray[np.uint8]
+    candidates: NDArray[np.int32]
+    totals: Sums  # of the candidates
+    maxima: Sums  # [2, BLOCK], of groups of documents
+    table: Sums  # [COUNTS, CLASSES]
+
+
+def room() -> Room:
+    """Working memory for `top`."""
+    return Room(
+        np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.uint8), np.zeros(BLOCK, np.int32),
+        np.zeros(BLOCK, np.uint32),
+        np.zeros((2, BLOCK), np.uint32), np.zeros((COUNTS, CLASSES), np.uint32),
+    )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def top(  # type: ignore[no-untyped-def]
+    packed, documents, model, query, absent, best, room
+):
+    """Put the best documents into `best`; equal scores in document order.
+
+    Args:
+        packed: postings of all terms.
+        documents: as `Documents`.
+        model: as `Model`.
+        query: as `Query`, with at least one term.
+        absent: int64, ascending: documents to pass over.
+        best: as `Best`, empty.
+        room: as `Room`.
+    """
+    count, depth = len(documents.lengths), best.scores.shape[1]
+    next_chunk, chunks = query.begins.copy(), np.empty(len(query.begins), np.int64)
+    passed = 0
+    for block in range((count + BLOCK - 1) >> BLOCK_LOG):
+        first = block << BLOCK_LOG
+        size = min(BLOCK, count - first)
+        terms = _chunks_of_block(packed, query.ends, block, next_chunk, chunks)
+        least_bm25 = best.scores[0, depth - 1] if best.found[0] == depth else 0.0
+        least_cosine = best.scores[1, depth - 1] if best.found[1] == depth else 0.0
+        walked, rest_bm25, rest_cosine = _first_walked(query, model, least_bm25, least_cosine)
+        work = np.int64(0)
+        for term in range(walked, len(chunks)):
+            if chunks[term] >= 0:
+                work += np.int64(packed[chunks[term] + 1]) + np.int64(packed[chunks[term] + 2])
+        if work == 0:
+            continue
+        scale = _scale(packed, chunks, terms, model, query)
+        for term in range(walked, len(chunks)):
+            if chunks[term] >= 0:
+                _add(packed, chunks[term], first, documents, model, query, term, scale, room)
+        while passed < len(absent) and absent[passed] < first + size:
+            if absent[passed] >= first:
+                room.sums[absent[passed] - first] = 0
+            passed += 1
+        bm25_factors = documents.bm25_factors[first : first + size]
+        tfidf_factors = documents.tfidf_factors[first : first + size]
+        limits = (_limit(1.0), _limit(1.0))  # with all terms walked, any document is a candidate
+        lower = limits
+        if best.found[0] == depth and best.found[1] == depth:
+            unit_bm25, unit_tfidf = scale[0] / model.bm25_unit * _LESS, scale[1] / model.tfidf_unit * _LESS
+            limits = (_limit(least_bm25 * unit_bm25), _limit(least_cosine * unit_tfidf))
+            lower = (_limit((least_bm25 - rest_bm25) * unit_bm25), _limit((least_cosine - rest_cosine) * unit_tfidf))
+        elif work > _FEW:
+            limits = lower = _bounds(room, bm25_factors, tfidf_factors, depth, terms, model.loose)
+        if work < BITMAP:
+            found = _among_postings(packed, chunks[walked:], room, bm25_factors, tfidf_factors, lower)
+        else:
+            found = _among_all(room, bm25_factors, tfidf_factors, lower)
+        for k in range(found):
+            local = np.int64(room.candidates[k])
+            if walked:
+                total = room.totals[k]
+                for term in range(walked):
+                    if chunks[term] >= 0:
+                        often = count_in(packed, chunks[term], local)
+                        if often:
+                            total += _amount(model, query, term, scale, often, documents.classes[first + local])
+                if (
+                    _product_bm25(total, bm25_factors[local]) < limits[0]
+                    and _product_tfidf(total, tfidf_factors[local]) < limits[1]
+                ):
+                    continue
+            _score(packed, chunks, first, local, documents, model, query, best)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _chunks_of_block(packed, ends, block, next_chunk, chunks):  # type: ignore[no-untyped-def]
+    """Write where the chunk of each term is in this block, or -1, and step over it. How many terms have one."""
+    terms = 0
+    for term in range(len(chunks)):
+        at = next_chunk[term]
+        chunks[term] = -1
+        if at < ends[term] and np.int64(packed[at]) == block:
+            chunks[term] = at
+            next_chunk[term] += chunk_size(packed, at)
+            terms += 1
+    return terms
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _scale(packed, chunks, terms, model, query):  # type: ignore[no-untyped-def]
+    """(what a BM25 score of 1 is in sums, what a product with a norm of 1 is): so that no sum leaves its 16 bits."""
+    most_bm25, most_tfidf = 0.0, 0.0
+    for term in range(len(chunks)):
+        if chunks[term] >= 0:
+            most = np.float64(packed[chunks[term] + 3])
+            most_bm25 += query.bm25[term] * min(model.ratio_of_count * most, model.largest_ratio)
+            most_tfidf += query.tfidf[term] * query.idf[term] * _tf_weight(most, model.sublinear)
+    return (_HALF - 2 * terms) / most_bm25, (_HALF - 2 * terms) / most_tfidf
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _limit(bound):  # type: ignore[no-untyped-def]
+    """The product from which on a document is a candidate; one of 0 never is."""
+    return np.uint32(min(max(bound, 1.0), 4294967295.0))
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _tf_weight(count, sublinear):  # type: ignore[no-untyped-def]
+    return 1.0 + np.log(count) if sublinear else count
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _first_walked(query, model, least_bm25, least_cosine):  # type: ignore[no-untyped-def]
+    """(first term that is walked, what those before it add at most to BM25, and to the cosine)."""
+    rest, squares, walked = 0.0, 0.0, 0
+    while walked < len(query.bm25):
+        more, more_squares = rest + query.bm25[walked] * model.ceiling, squares + query.tfidf[walked] ** 2
+        if more >= _SHARE * least_bm25 or np.sqrt(more_squares) >= _SHARE * least_cosine:
+            break
+        rest, squares = more, more_squares
+        walked += 1
+    return walked, rest, np.sqrt(squares)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _add(packed, at, first, documents, model, query, term, scale, room):  # type: ignore[no-untyped-def]
+    """Add one term to the sums of the documents of a block."""
+    sums, table = room.sums, room.table
+    single, several, most = np.int64(packed[at + 1]), np.int64(packed[at + 2]), np.int64(packed[at + 3])
+    added = _amount(model, query, term, scale, 1, 0)
+    begin = at + HEADER
+    if single >= BITMAP:
+        _add_bitmap(packed[begin : begin + BITMAP], sums, added)
+    else:
+        for local in packed[begin : begin + single]:
+            sums[local] += added
+    by_bm25, by_tfidf = np.float32(query.bm25[term] * scale[0]), query.tfidf[term] * query.idf[term] * scale[1]
+    looked_up = np.minimum(most + 1, COUNTS)
+    for count in range(2, looked_up):
+        high = np.uint32(by_tfidf * _tf_weight(np.float64(count), model.sublinear) + 1) << np.uint32(16)
+        for length in range(CLASSES):
+            table[count, length] = np.uint32(by_bm25 * model.ratios[count, length] + np.float32(1)) | high
+    begin += min(single, BITMAP)
+    for k in range(begin, begin + several):
+        local, count = packed[k], packed[k + several]
+        length = documents.classes[first + local]
+        if count < COUNTS:
+            sums[local] += table[count, length]
+    if most >= COUNTS:
+        for k in range(begin, begin + several):
+            if packed[k + several] >= COUNTS:
+                length = documents.classes[first + packed[k]]
+                sums[packed[k]] += _amount(model, query, term, scale, np.int64(packed[k + several]), length)
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _amount(model, query, term, scale, count, length):  # type: ignore[no-untyped-def]
+    """What `count` occurrences of a term in documents of a class of lengths add to the sums, rounded up."""
+    ratio = 1.0
+    if count >= COUNTS:
+        ratio = bm25_ratio(model, np.float64(count), length)
+    elif count > 1:
+        ratio = np.float64(model.ratios[count, length])
+    by_bm25 = query.bm25[term] * scale[0] * ratio
+    by_tfidf = query.tfidf[term] * query.idf[term] * scale[1] * _tf_weight(np.float64(count), model.sublinear)
+    return np.uint32(by_bm25 + 1) | np.uint32(by_tfidf + 1) << np.uint32(16)
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def bm25_ratio(model, count, length):  # type: ignore[no-untyped-def]
+    """How many times what one occurrence adds `count` add at most, in documents of a class of lengths.
+
+    What they add falls with the length, and at most in proportion to it: so the bound is too high at most by what the
+    lengths of a class differ.
+    """
+    low, high = model.edges[length], model.edges[length + 1]
+    several = _saturation(model.variant, model.k1, count, low)
+    return min(several / _saturation(model.variant, model.k1, 1.0, high), model.ratio_of_count * count)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _add_bitmap(bits: Packed, sums: Sums, added: np.uint32) -> None:
+    for k in range(len(bits) // 4):
+        word = np.uint64(0)
+        for part in range(4):
+            word |= np.uint64(bits[4 * k + part]) << np.uint64(16 * part)
+        for bit in range(64):
+            sums[64 * k + bit] += np.uint32(word >> np.uint64(bit) & np.uint64(1)) * added
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _product_bm25(total: np.uint32, factor: np.uint16) -> np.uint32:
+    return (total & np.uint32(_HALF)) * np.uint32(factor)
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _product_tfidf(total: np.uint32, factor: np.uint16) -> np.uint32:
+    return (total >> np.uint32(16)) * np.uint32(factor)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _bounds(room, bm25_factors, tfidf_factors, depth, terms, loose):  # type: ignore[no-untyped-def]
+    """Products below which no document of the block is among the `depth` best, by the highest of groups.
+
+    A sum is too high by 1 for each term at most, and by the share `loose`; a factor by 1.
+    """
+    groups = max(_GROUPS, _GROUPS_OF_DEPTH * depth)
+    if len(bm25_factors) < groups:
+        return _limit(1.0), _limit(1.0)
+    high_bm25, high_tfidf = room.maxima[0, :groups], room.maxima[1, :groups]
+    high_bm25[:], high_tfidf[:] = 0, 0
+    for begin in range(0, len(bm25_factors) - groups + 1, groups):  # documents that are `groups` apart share a maximum
+        end = begin + groups
+        totals, by_bm25, by_tfidf = room.sums[begin:end], bm25_factors[begin:end], tfidf_factors[begin:end]
+        for group in range(groups):
+            high_bm25[group] = max(high_bm25[group], _product_bm25(totals[group], by_bm25[group]))
+            high_tfidf[group] = max(high_tfidf[group], _product_tfidf(totals[group], by_tfidf[group]))
+    margin = np.float64(_HALF * (terms + 1))
+    best_bm25 = np.partition(high_bm25, groups - depth)[groups - depth]
+    best_tfidf = np.partition(high_tfidf, groups - depth)[groups - depth]
+    return _limit((best_bm25 - margin) / loose * _LESS), _limit((best_tfidf - margin) * _LESS)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _among_postings(packed, chunks, room, bm25_factors, tfidf_factors, limits):  # type: ignore[no-untyped-def]
+    """Write the candidates to `room`, ascending, by looking at the lists again; clears the sums. How many there are."""
+    found = 0
+    for at in chunks:
+        if at < 0:
+            continue
+        begin, listed = at + HEADER, np.int64(packed[at + 1]) + np.int64(packed[at + 2])
+        for local in packed[begin : begin + listed]:
+            total = room.sums[local]
+            room.sums[local] = 0
+            if (
+                _product_bm25(total, bm25_factors[local]) >= limits[0]
+                or _product_tfidf(total, tfidf_factors[local]) >= limits[1]
+            ):
+                room.candidates[found], room.totals[found] = local, total
+                found += 1
+    order = np.argsort(room.candidates[:found])
+    room.candidates[:found], room.totals[:found] = room.candidates[:found][order], room.totals[:found][order]
+    return found
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _among_all(room, bm25_factors, tfidf_factors, limits):  # type: ignore[no-untyped-def]
+    """Write the candidates to `room`, ascending, by looking at all documents; clears the sums. How many there are."""
+    sums, flags, size = room.sums, room.flags, len(bm25_factors)
+    for k in range(size):
+        total = sums[k]
+        flags[k] = np.uint8(_product_bm25(total, bm25_factors[k]) >= limits[0]) | np.uint8(
+            _product_tfidf(total, tfidf_factors[k]) >= limits[1]
+        )
+    flags[size:] = 0
+    found = 0
+    words = flags.view(np.uint64)
+    for word in range((size + 7) // 8):
+        if words[word]:
+            for k in range(8 * word, 8 * word + 8):
+                if flags[k]:
+                    room.candidates[found], room.totals[found] = k, sums[k]
+                    found += 1
+    sums[:size] = 0
+    return found
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def score_each(packed, documents, model, query, chosen, scores):  # type: ignore[no-untyped-def]
+    """Write the BM25 scores and cosines of chosen documents to `scores`, float64 [2, chosen]."""
+    for n in range(len(chosen)):
+        document = chosen[n]
+        norm = _length_norm(model.b, documents.lengths[document], model.mean_length)
+        scores[:, n] = 0.0
+        for term in range(len(query.begins)):
+            count = count_of(packed, query.begins[term], query.ends[term], document)
+            if count:
+                tf = np.float64(count)
+                scores[0, n] += query.bm25[term] * _saturation(model.variant, model.k1, tf, norm)
+                scores[1, n] += query.tfidf[term] * query.idf[term] * _tf_weight(tf, model.sublinear)
+        scores[1, n] /= documents.norms[document]
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _score(packed, chunks, first, local, documents, model, query, best):  # type: ignore[no-untyped-def]
+    """Score a document exactly, and put it in its place in both lists."""
+    document = first + local
+    norm = _length_norm(model.b, documents.lengths[document], model.mean_length)
+    by_bm25, by_tfidf = 0.0, 0.0
+    for term in range(len(chunks)):
+        if chunks[term] < 0:
+            continue
+        count = count_in(packed, chunks[term], local)
+        if count:
+            tf = np.float64(count)
+            by_bm25 += query.bm25[term] * _saturation(model.variant, model.k1, tf, norm)
+            by_tfidf += query.tfidf[term] * query.idf[term] * _tf_weight(tf, model.sublinear)
+    _put(best, 0, document, by_bm25)
+    _put(best, 1, document, by_tfidf / documents.norms[document])
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _put(best, which, document, score):  # type: ignore[no-untyped-def]
+    """Put a document behind those that score as high, unless there are enough of them."""
+    depth, found = best.scores.shape[1], best.found[which]
+    if found == depth and score <= best.scores[which, depth - 1]:
+        return
+    at = min(found, depth - 1)
+    while at > 0 and best.scores[which, at - 1] < score:
+        best.scores[which, at], best.documents[which, at] = best.scores[which, at - 1], best.documents[which, at - 1]
+        at -= 1
+    best.scores[which, at], best.documents[which, at] = score, document
+    best.found[which] = min(found + 1, depth)

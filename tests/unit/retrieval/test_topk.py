@@ -1,0 +1,116 @@
+"""The best documents of a walk are those of scoring all documents, with equal scores in document order."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ragray.config import Bm25Config, RetrievalConfig
+from ragray.errors import DataError
+from ragray.retrieval.chunks import BITMAP, BLOCK, count_of, pack, unpack
+from ragray.retrieval.postings import Postings, ranked, write_postings
+
+VARIANTS = ["lucene", "okapi", "plus", "l"]
+
+
+def config(variant: str, sublinear: bool, k1: float = 1.2, b: float = 0.75) -> RetrievalConfig:
+    bm25 = Bm25Config.model_validate({"variant": variant, "k1": k1, "b": b})
+    return RetrievalConfig(bm25=bm25, sublinear_tf=sublinear)
+
+
+def check(postings: Postings, terms: list[str], depth: int, absent: list[int]) -> None:
+    """The same scores as by scoring all, in order; documents may change places where they differ by rounding alone."""
+    query = postings.query(terms)
+    all_scores = postings.score(query)
+    candidates = np.setdiff1d(np.flatnonzero(all_scores[1] > 0), absent)
+    found = postings.search(query, depth, np.array(absent, np.int64))
+    for values, (documents, scores) in zip(all_scores, found, strict=True):
+        best = ranked(values, candidates, depth)
+        assert len(set(documents.tolist())) == len(documents) == len(best)
+        assert scores == pytest.approx(values[best], abs=1e-9)
+        assert scores == pytest.approx(values[documents], abs=1e-9)
+        assert not set(documents.tolist()) & set(absent)
+
+
+@pytest.fixture(scope="module")
+def corpus() -> list[list[str]]:
+    """Three blocks, the last one short; terms from those in half of the documents to those in one."""
+    chance = np.random.default_rng(3)
+    lengths = np.minimum(chance.lognormal(2.0, 0.8, 2 * BLOCK + 900).astype(int), 120)
+    ranks = np.minimum(chance.zipf(1.3, int(lengths.sum())), 30_000)
+    repeated = chance.random(len(ranks)) < 0.25
+    ranks[1:][repeated[1:]] = ranks[:-1][repeated[1:]]
+    terms = np.array([f"t{n}" for n in range(30_001)])[ranks]
+    documents = [part.tolist() for part in np.split(terms, np.cumsum(lengths)[:-1])]
+    documents[40] = ["t1"] * 200 + ["t5"] * 40
+    documents[BLOCK + 7] = documents[BLOCK + 8] = ["t2", "t9", "t9", "pair"]
+    return documents
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("sublinear", [False, True])
+def test_the_best_of_a_large_corpus(corpus: list[list[str]], variant: str, sublinear: bool, tmp_path: Path) -> None:
+    settings = config(variant, sublinear)
+    write_postings(corpus, settings, tmp_path)
+    postings = Postings(tmp_path, settings)
+    assert max(map(postings.frequency, range(len(postings.vocabulary)))) > 3 * BITMAP  # some lists are bitmaps
+    chance = np.random.default_rng(4)
+    for number in range(40):
+        document = corpus[int(chance.integers(len(corpus)))]
+        terms = [*document[:8], *(f"t{rank}" for rank in chance.zipf(1.3, 2))]
+        absent = sorted({int(n) for n in postings.search(postings.query(terms), 3)[0][0]}) if number % 3 == 0 else []
+        check(postings, terms, [1, 10, 100, 2000][number % 4], absent)
+    check(postings, ["t5"], 10, [])
+    for documents, _ in postings.search(postings.query(["t9", "pair"]), 1000):
+        places = [documents.tolist().index(BLOCK + n) for n in (7, 8)]
+        assert places[1] == places[0] + 1  # equal documents in their order
+
+
+words = st.sampled_from(["ray", "train", "gpu", "集群", "2.60", "a-b"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    corpus=st.lists(st.lists(words, max_size=12), min_size=1, max_size=40),
+    query=st.lists(words, max_size=6),
+    variant=st.sampled_from(VARIANTS),
+    depth=st.integers(1, 45),
+    k1=st.sampled_from([0.0, 0.5, 2.0]),
+    b=st.sampled_from([0.0, 0.75, 1.0]),
+    data=st.data(),
+)
+def test_the_best_of_small_corpora(corpus, query, variant, depth, k1, b, data, tmp_path_factory) -> None:  # type: ignore[no-untyped-def]
+    folder, settings = tmp_path_factory.mktemp("postings"), config(variant, True, k1, b)
+    write_postings(corpus, settings, folder)
+    absent = data.draw(st.sets(st.integers(0, len(corpus) - 1), max_size=5))
+    check(Postings(folder, settings), query, depth, sorted(absent))
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_packed_postings_hold_what_was_put_in(data: st.DataObject) -> None:
+    chance = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    terms, total = data.draw(st.integers(1, 4)), data.draw(st.sampled_from([5, BLOCK + 5, 2 * BLOCK]))
+    held = []
+    for _ in range(terms):
+        size = min(total, data.draw(st.sampled_from([0, 1, 3, BITMAP - 1, BITMAP + 1, BLOCK])))
+        numbers = np.sort(chance.choice(total, size, replace=False))
+        held.append((numbers, np.where(chance.random(size) < 0.2, chance.integers(1, 70, size), 1)))
+    starts = np.concatenate(([0], np.cumsum([len(numbers) for numbers, _ in held])))
+    packed, pointers = pack(starts, *(np.concatenate(parts).astype(np.int64) for parts in zip(*held, strict=True)))
+    for term, (numbers, counts) in enumerate(held):
+        found, often = np.zeros(len(numbers), np.int64), np.zeros(len(numbers), np.int64)
+        assert unpack(packed, pointers[term], pointers[term + 1], found, often) == len(numbers)
+        assert dict(zip(found.tolist(), often.tolist(), strict=True)) == dict(
+            zip(numbers.tolist(), counts.tolist(), strict=True)
+        )
+        looked_up = chance.choice(total, 20)
+        expected = [int(counts[numbers == number].sum()) for number in looked_up]
+        assert [count_of(packed, pointers[term], pointers[term + 1], n) for n in looked_up] == expected
+
+
+def test_a_term_repeated_too_often_is_an_error() -> None:
+    with pytest.raises(DataError, match="passage 3 repeats one term 70,000 times"):
+        pack(np.array([0, 1]), np.array([3]), np.array([70_000]))
