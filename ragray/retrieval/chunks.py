@@ -23,7 +23,7 @@ from ragray.errors import DataError
 Packed = NDArray[np.uint16]
 Ints = NDArray[np.int64]
 
-BLOCK_LOG = 15
+BLOCK_LOG = 14
 BLOCK = 1 << BLOCK_LOG  # documents
 HEADER = 4
 BITMAP = BLOCK // 16  # numbers; a list that would be no shorter is a bitmap

@@ -24,7 +24,7 @@ from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.retrieval.analyzer import Analyzer, check_analyzer
 from ragray.retrieval.fusion import reciprocal_rank_fusion
-from ragray.retrieval.postings import Postings, QueryTerms, write_postings
+from ragray.retrieval.postings import Ints, Postings, QueryTerms, Ranked, write_postings
 from ragray.retrieval.strings import Strings, byte_order, write_strings
 from ragray.schema import Passage, records_of, table_of
 
@@ -142,27 +142,31 @@ class HybridIndex:
             top_k: how many at most; not more than both lists hold together.
             exclude: ids of documents that are treated as absent from the lists.
         """
-        terms = self.query_terms(query)
-        absent = sorted(n for n in map(self._find, set(exclude)) if n is not None)
-        by_bm25, by_tfidf = (
-            dict(zip(documents.tolist(), scores.tolist(), strict=True))
-            for documents, scores in self.postings.search(terms, self.settings.fusion_depth, np.array(absent, np.int64))
-        )
-        bm25_ranks = {document: rank for rank, document in enumerate(by_bm25, 1)}
-        tfidf_ranks = {document: rank for rank, document in enumerate(by_tfidf, 1)}
-        fused = reciprocal_rank_fusion([list(by_bm25), list(by_tfidf)], self.settings.rrf_k)[: max(top_k, 0)]
-        others = self.postings.scores_of(terms, [document for document, _ in fused])
-        return [
-            Hit(self._ids[document], rank, score, bm25_ranks.get(document), bm25, tfidf_ranks.get(document), tfidf)
-            for rank, ((document, score), (bm25, tfidf)) in enumerate(zip(fused, others, strict=True), 1)
-        ]
+        return self.search_batch([query], top_k, [exclude])[0]
 
     def search_batch(
         self, queries: Sequence[str], top_k: int, exclude: Sequence[Collection[str]] = ()
     ) -> list[list[Hit]]:
         """`search` for each query; `exclude` is empty, or has one collection for each query."""
-        absent = exclude or [()] * len(queries)
-        return [self.search(query, top_k, skip) for query, skip in zip(queries, absent, strict=True)]
+        asked = self.postings.queries([self.terms(query) for query in queries])
+        absent = [self._numbers(ids) for ids in exclude] if exclude else None
+        lists = self.postings.search_each(asked, self.settings.fusion_depth, absent)
+        return [self._fused(asked[number], found, top_k) for number, found in enumerate(lists)]
+
+    def _fused(self, query: QueryTerms, found: tuple[Ranked, Ranked], top_k: int) -> list[Hit]:
+        by_bm25, by_tfidf = (documents.tolist() for documents, _ in found)
+        bm25_ranks = {document: rank for rank, document in enumerate(by_bm25, 1)}
+        tfidf_ranks = {document: rank for rank, document in enumerate(by_tfidf, 1)}
+        fused = reciprocal_rank_fusion([by_bm25, by_tfidf], self.settings.rrf_k)[: max(top_k, 0)]
+        scores = self.postings.scores_of(query, [document for document, _ in fused])
+        return [
+            Hit(self._ids[document], rank, score, bm25_ranks.get(document), bm25, tfidf_ranks.get(document), tfidf)
+            for rank, ((document, score), (bm25, tfidf)) in enumerate(zip(fused, scores, strict=True), 1)
+        ]
+
+    def _numbers(self, doc_ids: Collection[str]) -> Ints:
+        """The numbers of documents, ascending; ids that the index does not hold are passed over."""
+        return np.array(sorted({n for n in map(self._find, doc_ids) if n is not None}), np.int64)
 
     def terms(self, query: str) -> list[str]:
         """The first 1,024 terms of a query, as the index's analyzer makes them."""

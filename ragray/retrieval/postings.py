@@ -16,10 +16,11 @@ documents give the same bytes.
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,18 +40,21 @@ Ranked = tuple[Ints, Floats]  # documents, best first, and their scores
 
 _REMEMBERED_TERMS = 1 << 16  # looked up before: binary search costs as much as scoring does
 _STATISTICS = "statistics.json"
-_NOTHING: Ranked = (np.empty(0, np.int64), np.empty(0))
+_TERM_BITS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class QueryTerms:
-    """The terms of a query that the index knows, with their weights in both models.
+    """The terms of a query that the index knows, the most frequent first, with their weights in both models.
 
-    `numbers`: int64 [terms], ascending; `bm25`: float64, idf times occurrences in the query; `tfidf`: float64, the
-    query's vector at length 1; `idf`: float64, that of TF-IDF; `floor`: what BM25+ adds to every document.
+    `numbers`: int64 [terms]; `begins`, `ends`: int64, of their postings; `bm25`: float64, idf times occurrences in the
+    query; `tfidf`: float64, the query's vector at length 1; `idf`: float64, that of TF-IDF; `floor`: what BM25+ adds to
+    every document.
     """
 
     numbers: Ints
+    begins: Ints
+    ends: Ints
     bm25: Floats
     tfidf: Floats
     idf: Floats
@@ -60,6 +64,25 @@ class QueryTerms:
     def rows(self) -> tuple[list[int], list[float], list[float], list[float]]:
         """Number, bm25, tfidf and idf of the terms."""
         return self.numbers.tolist(), self.bm25.tolist(), self.tfidf.tolist(), self.idf.tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """The terms of several queries end to end: those of query q from `starts[q]` to `starts[q + 1]`."""
+
+    terms: QueryTerms  # without a floor
+    starts: Ints
+    floors: Floats
+
+    def __len__(self) -> int:
+        return len(self.floors)
+
+    def __getitem__(self, number: int) -> QueryTerms:
+        part, terms = slice(self.starts[number], self.starts[number + 1]), self.terms
+        return QueryTerms(
+            terms.numbers[part], terms.begins[part], terms.ends[part], terms.bm25[part], terms.tfidf[part],
+            terms.idf[part], float(self.floors[number]),
+        )  # fmt: skip
 
 
 def write_postings(documents: Sequence[Sequence[str]], settings: RetrievalConfig, folder: Path) -> dict[str, int]:
@@ -134,14 +157,25 @@ class Postings:
 
     def query(self, terms: Sequence[str]) -> QueryTerms:
         """Weights of a query's terms: unknown ones are left out, repeated ones count each time."""
-        numbers = ((self.term(term), count) for term, count in Counter(terms).items())
-        known = sorted((number, count) for number, count in numbers if number is not None)
-        chosen = np.array([number for number, _ in known], np.int64)
-        counts = np.array([count for _, count in known], np.float64)
-        by_bm25, by_tfidf = self._idf(chosen)
-        weights = tfidf.query_weights(counts, by_tfidf, self._settings.sublinear_tf)
-        floor = float((bm25.floor(self._settings.bm25, by_bm25) * counts).sum())
-        return QueryTerms(chosen, counts * by_bm25, weights, by_tfidf, floor)
+        return self.queries([terms])[0]
+
+    def queries(self, queries: Sequence[Sequence[str]]) -> Queries:
+        """Weights of the terms of each query."""
+        held = [[number for term in terms if (number := self.term(term)) is not None] for terms in queries]
+        owners = np.repeat(np.arange(len(held)), [len(numbers) for numbers in held])
+        flat = np.fromiter(itertools.chain.from_iterable(held), np.int64, len(owners))
+        pairs, counted = np.unique(owners << _TERM_BITS | flat, return_counts=True)
+        owners, numbers = pairs >> _TERM_BITS, pairs & ((1 << _TERM_BITS) - 1)
+        order = np.lexsort((numbers, -self._frequencies[numbers].astype(np.int64), owners))
+        owners, numbers, counts = owners[order], numbers[order], counted[order].astype(np.float64)
+        by_bm25, by_tfidf = self._idf(numbers)
+        raw = tfidf.raw_weights(counts, by_tfidf, self._settings.sublinear_tf)
+        floor = bm25.floor(self._settings.bm25, by_bm25) * counts
+        floors = np.bincount(owners, floor, len(held)).astype(np.float64)
+        begins, ends = (self._pointers[numbers + n].astype(np.int64) for n in range(2))
+        weights = raw / tfidf.norms(raw, owners, len(held))[owners]
+        terms = QueryTerms(numbers, begins, ends, counts * by_bm25, weights, by_tfidf, 0.0)
+        return Queries(terms, np.searchsorted(owners, np.arange(len(held) + 1)), floors)
 
     def search(self, query: QueryTerms, depth: int, absent: Ints | None = None) -> tuple[Ranked, Ranked]:
         """The `depth` best documents by BM25 and by cosine, of those that hold a term of the query.
@@ -151,26 +185,54 @@ class Postings:
             depth: how many of each at most.
             absent: int64, ascending: documents to pass over.
         """
-        passed_over = np.empty(0, np.int64) if absent is None else absent
-        depth = min(depth, len(self))
-        if not len(query.numbers) or depth <= 0:
-            return (_NOTHING, _NOTHING)
-        if (query.bm25 <= 0).any():  # okapi gives such weights in small corpora: no bound holds for them
-            return self._search_all(query, depth, passed_over)
+        one = Queries(query, np.array([0, len(query.numbers)]), np.array([query.floor]))
+        return next(self.search_each(one, depth, None if absent is None else [absent]))
+
+    def search_each(
+        self, queries: Queries, depth: int, absent: Sequence[Ints] | None = None
+    ) -> Iterator[tuple[Ranked, Ranked]]:
+        """`search` for each of some queries.
+
+        Args:
+            queries: from `queries`.
+            depth: how many of each ranking at most.
+            absent: for each query: documents to pass over.
+
+        Raises:
+            ValueError: `absent` is given, but not for each query.
+        """
         from ragray.retrieval import topk
 
-        best = topk.Best(np.zeros((2, depth), np.int64), np.zeros((2, depth)), np.zeros(2, np.int64))
-        walked = self._frequent_first(query)
-        topk.top(self._packed, self._documents, self._model, walked, passed_over, best, self._room(topk))
-        by_bm25, by_cosine = ((best.documents[n, : best.found[n]], best.scores[n, : best.found[n]]) for n in range(2))
-        return (by_bm25[0], by_bm25[1] + query.floor), by_cosine
+        if absent is not None and len(absent) != len(queries):
+            raise ValueError(f"{len(absent)} lists of documents to pass over for {len(queries)} queries")
+        depth = max(0, min(depth, len(self)))
+        skipped = [np.empty(0, np.int64)] * len(queries) if absent is None else absent
+        # okapi gives negative weights in small corpora: no bound holds for them
+        by_all = np.zeros(len(queries), np.bool_)
+        np.logical_or.at(by_all, np.repeat(np.arange(len(queries)), np.diff(queries.starts)), queries.terms.bm25 <= 0)
+        shape = (len(queries), 2, depth)
+        best = topk.Best(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape[:2], np.int64))
+        if depth:
+            topk.top_of_each(
+                self._packed, self._documents, self._model, topk.Query.of(queries.terms), queries.starts,
+                np.concatenate(skipped) if len(skipped) else np.empty(0, np.int64),
+                np.concatenate(([0], np.cumsum([len(documents) for documents in skipped]))).astype(np.int64),
+                by_all, best, self._room(topk),
+            )  # fmt: skip
+        for number, floor in enumerate(queries.floors.tolist()):
+            if by_all[number] and depth:
+                yield self._search_all(queries[number], depth, skipped[number])
+                continue
+            first, second = best.found[number]
+            documents, scores = best.documents[number], best.scores[number]
+            yield (documents[0, :first], scores[0, :first] + floor), (documents[1, :second], scores[1, :second])
 
     def scores_of(self, query: QueryTerms, documents: Sequence[int]) -> list[tuple[float, float]]:
         """(BM25 score, cosine) of each of some documents."""
         from ragray.retrieval import topk
 
         chosen, scores = np.array(documents, np.int64), np.zeros((2, len(documents)))
-        topk.score_each(self._packed, self._documents, self._model, self._frequent_first(query), chosen, scores)
+        topk.score_each(self._packed, self._documents, self._model, topk.Query.of(query), chosen, scores)
         return list(zip((scores[0] + query.floor).tolist(), scores[1].tolist(), strict=True))
 
     def score(self, query: QueryTerms) -> tuple[Floats, Floats]:
@@ -207,15 +269,6 @@ class Postings:
                 cosine = float(weight / self._documents.norms[document])
             rows.append((int(number), float(share * by_bm25) + added, cosine))
         return rows
-
-    def _frequent_first(self, query: QueryTerms) -> Any:
-        """The query as the compiled code takes it."""
-        from ragray.retrieval import topk
-
-        order = np.argsort(-self._frequencies[query.numbers].astype(np.int64), kind="stable")
-        numbers = query.numbers[order]
-        begins, ends = (self._pointers[numbers + n].astype(np.int64) for n in range(2))
-        return topk.Query(begins, ends, query.bm25[order], query.tfidf[order], query.idf[order])
 
     def _idf(self, numbers: Ints) -> tuple[Floats, Floats]:
         """Of terms in both models."""

@@ -29,8 +29,8 @@ class Documents(NamedTuple):
 
     lengths: NDArray[np.uint32]  # terms
     norms: NDArray[np.float32]  # of the TF-IDF vector
-    bm25_factors: NDArray[np.uint16]  # what a term that occurs once adds, in parts of the highest
-    tfidf_factors: NDArray[np.uint16]  # one over the norm, in parts of the highest
+    factors: NDArray[np.uint16]  # [documents, 2], in parts of the highest: what a term that occurs once adds to BM25;
+    # one over the norm
     classes: NDArray[np.uint8]  # by length, see `Model.edges`
 
 
@@ -71,8 +71,9 @@ def document_factors(
     classes = np.clip(np.searchsorted(edges, length_norms, "right") - 1, 0, CLASSES - 1)
     units = {"bm25_unit": float(once.max()) / _HIGHEST, "tfidf_unit": float(inverse.max()) / _HIGHEST}
     arrays: dict[str, NDArray[np.generic]] = {
-        "bm25_factors": np.ceil(once / units["bm25_unit"] - 1e-6).astype(np.uint16),
-        "tfidf_factors": np.ceil(inverse / units["tfidf_unit"] - 1e-6).astype(np.uint16),
+        "factors": np.ceil(np.stack([once / units["bm25_unit"], inverse / units["tfidf_unit"]], axis=1) - 1e-6).astype(
+            np.uint16
+        ),
         "classes": classes.astype(np.uint8),
     }
     return arrays, {"mean_length": mean_length, "shortest": float(edges[0]), "longest": float(edges[-1]), **units}

@@ -39,9 +39,3 @@ def norms(raw: Floats, document: NDArray[np.int64], documents: int) -> Floats:
     """
     squares = np.bincount(document, weights=raw * raw, minlength=documents)
     return np.sqrt(np.where(squares > 0.0, squares, 1.0))
-
-
-def query_weights(tf: Floats, idf_of: Floats, sublinear: bool) -> Floats:
-    """The query's vector at Euclidean length 1, over the terms that the index knows."""
-    raw = raw_weights(tf, idf_of, sublinear)
-    return raw / np.sqrt((raw * raw).sum()) if len(raw) else raw

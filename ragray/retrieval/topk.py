@@ -15,7 +15,7 @@ The cosine's share of such terms is at most the length of the query's part by Ca
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -30,6 +30,7 @@ Floats = NDArray[np.float64]
 Sums = NDArray[np.uint32]
 
 _HALF = (1 << 16) - 1
+_TOGETHER = 64  # documents that are compared at once
 _FEW = 64  # postings of a block that are all scored while there are no best documents yet
 _GROUPS, _GROUPS_OF_DEPTH = 128, 4  # of documents, to look for the best: at least, and for each that is wanted
 _SHARE = 0.65  # of the threshold that terms which are not walked may add; more of it makes more candidates
@@ -48,20 +49,25 @@ class Query(NamedTuple):
     tfidf: Floats  # weights of the query's vector at length 1
     idf: Floats  # of TF-IDF
 
+    @classmethod
+    def of(cls, terms: Any) -> Query:
+        """The fields of the same names."""
+        return cls(*(getattr(terms, name) for name in cls._fields))
+
 
 class Best(NamedTuple):
-    """The best documents so far, best first, [2, depth]: by BM25 and by cosine."""
+    """The best documents so far, best first, by BM25 and by cosine."""
 
-    documents: Ints
+    documents: Ints  # [2, depth], or of several queries [queries, 2, depth]
     scores: Floats
-    found: Ints  # [2]
+    found: Ints  # [2], or [queries, 2]
 
 
 class Room(NamedTuple):
     """Working memory of one thread."""
 
     sums: Sums  # [BLOCK], zero
-    flags: NDArray[np.uint8]
+    limit: NDArray[np.uint16]  # [2 * _TOGETHER]
     candidates: NDArray[np.int32]
     totals: Sums  # of the candidates
     maxima: Sums  # [2, BLOCK], of groups of documents
@@ -69,29 +75,47 @@ class Room(NamedTuple):
 
 
 def room() -> Room:
-    """Working memory for `top`."""
+    """Working memory for `top_of_each`."""
     return Room(
-        np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.uint8), np.zeros(BLOCK, np.int32),
+        np.zeros(BLOCK, np.uint32), np.zeros(2 * _TOGETHER, np.uint16), np.zeros(BLOCK, np.int32),
         np.zeros(BLOCK, np.uint32),
         np.zeros((2, BLOCK), np.uint32), np.zeros((COUNTS, CLASSES), np.uint32),
     )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def top(  # type: ignore[no-untyped-def]
-    packed, documents, model, query, absent, best, room
+def top_of_each(  # type: ignore[no-untyped-def]
+    packed, documents, model, terms, starts, absent, absent_starts, passed_over, best, room
 ):
-    """Put the best documents into `best`; equal scores in document order.
+    """Put the best documents of each query into `best`; equal scores in document order.
 
     Args:
         packed: postings of all terms.
         documents: as `Documents`.
         model: as `Model`.
-        query: as `Query`, with at least one term.
-        absent: int64, ascending: documents to pass over.
-        best: as `Best`, empty.
+        terms: as `Query`, of all queries end to end.
+        starts: int64 [queries + 1], where those of each query begin.
+        absent: int64, ascending for each query: documents to pass over.
+        absent_starts: int64 [queries + 1], where those of each query begin.
+        passed_over: bool [queries], queries to leave out.
+        best: as `Best`, of all queries; empty.
         room: as `Room`.
     """
+    for number in range(len(starts) - 1):
+        begin, end = starts[number], starts[number + 1]
+        if begin == end or passed_over[number]:
+            continue
+        query = Query(
+            terms.begins[begin:end], terms.ends[begin:end], terms.bm25[begin:end], terms.tfidf[begin:end],
+            terms.idf[begin:end],
+        )  # fmt: skip
+        of_query = Best(best.documents[number], best.scores[number], best.found[number])
+        skipped = absent[absent_starts[number] : absent_starts[number + 1]]
+        _top(packed, documents, model, query, skipped, of_query, room)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _top(packed, documents, model, query, absent, best, room):  # type: ignore[no-untyped-def]
     count, depth = len(documents.lengths), best.scores.shape[1]
     next_chunk, chunks = query.begins.copy(), np.empty(len(query.begins), np.int64)
     passed = 0
@@ -116,8 +140,7 @@ def top(  # type: ignore[no-untyped-def]
             if absent[passed] >= first:
                 room.sums[absent[passed] - first] = 0
             passed += 1
-        bm25_factors = documents.bm25_factors[first : first + size]
-        tfidf_factors = documents.tfidf_factors[first : first + size]
+        factors = documents.factors[first : first + size]
         limits = (_limit(1.0), _limit(1.0))  # with all terms walked, any document is a candidate
         lower = limits
         if best.found[0] == depth and best.found[1] == depth:
@@ -125,11 +148,11 @@ def top(  # type: ignore[no-untyped-def]
             limits = (_limit(least_bm25 * unit_bm25), _limit(least_cosine * unit_tfidf))
             lower = (_limit((least_bm25 - rest_bm25) * unit_bm25), _limit((least_cosine - rest_cosine) * unit_tfidf))
         elif work > _FEW:
-            limits = lower = _bounds(room, bm25_factors, tfidf_factors, depth, terms, model.loose)
+            limits = lower = _bounds(room, factors, depth, terms, model.loose)
         if work < BITMAP:
-            found = _among_postings(packed, chunks[walked:], room, bm25_factors, tfidf_factors, lower)
+            found = _among_postings(packed, chunks[walked:], room, factors, lower)
         else:
-            found = _among_all(room, bm25_factors, tfidf_factors, lower)
+            found = _among_all(room, factors, lower)
         for k in range(found):
             local = np.int64(room.candidates[k])
             if walked:
@@ -140,8 +163,8 @@ def top(  # type: ignore[no-untyped-def]
                         if often:
                             total += _amount(model, query, term, scale, often, documents.classes[first + local])
                 if (
-                    _product_bm25(total, bm25_factors[local]) < limits[0]
-                    and _product_tfidf(total, tfidf_factors[local]) < limits[1]
+                    _product_bm25(total, factors[local]) < limits[0]
+                    and _product_tfidf(total, factors[local]) < limits[1]
                 ):
                     continue
             _score(packed, chunks, first, local, documents, model, query, best)
@@ -264,32 +287,32 @@ def _add_bitmap(bits: Packed, sums: Sums, added: np.uint32) -> None:
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _product_bm25(total: np.uint32, factor: np.uint16) -> np.uint32:
-    return (total & np.uint32(_HALF)) * np.uint32(factor)
+def _product_bm25(total, factor):  # type: ignore[no-untyped-def]
+    return (total & np.uint32(_HALF)) * np.uint32(factor[0])
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _product_tfidf(total: np.uint32, factor: np.uint16) -> np.uint32:
-    return (total >> np.uint32(16)) * np.uint32(factor)
+def _product_tfidf(total, factor):  # type: ignore[no-untyped-def]
+    return (total >> np.uint32(16)) * np.uint32(factor[1])
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _bounds(room, bm25_factors, tfidf_factors, depth, terms, loose):  # type: ignore[no-untyped-def]
+def _bounds(room, factors, depth, terms, loose):  # type: ignore[no-untyped-def]
     """Products below which no document of the block is among the `depth` best, by the highest of groups.
 
     A sum is too high by 1 for each term at most, and by the share `loose`; a factor by 1.
     """
     groups = max(_GROUPS, _GROUPS_OF_DEPTH * depth)
-    if len(bm25_factors) < groups:
+    if len(factors) < groups:
         return _limit(1.0), _limit(1.0)
     high_bm25, high_tfidf = room.maxima[0, :groups], room.maxima[1, :groups]
     high_bm25[:], high_tfidf[:] = 0, 0
-    for begin in range(0, len(bm25_factors) - groups + 1, groups):  # documents that are `groups` apart share a maximum
+    for begin in range(0, len(factors) - groups + 1, groups):  # documents that are `groups` apart share a maximum
         end = begin + groups
-        totals, by_bm25, by_tfidf = room.sums[begin:end], bm25_factors[begin:end], tfidf_factors[begin:end]
+        totals, of_group = room.sums[begin:end], factors[begin:end]
         for group in range(groups):
-            high_bm25[group] = max(high_bm25[group], _product_bm25(totals[group], by_bm25[group]))
-            high_tfidf[group] = max(high_tfidf[group], _product_tfidf(totals[group], by_tfidf[group]))
+            high_bm25[group] = max(high_bm25[group], _product_bm25(totals[group], of_group[group]))
+            high_tfidf[group] = max(high_tfidf[group], _product_tfidf(totals[group], of_group[group]))
     margin = np.float64(_HALF * (terms + 1))
     best_bm25 = np.partition(high_bm25, groups - depth)[groups - depth]
     best_tfidf = np.partition(high_tfidf, groups - depth)[groups - depth]
@@ -297,7 +320,7 @@ def _bounds(room, bm25_factors, tfidf_factors, depth, terms, loose):  # type: ig
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _among_postings(packed, chunks, room, bm25_factors, tfidf_factors, limits):  # type: ignore[no-untyped-def]
+def _among_postings(packed, chunks, room, factors, limits):  # type: ignore[no-untyped-def]
     """Write the candidates to `room`, ascending, by looking at the lists again; clears the sums. How many there are."""
     found = 0
     for at in chunks:
@@ -307,10 +330,7 @@ def _among_postings(packed, chunks, room, bm25_factors, tfidf_factors, limits): 
         for local in packed[begin : begin + listed]:
             total = room.sums[local]
             room.sums[local] = 0
-            if (
-                _product_bm25(total, bm25_factors[local]) >= limits[0]
-                or _product_tfidf(total, tfidf_factors[local]) >= limits[1]
-            ):
+            if _product_bm25(total, factors[local]) >= limits[0] or _product_tfidf(total, factors[local]) >= limits[1]:
                 room.candidates[found], room.totals[found] = local, total
                 found += 1
     order = np.argsort(room.candidates[:found])
@@ -319,22 +339,25 @@ def _among_postings(packed, chunks, room, bm25_factors, tfidf_factors, limits): 
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _among_all(room, bm25_factors, tfidf_factors, limits):  # type: ignore[no-untyped-def]
+def _among_all(room, factors, limits):  # type: ignore[no-untyped-def]
     """Write the candidates to `room`, ascending, by looking at all documents; clears the sums. How many there are."""
-    sums, flags, size = room.sums, room.flags, len(bm25_factors)
-    for k in range(size):
-        total = sums[k]
-        flags[k] = np.uint8(_product_bm25(total, bm25_factors[k]) >= limits[0]) | np.uint8(
-            _product_tfidf(total, tfidf_factors[k]) >= limits[1]
-        )
-    flags[size:] = 0
+    sums, size = room.sums, len(factors)
+    halves, of_halves = sums.view(np.uint16), factors.reshape(2 * size)
+    limit = room.limit
+    limit[0::2], limit[1::2] = limits[0] >> np.uint32(16), limits[1] >> np.uint32(16)
     found = 0
-    words = flags.view(np.uint64)
-    for word in range((size + 7) // 8):
-        if words[word]:
-            for k in range(8 * word, 8 * word + 8):
-                if flags[k]:
-                    room.candidates[found], room.totals[found] = k, sums[k]
+    for begin in range(0, size, _TOGETHER):
+        end = min(begin + _TOGETHER, size)
+        # the upper 16 bits of all products are compared first: that is what processors do many of at once
+        totals, by, reaches = halves[2 * begin : 2 * end], of_halves[2 * begin : 2 * end], np.uint16(0)
+        for k in range(2 * (end - begin)):
+            product = np.uint16(np.uint32(totals[k]) * np.uint32(by[k]) >> np.uint32(16))
+            reaches |= np.uint16(product >= limit[k])
+        if reaches:
+            for k in range(begin, end):
+                total = sums[k]
+                if _product_bm25(total, factors[k]) >= limits[0] or _product_tfidf(total, factors[k]) >= limits[1]:
+                    room.candidates[found], room.totals[found] = k, total
                     found += 1
     sums[:size] = 0
     return found
