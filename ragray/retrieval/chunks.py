@@ -110,14 +110,12 @@ def chunk_size(packed, at):  # type: ignore[no-untyped-def]
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
 def _found(packed, begin, count, local):  # type: ignore[no-untyped-def]
     """Where a document stands among `count` ascending ones, or -1."""
-    low, high = begin, begin + count
-    while low < high:
-        middle = (low + high) >> 1
-        if packed[middle] < local:
-            low = middle + 1
-        else:
-            high = middle
-    return low if low < begin + count and packed[low] == local else -1
+    at, left = begin, count
+    while left > 1:  # without branches that a processor would have to guess
+        half = left >> 1
+        at += half * np.int64(packed[at + half - 1] < local)
+        left -= half
+    return at if left and packed[at] == local else -1
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]

@@ -29,8 +29,7 @@ class Documents(NamedTuple):
 
     lengths: NDArray[np.uint32]  # terms
     norms: NDArray[np.float32]  # of the TF-IDF vector
-    factors: NDArray[np.uint16]  # [documents, 2], in parts of the highest: what a term that occurs once adds to BM25;
-    # one over the norm
+    factors: NDArray[np.uint32]  # below: what a term that occurs once adds to BM25; above: one over the norm; 16 bits
     classes: NDArray[np.uint8]  # by length, see `Model.edges`
 
 
@@ -71,12 +70,15 @@ def document_factors(
     classes = np.clip(np.searchsorted(edges, length_norms, "right") - 1, 0, CLASSES - 1)
     units = {"bm25_unit": float(once.max()) / _HIGHEST, "tfidf_unit": float(inverse.max()) / _HIGHEST}
     arrays: dict[str, NDArray[np.generic]] = {
-        "factors": np.ceil(np.stack([once / units["bm25_unit"], inverse / units["tfidf_unit"]], axis=1) - 1e-6).astype(
-            np.uint16
-        ),
+        "factors": _parts(once, units["bm25_unit"]) | _parts(inverse, units["tfidf_unit"]) << np.uint32(16),
         "classes": classes.astype(np.uint8),
     }
     return arrays, {"mean_length": mean_length, "shortest": float(edges[0]), "longest": float(edges[-1]), **units}
+
+
+def _parts(values: Floats, unit: float) -> NDArray[np.uint32]:
+    """How many units each value is, rounded up; at most 65,535."""
+    return np.ceil(values / unit - 1e-6).astype(np.uint32)
 
 
 def model_of(settings: RetrievalConfig, numbers: dict[str, Any]) -> Model:

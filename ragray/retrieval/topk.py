@@ -30,10 +30,9 @@ Floats = NDArray[np.float64]
 Sums = NDArray[np.uint32]
 
 _HALF = (1 << 16) - 1
-_TOGETHER = 64  # documents that are compared at once
 _FEW = 64  # postings of a block that are all scored while there are no best documents yet
 _GROUPS, _GROUPS_OF_DEPTH = 128, 4  # of documents, to look for the best: at least, and for each that is wanted
-_SHARE = 0.65  # of the threshold that terms which are not walked may add; more of it makes more candidates
+_SHARE = 0.58  # of the threshold that terms which are not walked may add; more of it makes more candidates
 _LESS = 1 - 1e-6  # thresholds are lowered so much, for rounding
 
 _saturation = njit(inline="always")(bm25.saturation)
@@ -67,7 +66,7 @@ class Room(NamedTuple):
     """Working memory of one thread."""
 
     sums: Sums  # [BLOCK], zero
-    limit: NDArray[np.uint16]  # [2 * _TOGETHER]
+    flags: NDArray[np.uint8]
     candidates: NDArray[np.int32]
     totals: Sums  # of the candidates
     maxima: Sums  # [2, BLOCK], of groups of documents
@@ -77,7 +76,7 @@ class Room(NamedTuple):
 def room() -> Room:
     """Working memory for `top_of_each`."""
     return Room(
-        np.zeros(BLOCK, np.uint32), np.zeros(2 * _TOGETHER, np.uint16), np.zeros(BLOCK, np.int32),
+        np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.uint8), np.zeros(BLOCK, np.int32),
         np.zeros(BLOCK, np.uint32),
         np.zeros((2, BLOCK), np.uint32), np.zeros((COUNTS, CLASSES), np.uint32),
     )  # fmt: skip
@@ -288,12 +287,12 @@ def _add_bitmap(bits: Packed, sums: Sums, added: np.uint32) -> None:
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
 def _product_bm25(total, factor):  # type: ignore[no-untyped-def]
-    return (total & np.uint32(_HALF)) * np.uint32(factor[0])
+    return np.uint32((total & np.uint32(_HALF)) * (factor & np.uint32(_HALF)))
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
 def _product_tfidf(total, factor):  # type: ignore[no-untyped-def]
-    return (total >> np.uint32(16)) * np.uint32(factor[1])
+    return np.uint32((total >> np.uint32(16)) * (factor >> np.uint32(16)))
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -314,9 +313,24 @@ def _bounds(room, factors, depth, terms, loose):  # type: ignore[no-untyped-def]
             high_bm25[group] = max(high_bm25[group], _product_bm25(totals[group], of_group[group]))
             high_tfidf[group] = max(high_tfidf[group], _product_tfidf(totals[group], of_group[group]))
     margin = np.float64(_HALF * (terms + 1))
-    best_bm25 = np.partition(high_bm25, groups - depth)[groups - depth]
-    best_tfidf = np.partition(high_tfidf, groups - depth)[groups - depth]
+    best_bm25, best_tfidf = _highest(high_bm25, depth), _highest(high_tfidf, depth)
     return _limit((best_bm25 - margin) / loose * _LESS), _limit((best_tfidf - margin) * _LESS)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _highest(values, depth):  # type: ignore[no-untyped-def]
+    """The value in place `depth` from the top, of at least so many; changes their order."""
+    for k in range(1, len(values)):
+        value, at = values[k], min(k, depth)
+        if k >= depth and value <= values[depth - 1]:
+            continue
+        while at > 0 and values[at - 1] < value:
+            if at < depth:
+                values[at] = values[at - 1]
+            at -= 1
+        if at < depth:
+            values[at] = value
+    return values[depth - 1]
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -341,25 +355,19 @@ def _among_postings(packed, chunks, room, factors, limits):  # type: ignore[no-u
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _among_all(room, factors, limits):  # type: ignore[no-untyped-def]
     """Write the candidates to `room`, ascending, by looking at all documents; clears the sums. How many there are."""
-    sums, size = room.sums, len(factors)
-    halves, of_halves = sums.view(np.uint16), factors.reshape(2 * size)
-    limit = room.limit
-    limit[0::2], limit[1::2] = limits[0] >> np.uint32(16), limits[1] >> np.uint32(16)
-    found = 0
-    for begin in range(0, size, _TOGETHER):
-        end = min(begin + _TOGETHER, size)
-        # the upper 16 bits of all products are compared first: that is what processors do many of at once
-        totals, by, reaches = halves[2 * begin : 2 * end], of_halves[2 * begin : 2 * end], np.uint16(0)
-        for k in range(2 * (end - begin)):
-            product = np.uint16(np.uint32(totals[k]) * np.uint32(by[k]) >> np.uint32(16))
-            reaches |= np.uint16(product >= limit[k])
-        if reaches:
-            for k in range(begin, end):
-                total = sums[k]
-                if _product_bm25(total, factors[k]) >= limits[0] or _product_tfidf(total, factors[k]) >= limits[1]:
-                    room.candidates[found], room.totals[found] = k, total
+    sums, flags, size = room.sums[: len(factors)], room.flags, len(factors)
+    for k in range(size):
+        by_bm25, by_tfidf = _product_bm25(sums[k], factors[k]), _product_tfidf(sums[k], factors[k])
+        flags[k] = np.uint8(by_bm25 >= limits[0]) | np.uint8(by_tfidf >= limits[1])
+    flags[size:] = 0
+    found, words = 0, flags.view(np.uint64)
+    for word in range((size + 7) // 8):
+        if words[word]:
+            for k in range(8 * word, 8 * word + 8):
+                if flags[k]:
+                    room.candidates[found], room.totals[found] = k, sums[k]
                     found += 1
-    sums[:size] = 0
+    sums[:] = 0
     return found
 
 
