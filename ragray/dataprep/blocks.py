@@ -230,6 +230,14 @@ class Blocks:
         chunks = [chunk for table in self.tables for chunk in table.column(name).chunks]
         return pa.chunked_array(chunks, type=_KEPT.field(name).type if name in _KEPT.names else pa.uint64())
 
+    def values(self, name: str, rows: Iterable[int]) -> list[Any]:
+        """The values of a few records in a column; taking them from all chunks at once would copy these."""
+        starts, found = self.starts, []
+        for row in rows:
+            block = int(np.searchsorted(starts, row, "right")) - 1
+            found.append(self.tables[block].column(name)[int(row - starts[block])].as_py())
+        return found
+
     def numbers(self, name: str) -> Hashes:
         """A column of numbers as one array."""
         chunks = [np.asarray(chunk) for chunk in self.column(name).chunks]

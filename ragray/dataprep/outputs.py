@@ -108,9 +108,9 @@ def leakage_table(blocks: Blocks, decided: Decisions) -> pa.Table:
     leaked = set(decided.audit.test[decided.audit.leaked].tolist())
     columns: dict[str, Any] = {}
     for side, at in (("test", 0), ("train", 1)):
-        rows = pa.array([pair[at] for pair in worst], pa.int64())
-        columns[f"{side}_id"] = blocks.column("id").take(rows)
-        columns[f"{side}_question"] = blocks.column("question").take(rows)
+        rows = [int(pair[at]) for pair in worst]
+        columns[f"{side}_id"] = pa.array(blocks.values("id", rows), pa.string())
+        columns[f"{side}_question"] = pa.array(blocks.values("question", rows), pa.string())
     columns |= {"jaccard": [pair[2] for pair in worst], "cosine": [pair[3] for pair in worst]}
     columns["leaked"] = [pair[0] in leaked for pair in worst]
     return pa.table(columns).select(LEAKAGE.names).cast(LEAKAGE)

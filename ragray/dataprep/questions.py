@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,6 +24,7 @@ from ragray.errors import DataError
 from ragray.schema import EvalQuestion, stable_digest
 
 _SETTING = "evaluate.questions"
+_AT_ONCE = 1 << 18  # questions
 
 
 def read_questions(path: Path) -> list[EvalQuestion]:
@@ -110,29 +112,58 @@ def _unknown(query_id: str, answer_id: str, known: Known) -> DataError:
     )
 
 
-def questions_of_test_split(records: pa.Table) -> list[EvalQuestion]:
-    """Each test record's own question; every test record of its group with the same answer counts as right."""
-    test = records.filter(pc.equal(records.column("split"), "test"))
-    ids, groups, questions, answers, languages = (
-        test.column(name).to_pylist() for name in ("id", "group", "question", "answer", "lang")
-    )
-    sizes = Counter(groups)
-    same_answer: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for record_id, group, answer in zip(ids, groups, answers, strict=True):
-        if sizes[group] > 1:
-            same_answer[group, normalized(answer)].append(record_id)
-    found = []
-    for record_id, group, question, answer, lang in zip(ids, groups, questions, answers, languages, strict=True):
-        others = same_answer[group, normalized(answer)] if sizes[group] > 1 else ()
-        right = (record_id, *(other for other in others if other != record_id))
-        found.append(EvalQuestion(record_id, question, lang, right, (answer,)))
-    return found
+def questions_of_test_split(test: pa.Table) -> pa.Table:
+    """Each test record's own question; every test record of its group with the same answer counts as right.
+
+    Args:
+        test: the records of the test split, with id, group, question, answer and lang.
+
+    Returns:
+        Columns of `EvalQuestion`, in the records' order.
+    """
+    rows, others = np.arange(len(test)), _others_with_the_same_answer(test)
+    counts = np.array([1 + len(others.get(row, ())) for row in rows.tolist()], np.int64)
+    starts = np.concatenate(([0], np.cumsum(counts)))
+    right = np.empty(starts[-1], np.int64)
+    right[starts[:-1]] = rows
+    for row, found in others.items():
+        right[starts[row] + 1 : starts[row + 1]] = found
+    ids = test.column("id").cast(pa.large_string()).combine_chunks()
+    parts = [EvalQuestion.schema.empty_table()]
+    for begin in range(0, len(test), _AT_ONCE):
+        part = test.slice(begin, _AT_ONCE)
+        bounds = starts[begin : begin + len(part) + 1]
+        answer_ids = ids.take(pa.array(right[bounds[0] : bounds[-1]])).cast(pa.string())
+        answers = part.column("answer").combine_chunks()
+        columns = {
+            "query_id": part.column("id"),
+            "question": part.column("question"),
+            "lang": part.column("lang"),
+            "answer_ids": pa.ListArray.from_arrays(pa.array(bounds - bounds[0], pa.int32()), answer_ids),
+            "answers": pa.ListArray.from_arrays(pa.array(np.arange(len(part) + 1), pa.int32()), answers),
+        }
+        parts.append(pa.table(columns).select(EvalQuestion.schema.names).cast(EvalQuestion.schema))
+    return pa.concat_tables(parts)
 
 
-def draw_questions(questions: Sequence[EvalQuestion], limit: int | None, seed: int) -> list[EvalQuestion]:
-    """At most `limit` questions, chosen by the digest of their ids, in their order."""
+def _others_with_the_same_answer(test: pa.Table) -> dict[int, list[int]]:
+    """For each record of a group of several the others of it with the same answer; records by their place."""
+    codes = np.asarray(pc.rank(test.column("group"), tiebreaker="dense")) if len(test) else np.empty(0, np.int64)
+    several = np.flatnonzero(np.bincount(codes, minlength=1)[codes] > 1)
+    answers = test.column("answer").take(pa.array(several)).to_pylist()
+    same: dict[tuple[int, str], list[int]] = defaultdict(list)
+    keys = [(code, normalized(answer)) for code, answer in zip(codes[several].tolist(), answers, strict=True)]
+    for row, key in zip(several.tolist(), keys, strict=True):
+        same[key].append(row)
+    return {
+        row: [other for other in same[key] if other != row] for row, key in zip(several.tolist(), keys, strict=True)
+    }
+
+
+def draw_questions(questions: pa.Table, limit: int | None, seed: int) -> pa.Table:
+    """At most `limit` questions, columns of `EvalQuestion`, chosen by the digest of their ids, in their order."""
     if limit is None or len(questions) <= limit:
-        return list(questions)
-    ranked = sorted(questions, key=lambda q: (stable_digest(seed, "question", q.query_id), q.query_id))
-    chosen = {question.query_id for question in ranked[:limit]}
-    return [question for question in questions if question.query_id in chosen]
+        return questions
+    ids = questions.column("query_id").to_pylist()
+    ranked = sorted(range(len(ids)), key=lambda n: (stable_digest(seed, "question", ids[n]), ids[n]))
+    return questions.take(pa.array(sorted(ranked[:limit])))

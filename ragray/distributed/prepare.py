@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ragray.artifact import Artifact, Source
@@ -127,12 +129,12 @@ def finish(config: RunConfig, blocks: Blocks, links: Sequence[Links], folder: Pa
         written = write_tables(blocks, decided, data.max_records, folder)
         pq.write_table(leakage_table(blocks, decided), folder / "leakage.parquet", compression="zstd")
         if given is None:
-            names = ["id", "question", "answer", "lang", "group", "split"]
-            questions = questions_of_test_split(pq.read_table(folder / "records.parquet", columns=names))
+            questions = questions_of_test_split(_test_records(folder / "records.parquet"))
         else:
-            questions = resolve_questions(given, _known(blocks, decided, named or set()))
+            found = resolve_questions(given, _known(blocks, decided, named or set()))
+            questions = table_of(EvalQuestion, found)
         drawn = draw_questions(questions, config.evaluate.max_questions, config.seed)
-        pq.write_table(table_of(EvalQuestion, drawn), folder / "questions.parquet", compression="zstd")
+        pq.write_table(drawn, folder / "questions.parquet", compression="zstd")
     with _timed(summary.timings_s, "passages"):
         passages = read_passages(document_files(data.documents), data)
         pq.write_table(table_of(Passage, passages), folder / "passages.parquet", compression="zstd")
@@ -141,6 +143,14 @@ def finish(config: RunConfig, blocks: Blocks, links: Sequence[Links], folder: Pa
     summary.metrics |= _metrics(config, blocks, decided, written)
     write_data_report(folder, config.name, summary.counts, summary.metrics)
     return summary
+
+
+def _test_records(path: Path) -> pa.Table:
+    """What a test question is made from; one row group at a time is read, so that only the test split is held."""
+    names, file = ["id", "question", "answer", "lang", "group", "split"], pq.ParquetFile(path)
+    parts = (file.read_row_group(n, columns=names) for n in range(file.num_row_groups))
+    of_test = [part.filter(pc.equal(part.column("split"), "test")) for part in parts]
+    return pa.concat_tables([file.schema_arrow.empty_table().select(names), *of_test])
 
 
 def _known(blocks: Blocks, decided: Decisions, named: set[str]) -> Known:
