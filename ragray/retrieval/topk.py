@@ -22,20 +22,30 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ragray.retrieval import bm25
-from ragray.retrieval.chunks import BITMAP, BLOCK, BLOCK_LOG, HEADER, Packed, chunk_size, count_in, count_of
+from ragray.retrieval.chunks import BITMAP, BLOCK, BLOCK_LOG, HEADER, chunk_size, count_in, count_of
 from ragray.retrieval.scoring import CLASSES, COUNTS
+from ragray.retrieval.sums import (
+    HALF,
+    Sums,
+    add_term,
+    amount,
+    product_bm25,
+    product_tfidf,
+    saturation,
+    scale_of,
+    tf_weight,
+)
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Sums = NDArray[np.uint32]
 
-_HALF = (1 << 16) - 1
 _FEW = 64  # postings of a block that are all scored while there are no best documents yet
 _GROUPS, _GROUPS_OF_DEPTH = 128, 4  # of documents, to look for the best: at least, and for each that is wanted
 _SHARE = 0.58  # of the threshold that terms which are not walked may add; more of it makes more candidates
 _LESS = 1 - 1e-6  # thresholds are lowered so much, for rounding
 
-_saturation = njit(inline="always")(bm25.saturation)
+__length_norm = njit(inline="always")(bm25.length_norm)
+
 _length_norm = njit(inline="always")(bm25.length_norm)
 
 
@@ -131,10 +141,10 @@ def _top(packed, documents, model, query, absent, best, room):  # type: ignore[n
                 work += np.int64(packed[chunks[term] + 1]) + np.int64(packed[chunks[term] + 2])
         if work == 0:
             continue
-        scale = _scale(packed, chunks, terms, model, query)
+        scale = scale_of(packed, chunks, terms, model, query)
         for term in range(walked, len(chunks)):
             if chunks[term] >= 0:
-                _add(packed, chunks[term], first, documents, model, query, term, scale, room)
+                add_term(packed, chunks[term], first, documents, model, query, term, scale, room)
         while passed < len(absent) and absent[passed] < first + size:
             if absent[passed] >= first:
                 room.sums[absent[passed] - first] = 0
@@ -160,11 +170,8 @@ def _top(packed, documents, model, query, absent, best, room):  # type: ignore[n
                     if chunks[term] >= 0:
                         often = count_in(packed, chunks[term], local)
                         if often:
-                            total += _amount(model, query, term, scale, often, documents.classes[first + local])
-                if (
-                    _product_bm25(total, factors[local]) < limits[0]
-                    and _product_tfidf(total, factors[local]) < limits[1]
-                ):
+                            total += amount(model, query, term, scale, often, documents.classes[first + local])
+                if product_bm25(total, factors[local]) < limits[0] and product_tfidf(total, factors[local]) < limits[1]:
                     continue
             _score(packed, chunks, first, local, documents, model, query, best)
 
@@ -183,27 +190,10 @@ def _chunks_of_block(packed, ends, block, next_chunk, chunks):  # type: ignore[n
     return terms
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _scale(packed, chunks, terms, model, query):  # type: ignore[no-untyped-def]
-    """(what a BM25 score of 1 is in sums, what a product with a norm of 1 is): so that no sum leaves its 16 bits."""
-    most_bm25, most_tfidf = 0.0, 0.0
-    for term in range(len(chunks)):
-        if chunks[term] >= 0:
-            most = np.float64(packed[chunks[term] + 3])
-            most_bm25 += query.bm25[term] * min(model.ratio_of_count * most, model.largest_ratio)
-            most_tfidf += query.tfidf[term] * query.idf[term] * _tf_weight(most, model.sublinear)
-    return (_HALF - 2 * terms) / most_bm25, (_HALF - 2 * terms) / most_tfidf
-
-
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
 def _limit(bound):  # type: ignore[no-untyped-def]
     """The product from which on a document is a candidate; one of 0 never is."""
     return np.uint32(min(max(bound, 1.0), 4294967295.0))
-
-
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _tf_weight(count, sublinear):  # type: ignore[no-untyped-def]
-    return 1.0 + np.log(count) if sublinear else count
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -217,82 +207,6 @@ def _first_walked(query, model, least_bm25, least_cosine):  # type: ignore[no-un
         rest, squares = more, more_squares
         walked += 1
     return walked, rest, np.sqrt(squares)
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _add(packed, at, first, documents, model, query, term, scale, room):  # type: ignore[no-untyped-def]
-    """Add one term to the sums of the documents of a block."""
-    sums, table = room.sums, room.table
-    single, several, most = np.int64(packed[at + 1]), np.int64(packed[at + 2]), np.int64(packed[at + 3])
-    added = _amount(model, query, term, scale, 1, 0)
-    begin = at + HEADER
-    if single >= BITMAP:
-        _add_bitmap(packed[begin : begin + BITMAP], sums, added)
-    else:
-        for local in packed[begin : begin + single]:
-            sums[local] += added
-    by_bm25, by_tfidf = np.float32(query.bm25[term] * scale[0]), query.tfidf[term] * query.idf[term] * scale[1]
-    looked_up = np.minimum(most + 1, COUNTS)
-    for count in range(2, looked_up):
-        high = np.uint32(by_tfidf * _tf_weight(np.float64(count), model.sublinear) + 1) << np.uint32(16)
-        for length in range(CLASSES):
-            table[count, length] = np.uint32(by_bm25 * model.ratios[count, length] + np.float32(1)) | high
-    begin += min(single, BITMAP)
-    for k in range(begin, begin + several):
-        local, count = packed[k], packed[k + several]
-        length = documents.classes[first + local]
-        if count < COUNTS:
-            sums[local] += table[count, length]
-    if most >= COUNTS:
-        for k in range(begin, begin + several):
-            if packed[k + several] >= COUNTS:
-                length = documents.classes[first + packed[k]]
-                sums[packed[k]] += _amount(model, query, term, scale, np.int64(packed[k + several]), length)
-
-
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _amount(model, query, term, scale, count, length):  # type: ignore[no-untyped-def]
-    """What `count` occurrences of a term in documents of a class of lengths add to the sums, rounded up."""
-    ratio = 1.0
-    if count >= COUNTS:
-        ratio = bm25_ratio(model, np.float64(count), length)
-    elif count > 1:
-        ratio = np.float64(model.ratios[count, length])
-    by_bm25 = query.bm25[term] * scale[0] * ratio
-    by_tfidf = query.tfidf[term] * query.idf[term] * scale[1] * _tf_weight(np.float64(count), model.sublinear)
-    return np.uint32(by_bm25 + 1) | np.uint32(by_tfidf + 1) << np.uint32(16)
-
-
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def bm25_ratio(model, count, length):  # type: ignore[no-untyped-def]
-    """How many times what one occurrence adds `count` add at most, in documents of a class of lengths.
-
-    What they add falls with the length, and at most in proportion to it: so the bound is too high at most by what the
-    lengths of a class differ.
-    """
-    low, high = model.edges[length], model.edges[length + 1]
-    several = _saturation(model.variant, model.k1, count, low)
-    return min(several / _saturation(model.variant, model.k1, 1.0, high), model.ratio_of_count * count)
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _add_bitmap(bits: Packed, sums: Sums, added: np.uint32) -> None:
-    for k in range(len(bits) // 4):
-        word = np.uint64(0)
-        for part in range(4):
-            word |= np.uint64(bits[4 * k + part]) << np.uint64(16 * part)
-        for bit in range(64):
-            sums[64 * k + bit] += np.uint32(word >> np.uint64(bit) & np.uint64(1)) * added
-
-
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _product_bm25(total, factor):  # type: ignore[no-untyped-def]
-    return np.uint32((total & np.uint32(_HALF)) * (factor & np.uint32(_HALF)))
-
-
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _product_tfidf(total, factor):  # type: ignore[no-untyped-def]
-    return np.uint32((total >> np.uint32(16)) * (factor >> np.uint32(16)))
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -310,9 +224,9 @@ def _bounds(room, factors, depth, terms, loose):  # type: ignore[no-untyped-def]
         end = begin + groups
         totals, of_group = room.sums[begin:end], factors[begin:end]
         for group in range(groups):
-            high_bm25[group] = max(high_bm25[group], _product_bm25(totals[group], of_group[group]))
-            high_tfidf[group] = max(high_tfidf[group], _product_tfidf(totals[group], of_group[group]))
-    margin = np.float64(_HALF * (terms + 1))
+            high_bm25[group] = max(high_bm25[group], product_bm25(totals[group], of_group[group]))
+            high_tfidf[group] = max(high_tfidf[group], product_tfidf(totals[group], of_group[group]))
+    margin = np.float64(HALF * (terms + 1))
     best_bm25, best_tfidf = _highest(high_bm25, depth), _highest(high_tfidf, depth)
     return _limit((best_bm25 - margin) / loose * _LESS), _limit((best_tfidf - margin) * _LESS)
 
@@ -344,7 +258,7 @@ def _among_postings(packed, chunks, room, factors, limits):  # type: ignore[no-u
         for local in packed[begin : begin + listed]:
             total = room.sums[local]
             room.sums[local] = 0
-            if _product_bm25(total, factors[local]) >= limits[0] or _product_tfidf(total, factors[local]) >= limits[1]:
+            if product_bm25(total, factors[local]) >= limits[0] or product_tfidf(total, factors[local]) >= limits[1]:
                 room.candidates[found], room.totals[found] = local, total
                 found += 1
     order = np.argsort(room.candidates[:found])
@@ -357,7 +271,7 @@ def _among_all(room, factors, limits):  # type: ignore[no-untyped-def]
     """Write the candidates to `room`, ascending, by looking at all documents; clears the sums. How many there are."""
     sums, flags, size = room.sums[: len(factors)], room.flags, len(factors)
     for k in range(size):
-        by_bm25, by_tfidf = _product_bm25(sums[k], factors[k]), _product_tfidf(sums[k], factors[k])
+        by_bm25, by_tfidf = product_bm25(sums[k], factors[k]), product_tfidf(sums[k], factors[k])
         flags[k] = np.uint8(by_bm25 >= limits[0]) | np.uint8(by_tfidf >= limits[1])
     flags[size:] = 0
     found, words = 0, flags.view(np.uint64)
@@ -382,8 +296,8 @@ def score_each(packed, documents, model, query, chosen, scores):  # type: ignore
             count = count_of(packed, query.begins[term], query.ends[term], document)
             if count:
                 tf = np.float64(count)
-                scores[0, n] += query.bm25[term] * _saturation(model.variant, model.k1, tf, norm)
-                scores[1, n] += query.tfidf[term] * query.idf[term] * _tf_weight(tf, model.sublinear)
+                scores[0, n] += query.bm25[term] * saturation(model.variant, model.k1, tf, norm)
+                scores[1, n] += query.tfidf[term] * query.idf[term] * tf_weight(tf, model.sublinear)
         scores[1, n] /= documents.norms[document]
 
 
@@ -399,8 +313,8 @@ def _score(packed, chunks, first, local, documents, model, query, best):  # type
         count = count_in(packed, chunks[term], local)
         if count:
             tf = np.float64(count)
-            by_bm25 += query.bm25[term] * _saturation(model.variant, model.k1, tf, norm)
-            by_tfidf += query.tfidf[term] * query.idf[term] * _tf_weight(tf, model.sublinear)
+            by_bm25 += query.bm25[term] * saturation(model.variant, model.k1, tf, norm)
+            by_tfidf += query.tfidf[term] * query.idf[term] * tf_weight(tf, model.sublinear)
     _put(best, 0, document, by_bm25)
     _put(best, 1, document, by_tfidf / documents.norms[document])
 

@@ -1,0 +1,116 @@
+"""Sums of what a query's terms add to documents: BM25 in the lower 16 bits, the cosine's part in the upper ones.
+
+In: chunks of postings, a query. Out: for the documents of a block one 32-bit sum each, rounded up. See `topk`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ragray.retrieval import bm25
+from ragray.retrieval.chunks import BITMAP, HEADER, Packed
+from ragray.retrieval.scoring import CLASSES, COUNTS
+
+Sums = NDArray[np.uint32]
+
+HALF = (1 << 16) - 1
+
+saturation = njit(inline="always")(bm25.saturation)
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def tf_weight(count, sublinear):  # type: ignore[no-untyped-def]
+    """What `tfidf.tf_weights` gives one count."""
+    return 1.0 + np.log(count) if sublinear else count
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def scale_of(packed, chunks, terms, model, query):  # type: ignore[no-untyped-def]
+    """(what a BM25 score of 1 is in sums, what a product with a norm of 1 is): so that no sum leaves its 16 bits."""
+    most_bm25, most_tfidf = 0.0, 0.0
+    for term in range(len(chunks)):
+        if chunks[term] >= 0:
+            most = np.float64(packed[chunks[term] + 3])
+            most_bm25 += query.bm25[term] * min(model.ratio_of_count * most, model.largest_ratio)
+            most_tfidf += query.tfidf[term] * query.idf[term] * tf_weight(most, model.sublinear)
+    return (HALF - 2 * terms) / most_bm25, (HALF - 2 * terms) / most_tfidf
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def add_term(packed, at, first, documents, model, query, term, scale, room):  # type: ignore[no-untyped-def]
+    """Add one term to the sums of the documents of a block."""
+    sums, table = room.sums, room.table
+    single, several, most = np.int64(packed[at + 1]), np.int64(packed[at + 2]), np.int64(packed[at + 3])
+    added = amount(model, query, term, scale, 1, 0)
+    begin = at + HEADER
+    if single >= BITMAP:
+        _add_bitmap(packed[begin : begin + BITMAP], sums, added)
+    else:
+        for local in packed[begin : begin + single]:
+            sums[local] += added
+    by_bm25, by_tfidf = np.float32(query.bm25[term] * scale[0]), query.tfidf[term] * query.idf[term] * scale[1]
+    looked_up = np.minimum(most + 1, COUNTS)
+    for count in range(2, looked_up):
+        high = np.uint32(by_tfidf * tf_weight(np.float64(count), model.sublinear) + 1) << np.uint32(16)
+        for length in range(CLASSES):
+            table[count, length] = np.uint32(by_bm25 * model.ratios[count, length] + np.float32(1)) | high
+    begin += min(single, BITMAP)
+    for k in range(begin, begin + several):
+        local, count = packed[k], packed[k + several]
+        length = documents.classes[first + local]
+        if count < COUNTS:
+            sums[local] += table[count, length]
+    if most >= COUNTS:
+        for k in range(begin, begin + several):
+            if packed[k + several] >= COUNTS:
+                length = documents.classes[first + packed[k]]
+                sums[packed[k]] += amount(model, query, term, scale, np.int64(packed[k + several]), length)
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def amount(model, query, term, scale, count, length):  # type: ignore[no-untyped-def]
+    """What `count` occurrences of a term in documents of a class of lengths add to the sums, rounded up."""
+    ratio = 1.0
+    if count >= COUNTS:
+        ratio = _ratio(model, np.float64(count), length)
+    elif count > 1:
+        ratio = np.float64(model.ratios[count, length])
+    by_bm25 = query.bm25[term] * scale[0] * ratio
+    by_tfidf = query.tfidf[term] * query.idf[term] * scale[1] * tf_weight(np.float64(count), model.sublinear)
+    return np.uint32(by_bm25 + 1) | np.uint32(by_tfidf + 1) << np.uint32(16)
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _ratio(model, count, length):  # type: ignore[no-untyped-def]
+    """How many times what one occurrence adds `count` add at most, in documents of a class of lengths.
+
+    What they add falls with the length, and at most in proportion to it: so the bound is too high at most by what the
+    lengths of a class differ.
+    """
+    low, high = model.edges[length], model.edges[length + 1]
+    several = saturation(model.variant, model.k1, count, low)
+    return min(several / saturation(model.variant, model.k1, 1.0, high), model.ratio_of_count * count)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _add_bitmap(bits: Packed, sums: Sums, added: np.uint32) -> None:
+    for k in range(len(bits) // 4):
+        word = np.uint64(0)
+        for part in range(4):
+            word |= np.uint64(bits[4 * k + part]) << np.uint64(16 * part)
+        for bit in range(64):
+            sums[64 * k + bit] += np.uint32(word >> np.uint64(bit) & np.uint64(1)) * added
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def product_bm25(total, factor):  # type: ignore[no-untyped-def]
+    """The lower half of a sum times that of a document's factors."""
+    return np.uint32((total & np.uint32(HALF)) * (factor & np.uint32(HALF)))
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def product_tfidf(total, factor):  # type: ignore[no-untyped-def]
+    """The upper half of a sum times that of a document's factors."""
+    return np.uint32((total >> np.uint32(16)) * (factor >> np.uint32(16)))
