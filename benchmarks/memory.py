@@ -1,6 +1,6 @@
 """How much memory preparation takes, in one process, Parquet to Parquet.
 
-Out: records, time, and the most memory of two kinds: anonymous, which the process needs, and pages of mapped files, which
+Out: records, time, and the most memory of two kinds: anonymous, which the process needs, and mapped files, whose pages
 the system can take back. Under a hard limit both together stay below it, or the run is killed:
 
   systemd-run --scope -p MemoryMax=4G -p MemorySwapMax=0 python benchmarks/memory.py --records short.parquet --limit 4G
