@@ -8,7 +8,7 @@ from numba import njit
 
 Hashes = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
-Slots = tuple[Hashes, Ints]  # by slot: a hash, and its number or -1 where the slot is free; a power of two of them
+Slots = Hashes  # [slots, 2], a power of two of them: a hash, and one more than its number, or 0 where the slot is free
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
@@ -70,39 +70,37 @@ def number_hashes(hashes: Hashes) -> tuple[Slots, Ints, int]:
     size = 1 << 16
     while 4 * size < len(hashes):  # hashes repeat: most often this is enough
         size *= 2
-    held, number = np.empty(size, np.uint64), np.full(size, -1, np.int64)
+    slots = np.zeros((size, 2), np.uint64)
     numbers, count = np.empty(len(hashes), np.int64), 0
     for k in range(len(hashes)):
-        slot = _slot(hashes[k], held, number)
-        if number[slot] < 0:
-            held[slot], number[slot] = hashes[k], count
+        slot = _slot(hashes[k], slots)
+        if slots[slot, 1] == 0:
             count += 1
-        numbers[k] = number[slot]
-        if 2 * count > len(held):
-            old_held, old_number = held, number
-            held, number = np.empty(2 * len(held), np.uint64), np.full(2 * len(held), -1, np.int64)
-            for old in range(len(old_held)):
-                if old_number[old] >= 0:
-                    slot = _slot(old_held[old], held, number)
-                    held[slot], number[slot] = old_held[old], old_number[old]
-    return (held, number), numbers, count
+            slots[slot, 0], slots[slot, 1] = hashes[k], count
+        numbers[k] = np.int64(slots[slot, 1]) - 1
+        if 2 * count > len(slots):
+            smaller, slots = slots, np.zeros((2 * len(slots), 2), np.uint64)
+            for old in range(len(smaller)):
+                if smaller[old, 1]:
+                    slot = _slot(smaller[old, 0], slots)
+                    slots[slot, 0], slots[slot, 1] = smaller[old, 0], smaller[old, 1]
+    return slots, numbers, count
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def numbers_of(hashes: Hashes, slots: Slots) -> Ints:
     """The number of each hash; -1 for one that has none."""
-    held, number = slots
     numbers = np.empty(len(hashes), np.int64)
     for k in range(len(hashes)):
-        numbers[k] = number[_slot(hashes[k], held, number)]
+        numbers[k] = np.int64(slots[_slot(hashes[k], slots), 1]) - 1
     return numbers
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _slot(wanted: np.uint64, held: Hashes, number: Ints) -> np.uint64:
+def _slot(wanted: np.uint64, slots: Slots) -> np.uint64:
     """Where a hash is, or has to go."""
-    mask = np.uint64(len(held) - 1)
+    mask = np.uint64(len(slots) - 1)
     slot = wanted & mask
-    while number[slot] >= 0 and held[slot] != wanted:
+    while slots[slot, 1] and slots[slot, 0] != wanted:
         slot = (slot + np.uint64(1)) & mask
     return slot

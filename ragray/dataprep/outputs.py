@@ -21,7 +21,7 @@ from ragray.dataprep.decisions import Decisions
 from ragray.dataprep.dedup import EXACT, NEAR
 from ragray.dataprep.hashing import Ints
 from ragray.dataprep.leakage import WORST
-from ragray.dataprep.split import SPLITS
+from ragray.dataprep.split import SPLITS, TEST
 from ragray.schema import Duplicate, QARecord, Rejected
 
 ROW_GROUP = 65_536
@@ -100,6 +100,19 @@ def write_tables(blocks: Blocks, decided: Decisions, limit: int | None, folder: 
     for file in files.values():
         file.close()
     return written
+
+
+def test_records(blocks: Blocks, decided: Decisions) -> pa.Table:
+    """What questions of the test split are made from: its records with the number of a record of their group."""
+    names = ["id", "question", "answer", "lang"]
+    parts = []
+    for start, table in zip(blocks.starts, blocks.tables, strict=False):
+        rows = np.arange(start, start + len(table))
+        places = np.flatnonzero(decided.split[rows] == TEST)
+        part = table.select(names).take(pa.array(places))
+        parts.append(part.append_column("group", pa.array(decided.group[rows[places]], pa.int64())))
+    schema = pa.schema([(name, pa.string()) for name in names] + [("group", pa.int64())])
+    return pa.concat_tables([schema.empty_table(), *parts])
 
 
 def leakage_table(blocks: Blocks, decided: Decisions) -> pa.Table:

@@ -37,20 +37,19 @@ class Vocabulary:
             texts += len(part)
             slots, numbers, count = number_hashes(part.hashes)
             seen.append((slots, np.bincount(numbers, minlength=count)))
-        (slot, number), counts = seen[0] if len(seen) == 1 else _merged(seen)
-        used = np.flatnonzero(number >= 0)
-        often = counts[number[used]]
-        order = np.lexsort((slot[used], often))
-        number[used[order]] = np.arange(len(used))
+        slots, counts = seen[0] if len(seen) == 1 else _merged(seen)
+        used = np.flatnonzero(slots[:, 1])
+        often = counts[slots[used, 1].astype(np.int64) - 1]
+        order = np.lexsort((slots[used, 0], often))
+        slots[used[order], 1] = np.arange(1, len(used) + 1)
         weights = np.log((1 + texts) / (1 + np.append(often[order], 0))) + 1
-        return cls((slot, number), weights**2)
+        return cls(slots, weights**2)
 
     def ranked(self, sets: ShingleSets) -> Ranked:
         """The shingles of texts by rank."""
         ranks = numbers_of(sets.hashes, self.slots).astype(np.int32)
-        _sort_each(ranks, sets.starts)
-        sketches = Sketches.of(sets, _WORDS)
-        lengths = np.sqrt(np.bincount(np.repeat(np.arange(len(sets)), sketches.sizes), self.squares[ranks], len(sets)))
+        sketches, lengths = Sketches.of(sets, _WORDS), np.empty(len(sets))
+        _sort_each(ranks, sets.starts, self.squares, lengths)
         return Ranked(ranks, sets.starts, sketches.sizes, sketches.maps, lengths)
 
 
@@ -77,17 +76,23 @@ class Ranked:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _sort_each(ranks: Owners, starts: Ints) -> None:
+def _sort_each(ranks: Owners, starts: Ints, squares: Floats, lengths: Floats) -> None:
+    """Sort the ranks of each text, and write its Euclidean length."""
     for text in range(len(starts) - 1):
-        ranks[starts[text] : starts[text + 1]].sort()
+        held = ranks[starts[text] : starts[text + 1]]
+        held.sort()
+        total = 0.0
+        for rank in held:
+            total += squares[rank]
+        lengths[text] = np.sqrt(total)
 
 
 def _merged(seen: Sequence[tuple[Slots, Ints]]) -> tuple[Slots, Ints]:
     """The numbered hashes of several parts and their counts as those of one."""
     hashes, counts = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-    for (slot, number), often in seen:
-        used = np.flatnonzero(number >= 0)
-        hashes.append(slot[used])
-        counts.append(often[number[used]])
+    for slots, often in seen:
+        used = np.flatnonzero(slots[:, 1])
+        hashes.append(slots[used, 0])
+        counts.append(often[slots[used, 1].astype(np.int64) - 1])
     slots, numbers, count = number_hashes(np.concatenate(hashes))
     return slots, np.bincount(numbers, np.concatenate(counts), count).astype(np.int64)

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ragray.artifact import Artifact, Source
@@ -35,7 +33,7 @@ from ragray.dataprep.decisions import (
     split_counts,
 )
 from ragray.dataprep.dedup import banding_of
-from ragray.dataprep.outputs import DUPLICATE_ID, Written, leakage_table, write_tables
+from ragray.dataprep.outputs import DUPLICATE_ID, Written, leakage_table, test_records, write_tables
 from ragray.dataprep.passages import document_files, read_passages
 from ragray.dataprep.questions import Known, draw_questions, questions_of_test_split, read_questions, resolve_questions
 from ragray.dataprep.read import faq_files
@@ -129,7 +127,7 @@ def finish(config: RunConfig, blocks: Blocks, links: Sequence[Links], folder: Pa
         written = write_tables(blocks, decided, data.max_records, folder)
         pq.write_table(leakage_table(blocks, decided), folder / "leakage.parquet", compression="zstd")
         if given is None:
-            questions = questions_of_test_split(_test_records(folder / "records.parquet"))
+            questions = questions_of_test_split(test_records(blocks, decided))
         else:
             found = resolve_questions(given, _known(blocks, decided, named or set()))
             questions = table_of(EvalQuestion, found)
@@ -143,14 +141,6 @@ def finish(config: RunConfig, blocks: Blocks, links: Sequence[Links], folder: Pa
     summary.metrics |= _metrics(config, blocks, decided, written)
     write_data_report(folder, config.name, summary.counts, summary.metrics)
     return summary
-
-
-def _test_records(path: Path) -> pa.Table:
-    """What a test question is made from; one row group at a time is read, so that only the test split is held."""
-    names, file = ["id", "question", "answer", "lang", "group", "split"], pq.ParquetFile(path)
-    parts = (file.read_row_group(n, columns=names) for n in range(file.num_row_groups))
-    of_test = [part.filter(pc.equal(part.column("split"), "test")) for part in parts]
-    return pa.concat_tables([file.schema_arrow.empty_table().select(names), *of_test])
 
 
 def _known(blocks: Blocks, decided: Decisions, named: set[str]) -> Known:
