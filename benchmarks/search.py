@@ -37,7 +37,7 @@ def _index(args: argparse.Namespace) -> Any:
 
 
 def _facts(postings: Any, queries: list[list[str]]) -> Outcome:
-    return {"documents": len(postings), "queries": len(queries)}
+    return {"documents": len(postings), "rows": len(queries)}
 
 
 def _start_rankings(args: argparse.Namespace) -> Work:
@@ -79,7 +79,7 @@ def _start_bm25s(args: argparse.Namespace) -> Work:
 
     def work() -> Any:
         index.retrieve(queries, k=args.top, show_progress=False, n_threads=0)
-        return lambda: {"documents": len(lines), "queries": len(queries)}
+        return lambda: {"documents": len(lines), "rows": len(queries)}
 
     work()
     return work
@@ -105,7 +105,7 @@ def _start_tantivy(args: argparse.Namespace) -> Work:
         for query in queries:
             parts = [(should, term(schema, "body", word)) for word in query]
             searcher.search(tantivy.Query.boolean_query(parts), args.top, count=False)
-        return lambda: {"documents": len(lines), "queries": len(queries)}
+        return lambda: {"documents": len(lines), "rows": len(queries)}
 
     work()
     return work
@@ -130,7 +130,7 @@ def _start_seed(args: argparse.Namespace) -> Work:
                 for rank, document in enumerate(best[np.argsort(-scores[best], kind="stable")].tolist(), 1):
                     fused[document] = fused.get(document, 0.0) + 1.0 / (_RRF_K + rank)
             sorted(fused.items(), key=lambda pair: -pair[1])[: args.top]
-        return lambda: {"documents": len(lines), "queries": len(queries)}
+        return lambda: {"documents": len(lines), "rows": len(queries)}
 
     return work
 

@@ -107,10 +107,10 @@ def test_records(blocks: Blocks, decided: Decisions) -> pa.Table:
     names = ["id", "question", "answer", "lang"]
     parts = []
     for start, table in zip(blocks.starts, blocks.tables, strict=False):
-        rows = np.arange(start, start + len(table))
-        places = np.flatnonzero(decided.split[rows] == TEST)
-        part = table.select(names).take(pa.array(places))
-        parts.append(part.append_column("group", pa.array(decided.group[rows[places]], pa.int64())))
+        rows = slice(start, start + len(table))
+        is_test = decided.split[rows] == TEST
+        part = table.select(names).filter(pa.array(is_test))
+        parts.append(part.append_column("group", pa.array(decided.group[rows][is_test], pa.int64())))
     schema = pa.schema([(name, pa.string()) for name in names] + [("group", pa.int64())])
     return pa.concat_tables([schema.empty_table(), *parts])
 

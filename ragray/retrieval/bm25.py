@@ -20,20 +20,19 @@ Floats = NDArray[np.float64]
 Values = TypeVar("Values", float, Floats)
 
 VARIANTS = ("okapi", "lucene", "plus", "l")
+LUCENE, L = 1, 3  # numbers in `VARIANTS`, for compiled code
 EPSILON = 0.25  # okapi: a negative idf becomes this share of the mean idf, as in rank-bm25
 DELTA_PLUS, DELTA_L = 1.0, 0.5  # lower bounds, as in rank-bm25
 
 
-def idf(
-    settings: Bm25Config, documents: int, frequencies: NDArray[np.int64], mean: float | None = None
-) -> Floats:  # fmt: skip
+def idf(settings: Bm25Config, documents: int, frequencies: NDArray[np.int64], mean: float) -> Floats:
     """Inverse document frequency.
 
     Args:
         settings: names the variant.
         documents: how many documents there are.
         frequencies: documents that hold each term, [terms].
-        mean: of `plain_idf` over all terms, for `okapi`; without it, `frequencies` are those of all terms.
+        mean: of `plain_idf` over all terms of the corpus, for `okapi`.
     """
     n, df = float(documents), frequencies.astype(np.float64)
     if settings.variant == "lucene":
@@ -43,8 +42,7 @@ def idf(
     if settings.variant == "l":
         return np.log((n + 1.0) / (df + 0.5))
     plain = plain_idf(documents, frequencies)
-    if len(plain):
-        plain[plain < 0] = EPSILON * (plain.mean() if mean is None else mean)
+    plain[plain < 0] = EPSILON * mean
     return plain
 
 
@@ -63,9 +61,9 @@ def saturation(variant: int, k1: float, tf: Values, norm: Values) -> Values:
         tf: occurrences of the term in the document, at least 1.
         norm: of the document's length, see `length_norm`.
     """
-    if variant == 1:
+    if variant == LUCENE:
         return tf / (tf + k1 * norm)
-    if variant == 3:
+    if variant == L:
         raised = tf / norm + DELTA_L
         return tf * (k1 + 1) * raised / (k1 + raised)  # times tf, as rank-bm25 has it
     return tf * (k1 + 1) / (tf + k1 * norm)

@@ -40,7 +40,7 @@ Ranked = tuple[Ints, Floats]  # documents, best first, and their scores
 
 _REMEMBERED_TERMS = 1 << 16  # looked up before: binary search costs as much as scoring does
 _STATISTICS = "statistics.json"
-_TERM_BITS = 40
+_TERM_BITS = 40  # of a number that holds a query and a term
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,3 +114,10 @@ def test_packed_postings_hold_what_was_put_in(data: st.DataObject) -> None:
 def test_a_term_repeated_too_often_is_an_error() -> None:
     with pytest.raises(DataError, match="passage 3 repeats one term 70,000 times"):
         pack(np.array([0, 1]), np.array([3]), np.array([70_000]))
+
+
+def test_documents_to_pass_over_are_given_for_each_query(tmp_path: Path) -> None:
+    write_postings([["ray"]], RetrievalConfig(), tmp_path)
+    postings = Postings(tmp_path, RetrievalConfig())
+    with pytest.raises(ValueError, match="1 lists of documents to pass over for 2 queries"):
+        list(postings.search_each(postings.queries([["ray"], ["ray"]]), 1, [np.empty(0, np.int64)]))
