@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 
+from ragray.compiled import inlined, kernel
 from ragray.config_data import CleanConfig
 from ragray.dataprep.hashing import spread
 from ragray.dataprep.scan import Ints, buffers
@@ -71,7 +71,10 @@ def common_lines(parts: Sequence[pa.Table], records: Sequence[int], settings: Cl
 
 
 def _pairs(lines: Digests, answers: Digests) -> pa.Table:
-    order = np.lexsort((answers, lines))
+    order = np.argsort(lines)
+    same = lines[order][1:] == lines[order][:-1]
+    repeated = np.flatnonzero(np.append(same, False) | np.append(False, same))  # few: most lines occur once
+    order[repeated] = order[repeated][np.lexsort((answers[order[repeated]], lines[order[repeated]]))]
     lines, answers = lines[order], answers[order]
     new = np.ones(len(lines), np.bool_)
     new[1:] = (lines[1:] != lines[:-1]) | (answers[1:] != answers[:-1])
@@ -154,7 +157,7 @@ def _lines(table: pa.Table) -> tuple[Ints, Digests]:
     return rows[:count], digests[:count]
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _opens_fence(data: Bytes, start: int, end: int) -> bool:
     while start < end and (data[start] == 32 or data[start] == 9):
         start += 1
@@ -162,7 +165,7 @@ def _opens_fence(data: Bytes, start: int, end: int) -> bool:
     return (first == 96 or first == 126) and data[start + 1] == first and data[start + 2] == first
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _line_digests(data: Bytes, ends: Ints, rows: Ints, digests: Digests) -> int:
     count = 0
     for row in range(len(ends) - 1):

@@ -104,14 +104,14 @@ def decide(
     records, question = _split_records(blocks, keys, chosen), keys.question[chosen]
     del keys
     pa.default_memory_pool().release_unused()
-    heads, splits = split_columns(
-        records, texts.only(chosen), settings.split, seed, None if named is None else np.isin(chosen, named)
-    )
+    texts = texts.only(chosen)
+    held_out_rows = None if named is None else np.isin(chosen, named)
+    heads, splits = split_columns(records, texts, settings.split, seed, held_out_rows)
     group[chosen], split[chosen] = chosen[heads], splits
     del records, heads
     pa.default_memory_pool().release_unused()
     chosen_test, chosen_train = np.flatnonzero(splits == TEST), np.flatnonzero(splits == TRAIN)
-    audit = audit_split(texts.only(chosen), question, chosen_test, chosen_train, settings.split)
+    audit = audit_split(texts, question, chosen_test, chosen_train, settings.split)
     return Decisions(repeated, found, chosen, left_out, group, split, _renumbered(audit, chosen))
 
 

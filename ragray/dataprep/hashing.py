@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from ragray.compiled import array_kernel, inlined, kernel
 
 Hashes = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 Slots = Hashes  # [slots, 2], a power of two of them: a hash, and one more than its number, or 0 where the slot is free
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def spread(value: np.uint64) -> np.uint64:
     """Spread a number over 64 bits. Source: Stafford 2011, variant 13, as in Java's SplittableRandom."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -19,7 +20,7 @@ def spread(value: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def sequence(values: Hashes, begin: int, end: int) -> np.uint64:
     """One hash of several in their order."""
     value = np.uint64(end - begin)
@@ -30,7 +31,7 @@ def sequence(values: Hashes, begin: int, end: int) -> np.uint64:
     return mixed
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def sort_distinct(values: Hashes, n: int, out: Hashes, bounds: Ints) -> int:
     """Write the distinct ones of n hashes to `out`, ascending: dealt by their high bits, then sorted by insertion.
 
@@ -64,30 +65,45 @@ def sort_distinct(values: Hashes, n: int, out: Hashes, bounds: Ints) -> int:
     return kept
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def number_hashes(hashes: Hashes) -> tuple[Slots, Ints, int]:
     """Number hashes from 0 as they first occur: (table for `numbers_of`, number of each, how many)."""
     size = 1 << 16
     while 4 * size < len(hashes):  # hashes repeat: most often this is enough
         size *= 2
     slots = np.zeros((size, 2), np.uint64)
-    numbers, count = np.empty(len(hashes), np.int64), 0
-    for k in range(len(hashes)):
-        slot = _slot(hashes[k], slots)
-        if slots[slot, 1] == 0:
-            count += 1
-            slots[slot, 0], slots[slot, 1] = hashes[k], count
-        numbers[k] = np.int64(slots[slot, 1]) - 1
-        if 2 * count > len(slots):
-            smaller, slots = slots, np.zeros((2 * len(slots), 2), np.uint64)
-            for old in range(len(smaller)):
-                if smaller[old, 1]:
-                    slot = _slot(smaller[old, 0], slots)
-                    slots[slot, 0], slots[slot, 1] = smaller[old, 0], smaller[old, 1]
+    numbers = np.empty(len(hashes), np.int64)
+    done, count = _number(hashes, slots, numbers, 0, 0)
+    while done < len(hashes):
+        larger = np.zeros((2 * len(slots), 2), np.uint64)
+        _move(slots, larger)
+        slots = larger
+        done, count = _number(hashes, slots, numbers, done, count)
     return slots, numbers, count
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
+def _number(hashes: Hashes, slots: Slots, numbers: Ints, done: int, count: int) -> tuple[int, int]:
+    """Number hashes until half of the slots are taken: (hashes done, numbers given)."""
+    while done < len(hashes) and 2 * count <= len(slots):
+        slot = _slot(hashes[done], slots)
+        if slots[slot, 1] == 0:
+            count += 1
+            slots[slot, 0], slots[slot, 1] = hashes[done], count
+        numbers[done] = np.int64(slots[slot, 1]) - 1
+        done += 1
+    return done, count
+
+
+@kernel
+def _move(slots: Slots, larger: Slots) -> None:
+    for old in range(len(slots)):
+        if slots[old, 1]:
+            slot = _slot(slots[old, 0], larger)
+            larger[slot, 0], larger[slot, 1] = slots[old, 0], slots[old, 1]
+
+
+@array_kernel
 def numbers_of(hashes: Hashes, slots: Slots) -> Ints:
     """The number of each hash; -1 for one that has none."""
     numbers = np.empty(len(hashes), np.int64)
@@ -96,7 +112,7 @@ def numbers_of(hashes: Hashes, slots: Slots) -> Ints:
     return numbers
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _slot(wanted: np.uint64, slots: Slots) -> np.uint64:
     """Where a hash is, or has to go."""
     mask = np.uint64(len(slots) - 1)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from ragray.compiled import array_kernel, kernel
 from ragray.dataprep.hashing import Hashes, Ints
 from ragray.dataprep.shingles import ShingleSets
 from ragray.dataprep.sketches import Sketches, may_reach, ones
@@ -142,7 +142,7 @@ def members_of(parts: Iterable[Ints], count: int) -> Ints:
     return np.flatnonzero(held)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _maybe_shared(keys: Hashes) -> npt.NDArray[np.bool_]:
     """False for most keys that occur once, which then need not be sorted; True for all others."""
     size = 1024
@@ -160,7 +160,7 @@ def _maybe_shared(keys: Hashes) -> npt.NDArray[np.bool_]:
     return found
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _root(parents: Ints, node: int) -> int:
     while parents[node] != node:
         parents[node] = parents[parents[node]]
@@ -168,7 +168,7 @@ def _root(parents: Ints, node: int) -> int:
     return node
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _roots(parents: Ints) -> Ints:
     found = np.empty_like(parents)
     for node in range(len(parents)):
@@ -176,14 +176,14 @@ def _roots(parents: Ints) -> Ints:
     return found
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _join_pairs(parents: Ints, left: Ints, right: Ints) -> None:
     for k in range(len(left)):
         a, b = _root(parents, left[k]), _root(parents, right[k])
         parents[max(a, b)] = min(a, b)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _smallest_first(members: Places, reaches: Places, starts: Ints, sizes: Places) -> None:
     """Order the members of each bucket by size, equal ones as they stand."""
     for bucket in range(len(starts) - 1):
@@ -201,7 +201,7 @@ def _smallest_first(members: Places, reaches: Places, starts: Ints, sizes: Place
             members[at], reaches[at] = member, reach
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _candidates(  # type: ignore[no-untyped-def]
     members, reaches, starts, done, look, sizes, maps, folds, texts, threshold, parents, pairs
 ):  # fmt: skip

@@ -16,8 +16,8 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from ragray.compiled import array_kernel, inlined, kernel
 from ragray.dataprep.hashing import Ints
 from ragray.dataprep.ranked import Floats, Ranked
 from ragray.dataprep.shingles import Owners
@@ -128,7 +128,7 @@ class Best:
             values[less], of[less] = 0.0, -1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _reaches(ranks: Owners, length: float, squares: Floats, kind: int, least: float, found: Measures) -> int:
     """Write the reach of each shingle of a text; how many there are, from the first, that a similar text can reach."""
     size = len(ranks)
@@ -147,30 +147,41 @@ def _reaches(ranks: Owners, length: float, squares: Floats, kind: int, least: fl
     return size
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _lists(  # type: ignore[no-untyped-def]
     ranks, starts, lengths, squares, order, kind, least
 ):  # fmt: skip
     """(bounds, texts, reaches): of each rank the texts that a similar one can reach there, in their order."""
     bounds = np.zeros(len(squares), np.int64)
     reaches = np.empty(np.diff(starts).max(), np.float32)
+    _count_listed(ranks, starts, lengths, squares, kind, least, reaches, bounds)
+    bounds = np.cumsum(bounds)
+    texts, far = np.empty(bounds[-1], np.int32), np.empty(bounds[-1], np.float32)
+    _list(ranks, starts, lengths, squares, order, kind, least, reaches, bounds.copy(), texts, far)
+    return bounds, texts, far
+
+
+@kernel
+def _count_listed(ranks, starts, lengths, squares, kind, least, reaches, bounds):  # type: ignore[no-untyped-def]
     for text in range(len(lengths)):
         held = ranks[starts[text] : starts[text + 1]]
-        for rank in held[: _reaches(held, lengths[text], squares, kind, least, reaches)]:
-            bounds[rank + 1] += 1
-    bounds = np.cumsum(bounds)
-    following = bounds.copy()
-    texts, far = np.empty(bounds[-1], np.int32), np.empty(bounds[-1], np.float32)
+        for place in range(_reaches(held, lengths[text], squares, kind, least, reaches)):
+            bounds[held[place] + 1] += 1
+
+
+@kernel
+def _list(  # type: ignore[no-untyped-def]
+    ranks, starts, lengths, squares, order, kind, least, reaches, following, texts, far
+):  # fmt: skip
     for text in order:
         held = ranks[starts[text] : starts[text + 1]]
         for place in range(_reaches(held, lengths[text], squares, kind, least, reaches)):
             at = following[held[place]]
             texts[at], far[at] = text, reaches[place]
             following[held[place]] += 1
-    return bounds, texts, far
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _nearest(  # type: ignore[no-untyped-def]
     asked_starts, asked_ranks, asked_lengths, owners, bounds, squares, starts, ranks, lengths, numbers, rows, jaccard,
     jaccard_of, cosine, cosine_of,
@@ -233,19 +244,19 @@ def _nearest(  # type: ignore[no-untyped-def]
         asked_for[asked] = False
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _packed(square: float) -> np.int64:
     """One shared shingle and its squared weight, rounded up, as a number that can be added: 23 and 40 bits."""
     return np.int64(1 << _COUNT_AT) + np.int64(np.ceil(max(square, 0.0) * _UNIT))
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _unpacked(sum_of: int) -> tuple[int, float]:
     """How many shingles, and at least the sum of their squared weights."""
     return sum_of >> _COUNT_AT, (sum_of & ((1 << _COUNT_AT) - 1)) / _UNIT
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _similarities(other, size, length, asked_for, squares, starts, ranks, lengths):  # type: ignore[no-untyped-def]
     """Jaccard similarity and cosine of a text with the asked one."""
     count, weight = 0, 0.0
@@ -256,14 +267,14 @@ def _similarities(other, size, length, asked_for, squares, starts, ranks, length
     return count / (size + starts[other + 1] - starts[other] - count), weight / (length * lengths[other])
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _take_if_nearer(value: float, number: int, text: int, best: Floats, best_of: Ints) -> None:
     """Put a training text before the best one so far if it is nearer, or as near with a lower number."""
     if value > best[text] or (value == best[text] and value > 0 and number < best_of[text]):
         best[text], best_of[text] = value, number
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _likeliest(touched: Owners, gathered: Ints, size: int, sizes: Ints, lengths: Floats) -> Ints:
     """Of the texts touched so far, at most two: the nearest until now by Jaccard similarity and by cosine."""
     found = np.full(2, -1, np.int64)
@@ -277,7 +288,7 @@ def _likeliest(touched: Owners, gathered: Ints, size: int, sizes: Ints, lengths:
     return found[found >= 0]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _join(  # type: ignore[no-untyped-def]
     asked_starts, asked_ranks, asked_lengths, asked_maps, all_bounds, all_owners, all_measures, all_reaches, all_sizes,
     all_maps, squares, starts, ranks, lengths, numbers, rows, limits, worst, jaccard, jaccard_of, cosine, cosine_of,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from ragray.compiled import array_kernel
 from ragray.dataprep.hashing import Ints, Slots, number_hashes, numbers_of
 from ragray.dataprep.shingles import Owners, ShingleSets
 from ragray.dataprep.sketches import Bitmaps, Sketches
@@ -75,7 +75,7 @@ class Ranked:
         )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _sort_each(ranks: Owners, starts: Ints, squares: Floats, lengths: Floats) -> None:
     """Sort the ranks of each text, and write its Euclidean length."""
     for text in range(len(starts) - 1):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from ragray.compiled import inlined, kernel
 from ragray.config_data import RepetitionConfig
 from ragray.dataprep.characters import DIGIT, HAN_KIND, LATIN, characters
 from ragray.dataprep.filters import MIN_LINES, MIN_REPEATS, REPEAT_SIZES, TOP_SIZES
@@ -30,13 +30,13 @@ def may_repeat(data: Bytes, starts: Ints, ends: Ints, limits: RepetitionConfig) 
     found = np.zeros(len(starts), np.bool_)
     if len(starts):
         scratch = np.zeros(4 * _MAX_WORDS, np.uint64), np.zeros(4 * _MAX_WORDS, np.int32)
-        lists = np.zeros(_MAX_WORDS + 1, np.uint64), np.zeros(_MAX_WORDS + 1, np.int32)
+        lists = np.zeros(_MAX_WORDS + 1, np.uint64), np.zeros(_MAX_WORDS + 1, np.int32), np.zeros(_MAX_LINES, np.uint64)
         _judge(data, eights(data), starts, ends, characters().classes, limits.min_words,
                min((1.0, *limits.top_ngrams)), min((1.0, *limits.ngrams)), *scratch, *lists, found)  # fmt: skip
     return found
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _lines_repeat(hashes: Hashes, count: int) -> bool:
     """Whether any two of `count` lines are equal, or there are too many to tell."""
     if count > len(hashes):
@@ -48,7 +48,7 @@ def _lines_repeat(hashes: Hashes, count: int) -> bool:
     return False
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _slot_of(key: np.uint64, slots: Hashes, mask: np.uint64) -> np.uint64:
     """Where `key` is, or has to go. 0 marks a free slot."""
     slot = (key ^ (key >> np.uint64(29))) & mask
@@ -57,7 +57,7 @@ def _slot_of(key: np.uint64, slots: Hashes, mask: np.uint64) -> np.uint64:
     return slot
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _emptied(slots: Hashes, words: int) -> np.uint64:
     """Free as many slots as n-grams of so many words need; the mask for `_slot_of`."""
     count = np.uint64(1)
@@ -67,7 +67,7 @@ def _emptied(slots: Hashes, words: int) -> np.uint64:
     return count - np.uint64(1)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _power(n: int) -> np.uint64:
     power = np.uint64(1)
     for _ in range(n):
@@ -75,7 +75,7 @@ def _power(n: int) -> np.uint64:
     return power
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _top_chars(hashes: Hashes, chars: Counts, words: int, n: int, slots: Hashes, held: Counts) -> int:
     """At least as many characters as the n-gram with the most has, repetitions included; 0 if none is frequent."""
     mask, power = _emptied(slots, words), _power(n)
@@ -93,7 +93,7 @@ def _top_chars(hashes: Hashes, chars: Counts, words: int, n: int, slots: Hashes,
     return most
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _repeated_chars(hashes: Hashes, chars: Counts, words: int, n: int, slots: Hashes) -> int:
     """At least as many characters as are in n-grams that were there before."""
     mask, power = _emptied(slots, words), _power(n)
@@ -110,7 +110,7 @@ def _repeated_chars(hashes: Hashes, chars: Counts, words: int, n: int, slots: Ha
     return covered
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _words_repeat(
     hashes: Hashes, chars: Counts, words: int, scale: int, top: float, again: float,
     slots: Hashes, held: Counts,
@@ -128,7 +128,7 @@ def _words_repeat(
     return False
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _push(
     token: np.uint64, size: int, words: int, total: int, line: np.uint64, hashes: Hashes, chars: Counts
 ) -> tuple[int, int, np.uint64]:
@@ -140,12 +140,12 @@ def _push(
     return words, total, line * np.uint64(_BASE) + mixed
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _judge(
     data: Bytes, by_eight: Eights, starts: Ints, ends: Ints, classes: Bytes, min_words: int, top: float, again: float,
-    slots: Hashes, held: Counts, hashes: Hashes, chars: Counts, found: npt.NDArray[np.bool_],
+    slots: Hashes, held: Counts, hashes: Hashes, chars: Counts, line_hashes: Hashes,
+    found: npt.NDArray[np.bool_],
 ) -> None:  # fmt: skip
-    line_hashes = np.zeros(_MAX_LINES, np.uint64)
     for row in range(len(starts)):
         i, end = np.uint64(starts[row]), np.uint64(ends[row])
         words, total, han, lines, line_start, line = 0, 0, 0, 0, 0, np.uint64(0)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from numba import njit
 
+from ragray.compiled import array_kernel, kernel
 from ragray.dataprep.characters import BLANK, BREAK, DROP, MAP, MAP_UNLESS_HAN, characters
 from ragray.dataprep.scan import Ints
 from ragray.dataprep.utf8 import Bytes, point_at
@@ -53,7 +53,7 @@ def gather(sources: tuple[Bytes, Bytes, Bytes], which: Bytes, starts: Ints, ends
     return pa.Array.from_buffers(kind, len(which), [None, pa.py_buffer(offsets.astype(width)), pa.py_buffer(out)])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _rewrite(
     data: Bytes, starts: Ints, ends: Ints, one_line: bool, han: npt.NDArray[np.bool_], classes: Bytes,
     form_starts: npt.NDArray[np.int32],
@@ -118,7 +118,7 @@ def _rewrite(
         found[row], changes[row], blanks[row] = place, changed, left
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _gather(first: Bytes, second: Bytes, third: Bytes, which: Bytes, starts: Ints, offsets: Ints, out: Bytes) -> None:
     row, count = 0, len(which)
     while row < count:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from numba import njit
 
+from ragray.compiled import inlined, kernel
 from ragray.config_data import CleanConfig
 from ragray.dataprep.characters import (
     BLANK,
@@ -83,7 +83,7 @@ def scan(data: Bytes, starts: Ints, ends: Ints, one_line: bool, settings: CleanC
     return found
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _kind_of_word(word: np.uint64, size: int, keys: npt.NDArray[np.uint64], kinds: Bytes, factor: np.uint64) -> int:
     """What is known of a lower-case word of `size` bytes, as bits. Without a branch: words come in no order."""
     slot = ((word * factor) >> np.uint64(WORD_SHIFT)) & ~np.uint64(1)
@@ -93,7 +93,7 @@ def _kind_of_word(word: np.uint64, size: int, keys: npt.NDArray[np.uint64], kind
     return found
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _flags_of_word(bits: int, after_contact: bool) -> int:
     flags = 0
     if bits & IS_CONTACT:
@@ -107,7 +107,7 @@ def _flags_of_word(bits: int, after_contact: bool) -> int:
     return flags
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _is_mojibake(point: int) -> bool:
     """Whether a character after one of U+00C2 to U+00F4 is as in `normalize`'s pattern of mojibake."""
     return (
@@ -116,7 +116,7 @@ def _is_mojibake(point: int) -> bool:
     )  # fmt: skip
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _sign_flags(point: int, after: int) -> int:
     """What an ASCII sign may open, by the byte after it."""
     letter = 97 <= (after | 0x20) <= 122
@@ -135,7 +135,7 @@ def _sign_flags(point: int, after: int) -> int:
     return F_AT if point == 64 else 0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _scan(
     data: Bytes, by_eight: Eights, starts: Ints, ends: Ints, one_line: bool, state: int, classes: Bytes,
     keys: npt.NDArray[np.uint64], kinds: Bytes, factor: np.uint64, pairs: npt.NDArray[np.bool_],

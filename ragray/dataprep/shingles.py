@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from ragray.compiled import array_kernel, kernel
 from ragray.dataprep.hashing import Hashes, Ints
 from ragray.dataprep.tokens import QUESTION, RECORD, Columns, columns_of, shingles_of
 
@@ -151,7 +151,7 @@ def prefix_keys(sets: ShingleSets, counts: Counts, threshold: float) -> tuple[Ha
     return keys, np.repeat(np.arange(len(sets), dtype=np.int32), lengths), reaches
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def jaccard_kernel(hashes: Hashes, starts: Ints, left: int, right: int) -> float:
     """Jaccard similarity of two texts of a `ShingleSets`."""
     i, i_end, j, j_end = starts[left], starts[left + 1], starts[right], starts[right + 1]
@@ -171,13 +171,13 @@ def jaccard_kernel(hashes: Hashes, starts: Ints, left: int, right: int) -> float
     return float(common / (total - common))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _count(hashes: Hashes, counts: Counts) -> None:
     for value in hashes:
         counts[value & np.uint64(len(counts) - 1)] += np.uint32(1)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _take(hashes: Hashes, starts: Ints, places: Ints) -> tuple[Hashes, Ints]:
     """Hashes and starts of some sets."""
     bounds = np.zeros(len(places) + 1, np.int64)
@@ -189,13 +189,13 @@ def _take(hashes: Hashes, starts: Ints, places: Ints) -> tuple[Hashes, Ints]:
     return taken, bounds
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _jaccards(hashes: Hashes, starts: Ints, left: Ints, right: Ints, found: npt.NDArray[np.float64]) -> None:
     for pair in range(len(left)):
         found[pair] = jaccard_kernel(hashes, starts, left[pair], right[pair])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _prefixes(
     hashes: Hashes, starts: Ints, counts: Counts, lengths: Ints, threshold: float, keys: Hashes, reaches: Owners
 ) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from ragray.compiled import inlined, kernel
 from ragray.dataprep.hashing import Hashes, Ints
 from ragray.dataprep.shingles import ShingleSets
 
@@ -50,7 +50,7 @@ class Sketches:
         return np.asarray(np.bitwise_xor.reduce(self.maps.reshape(len(self.maps), -1, 2), axis=1), np.uint64)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _bitmaps(hashes: Hashes, starts: Ints, shift: np.uint64, maps: Bitmaps) -> None:
     """For each set the exclusive or of one bit for each of its members."""
     for text in range(len(maps)):
@@ -59,7 +59,7 @@ def _bitmaps(hashes: Hashes, starts: Ints, shift: np.uint64, maps: Bitmaps) -> N
             maps[text, bit >> np.uint64(6)] ^= np.uint64(1) << (bit & np.uint64(63))
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def ones(word: np.uint64) -> np.uint64:
     """How many bits are set. Source: Warren 2012, "Hacker's Delight", section 5-1."""
     word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
@@ -68,7 +68,7 @@ def ones(word: np.uint64) -> np.uint64:
     return (word * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def may_reach(maps: Bitmaps, left: int, right: int, most_different: float) -> bool:
     """Whether two sets may differ in so few members."""
     different = np.uint64(0)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 
+from ragray.compiled import array_kernel
 from ragray.config_data import SplitConfig
 from ragray.dataprep.hashing import Hashes, Ints
 from ragray.dataprep.linking import Buckets, Components, buckets_of, link_buckets, members_of
@@ -153,7 +153,7 @@ def assign_splits(
     return splits[place]
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _draw(order: Ints, strata: Ints, sizes: Ints, shares: npt.NDArray[np.float64], splits: Splits) -> None:
     left = np.zeros(2)
     begin = 0

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from numba import njit
 
+from ragray.compiled import array_kernel, inlined, kernel
 from ragray.dataprep.hashing import Hashes, Ints, sequence, sort_distinct, spread
 from ragray.dataprep.language import HAN
 
@@ -142,7 +142,7 @@ def columns_of(texts: Iterable[str], others: Sequence[str] | None = None) -> Col
     return first, pa.array([""] * len(first) if others is None else list(others), pa.string())
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _code_at(data: npt.NDArray[np.uint8], i: int) -> tuple[np.int64, int]:
     """(code point, bytes) of the UTF-8 character at `i`."""
     first = np.int64(data[i])
@@ -156,14 +156,14 @@ def _code_at(data: npt.NDArray[np.uint8], i: int) -> tuple[np.int64, int]:
     return ((first & 0x07) << 18) | (second << 12) | (third << 6) | (np.int64(data[i + 3]) & 0x3F), 4
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _class_of(codes: npt.NDArray[np.uint32], point: np.int64) -> np.int64:
     if point < _TABLE_SIZE:
         return np.int64(codes[point])
     return point | np.int64(_HAN_BIT) if point <= _HAN_LAST else np.int64(0)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _tokens(data: npt.NDArray[np.uint8], i: int, end: int, codes: npt.NDArray[np.uint32], out: Hashes, n: int) -> int:
     """Append the token hashes of data[i:end] to out[n:]; returns the new count."""
     word = np.uint64(0)
@@ -193,7 +193,7 @@ def _tokens(data: npt.NDArray[np.uint8], i: int, end: int, codes: npt.NDArray[np
     return n
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _letters(
     data: npt.NDArray[np.uint8], i: int, end: int, codes: npt.NDArray[np.uint32], out: Hashes
 ) -> tuple[int, bool]:
@@ -223,7 +223,7 @@ def _letters(
     return n, han
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _runs(values: Hashes, n: int, width: int) -> int:
     """Hash every run of `width` values in place, repeated ones included; fewer are one run. Returns the count."""
     width = min(width, n)
@@ -237,7 +237,7 @@ def _runs(values: Hashes, n: int, width: int) -> int:
     return n - width + 1
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _shingles(
     data: npt.NDArray[np.uint8], i: int, end: int, more: npt.NDArray[np.uint8], j: int, more_end: int,
     codes: npt.NDArray[np.uint32], kind: int, out: Hashes,
@@ -250,13 +250,13 @@ def _shingles(
     return int(_runs(out, n, 2 if han else 4))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _room(ends: npt.NDArray[np.int32], more_ends: npt.NDArray[np.int32], row: int, scratch: Hashes) -> Hashes:
     size = ends[row + 1] - ends[row] + more_ends[row + 1] - more_ends[row] + 1
     return scratch if size <= len(scratch) else np.empty(2 * size, np.uint64)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _byte_hashes(data, ends, seed, out):  # type: ignore[no-untyped-def]
     for row in range(len(ends) - 1):
         value = spread(seed + np.uint64(0x9E3779B97F4A7C15))
@@ -266,7 +266,7 @@ def _byte_hashes(data, ends, seed, out):  # type: ignore[no-untyped-def]
         out[row] = spread(value)
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _bands(shingles, n, factors, offsets, rows, smallest, out, text):  # type: ignore[no-untyped-def]
     smallest[:] = np.uint32(0xFFFFFFFF)
     for s in range(n):
@@ -281,7 +281,7 @@ def _bands(shingles, n, factors, offsets, rows, smallest, out, text):  # type: i
         out[band, text] = key
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _record_hashes(data, ends, more, more_ends, codes, factors, offsets, rows, first, second, out):  # type: ignore[no-untyped-def]
     scratch = np.empty(1 << 14, np.uint64)
     smallest = np.empty(len(factors), np.uint32)
@@ -295,7 +295,7 @@ def _record_hashes(data, ends, more, more_ends, codes, factors, offsets, rows, f
             _bands(scratch, _runs(scratch, both, 3), factors, offsets, rows, smallest, out, text)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _question_bands(data, ends, codes, factors, offsets, rows, out):  # type: ignore[no-untyped-def]
     scratch = np.empty(1 << 14, np.uint64)
     smallest = np.empty(len(factors), np.uint32)
@@ -305,7 +305,7 @@ def _question_bands(data, ends, codes, factors, offsets, rows, out):  # type: ig
         _bands(scratch, _runs(scratch, n, 2 if han else 4), factors, offsets, rows, smallest, out, text)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _shingle_sets(data, ends, more, more_ends, codes, kind, rows, hashes, starts):  # type: ignore[no-untyped-def]
     """Write shingles to `hashes` from `starts[0]` on, and the ends of the texts to `starts`. Returns `hashes`, or a
     larger array in its place."""

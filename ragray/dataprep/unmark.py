@@ -10,8 +10,8 @@ import functools
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from ragray.compiled import array_kernel, inlined, kernel
 from ragray.dataprep.characters import DIGIT, LATIN, characters
 from ragray.dataprep.normalize import BLOCKS, INLINE, STANDALONE
 from ragray.dataprep.scan import Ints
@@ -55,7 +55,7 @@ def unmark(
     return out, room[:-1], found, done, changed
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _index(value: np.uint64, listed: npt.NDArray[np.uint64]) -> int:
     for k in range(len(listed)):
         if listed[k] == value:
@@ -63,7 +63,7 @@ def _index(value: np.uint64, listed: npt.NDArray[np.uint64]) -> int:
     return -1
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _has_other(data: Bytes, start: int, end: int, name: np.uint64, size: int, closing: bool) -> bool:
     """Whether `</name>` (or, for a closing tag, `<name>`) is in the text, in any case."""
     for i in range(start, end - size - 1):
@@ -88,7 +88,7 @@ def _has_other(data: Bytes, start: int, end: int, name: np.uint64, size: int, cl
     return False
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _after_word(data: Bytes, start: int, at: int, classes: Bytes) -> bool:
     """Whether the character before `at` is a letter or a digit."""
     i = at - 1
@@ -99,7 +99,7 @@ def _after_word(data: Bytes, start: int, at: int, classes: Bytes) -> bool:
     return LATIN <= kind <= DIGIT
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _tag(
     data: Bytes, start: int, end: int, at: int, classes: Bytes, names: npt.NDArray[np.uint64], kinds: Bytes
 ) -> tuple[int, int]:
@@ -135,7 +135,7 @@ def _tag(
     return i + 1 - at, (signed(kinds[k]) & _IS_BLOCK) if is_markup else 2
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def _unmark(
     data: Bytes, starts: Ints, ends: Ints, classes: Bytes, names: npt.NDArray[np.uint64], kinds: Bytes,
     entities: npt.NDArray[np.uint64], forms: Bytes, out: Bytes, found: Ints, done: npt.NDArray[np.bool_],

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from ragray.compiled import inlined
 
 Bytes = npt.NDArray[np.uint8]
 Eights = npt.NDArray[np.uint64]
@@ -24,13 +25,13 @@ def eights(data: Bytes) -> Eights:
     return np.ndarray((count,), np.dtype("<u8"), data.data, 0, (1,))
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def signed(value: np.uint8 | np.uint64) -> int:
     """An unsigned number as int64, so that compiled arithmetic with it stays in integers."""
     return np.int64(value)  # type: ignore[return-value]
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def letters_at(data: Bytes, by_eight: Eights, i: np.uint64, end: np.uint64) -> tuple[int, np.uint64]:
     """(how many of the next eight bytes are ASCII letters without a gap, these in lower or upper case as they are).
 
@@ -52,13 +53,13 @@ def letters_at(data: Bytes, by_eight: Eights, i: np.uint64, end: np.uint64) -> t
     return count, value & ((np.uint64(1) << np.uint64(8 * count)) - np.uint64(1))
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def lower_case(letters: np.uint64) -> np.uint64:
     """The letters in lower case: of each byte that is one, bit 6 is set, and goes to bit 5."""
     return letters | ((letters >> np.uint64(1)) & _CASE)
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def point_at(data: Bytes, i: np.uint64) -> tuple[int, np.uint64]:
     """(code point, bytes of it) at a place of UTF-8 without points above U+FFFF."""
     point = signed(data[i])

@@ -15,9 +15,9 @@ of terms, then blocks:
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ragray.compiled import inlined, kernel
 from ragray.errors import DataError
 
 Packed = NDArray[np.uint16]
@@ -53,7 +53,7 @@ def pack(starts: Ints, documents: Ints, counts: Ints) -> tuple[Packed, Ints]:
     return packed, pointers
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _measure(starts: Ints, documents: Ints, counts: Ints, pointers: Ints) -> None:
     at = 0
     for term in range(len(starts) - 1):
@@ -66,7 +66,7 @@ def _measure(starts: Ints, documents: Ints, counts: Ints, pointers: Ints) -> Non
     pointers[len(starts) - 1] = at
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _extent(documents: Ints, counts: Ints, i: int, end: int) -> tuple[int, int, int, int]:
     """(block, documents with the term once, with it several times, how often at most) of the chunk that begins at i."""
     block, j, several, most = documents[i] >> BLOCK_LOG, i, 0, 0
@@ -77,7 +77,7 @@ def _extent(documents: Ints, counts: Ints, i: int, end: int) -> tuple[int, int, 
     return block, j - i - several, several, most
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _fill(starts: Ints, documents: Ints, counts: Ints, pointers: Ints, packed: Packed) -> None:
     for term in range(len(starts) - 1):
         i, at = starts[term], pointers[term]
@@ -100,14 +100,14 @@ def _fill(starts: Ints, documents: Ints, counts: Ints, pointers: Ints, packed: P
             i += single + several
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def chunk_size(packed, at):  # type: ignore[no-untyped-def]
     """How many numbers the chunk at `at` takes."""
     single, several = np.int64(packed[at + 1]), np.int64(packed[at + 2])
     return HEADER + np.minimum(single, BITMAP) + 2 * several
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _found(packed, begin, count, local):  # type: ignore[no-untyped-def]
     """Where a document stands among `count` ascending ones, or -1."""
     at, left = begin, count
@@ -118,7 +118,7 @@ def _found(packed, begin, count, local):  # type: ignore[no-untyped-def]
     return at if left and packed[at] == local else -1
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def count_in(packed, at, local):  # type: ignore[no-untyped-def]
     """How often a document of the block holds the term of the chunk at `at`; 0 if it does not."""
     single, several = np.int64(packed[at + 1]), np.int64(packed[at + 2])
@@ -132,7 +132,7 @@ def count_in(packed, at, local):  # type: ignore[no-untyped-def]
     return np.int64(packed[place + several]) if place >= 0 else 0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def count_of(packed, at, end, document):  # type: ignore[no-untyped-def]
     """How often a document holds the term whose chunks are `packed[at:end]`; 0 if it does not."""
     while at < end and np.int64(packed[at]) < document >> BLOCK_LOG:
@@ -142,7 +142,7 @@ def count_of(packed, at, end, document):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def unpack(packed, at, end, documents, counts):  # type: ignore[no-untyped-def]
     """Write the documents of a term, and how often they hold it, to arrays; block after block, how many there are.
 

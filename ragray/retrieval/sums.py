@@ -6,9 +6,9 @@ In: chunks of postings, a query. Out: for the documents of a block one 32-bit su
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ragray.compiled import inlined, kernel
 from ragray.retrieval import bm25
 from ragray.retrieval.chunks import BITMAP, HEADER, Packed
 from ragray.retrieval.scoring import CLASSES, COUNTS
@@ -17,16 +17,16 @@ Sums = NDArray[np.uint32]
 
 HALF = (1 << 16) - 1
 
-saturation = njit(inline="always")(bm25.saturation)
+saturation = inlined(bm25.saturation)
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def tf_weight(count, sublinear):  # type: ignore[no-untyped-def]
     """What `tfidf.tf_weights` gives one count."""
     return 1.0 + np.log(count) if sublinear else count
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def scale_of(packed, chunks, terms, model, query):  # type: ignore[no-untyped-def]
     """(what a BM25 score of 1 is in sums, what a product with a norm of 1 is): so that no sum leaves its 16 bits."""
     most_bm25, most_tfidf = 0.0, 0.0
@@ -38,7 +38,7 @@ def scale_of(packed, chunks, terms, model, query):  # type: ignore[no-untyped-de
     return (HALF - 2 * terms) / most_bm25, (HALF - 2 * terms) / most_tfidf
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def add_term(packed, at, first, documents, model, query, term, scale, room):  # type: ignore[no-untyped-def]
     """Add one term to the sums of the documents of a block."""
     sums, table = room.sums, room.table
@@ -69,7 +69,7 @@ def add_term(packed, at, first, documents, model, query, term, scale, room):  # 
                 sums[packed[k]] += amount(model, query, term, scale, np.int64(packed[k + several]), length)
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def amount(model, query, term, scale, count, length):  # type: ignore[no-untyped-def]
     """What `count` occurrences of a term in documents of a class of lengths add to the sums, rounded up."""
     ratio = 1.0
@@ -82,7 +82,7 @@ def amount(model, query, term, scale, count, length):  # type: ignore[no-untyped
     return np.uint32(by_bm25 + 1) | np.uint32(by_tfidf + 1) << np.uint32(16)
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _ratio(model, count, length):  # type: ignore[no-untyped-def]
     """How many times what one occurrence adds `count` add at most, in documents of a class of lengths.
 
@@ -94,7 +94,7 @@ def _ratio(model, count, length):  # type: ignore[no-untyped-def]
     return min(several / saturation(model.variant, model.k1, 1.0, high), model.ratio_of_count * count)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _add_bitmap(bits: Packed, sums: Sums, added: np.uint32) -> None:
     for k in range(len(bits) // 4):
         word = np.uint64(0)
@@ -104,13 +104,13 @@ def _add_bitmap(bits: Packed, sums: Sums, added: np.uint32) -> None:
             sums[64 * k + bit] += np.uint32(word >> np.uint64(bit) & np.uint64(1)) * added
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def product_bm25(total, factor):  # type: ignore[no-untyped-def]
     """The lower half of a sum times that of a document's factors."""
     return np.uint32((total & np.uint32(HALF)) * (factor & np.uint32(HALF)))
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def product_tfidf(total, factor):  # type: ignore[no-untyped-def]
     """The upper half of a sum times that of a document's factors."""
     return np.uint32((total >> np.uint32(16)) * (factor >> np.uint32(16)))

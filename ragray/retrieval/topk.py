@@ -18,9 +18,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ragray.compiled import array_kernel, inlined, kernel
 from ragray.retrieval import bm25
 from ragray.retrieval.chunks import BITMAP, BLOCK, BLOCK_LOG, HEADER, chunk_size, count_in, count_of
 from ragray.retrieval.scoring import CLASSES, COUNTS
@@ -44,9 +44,7 @@ _GROUPS, _GROUPS_OF_DEPTH = 128, 4  # of documents, to look for the best: at lea
 _SHARE = 0.58  # of the threshold that terms which are not walked may add; more of it makes more candidates
 _LESS = 1 - 1e-6  # thresholds are lowered so much, for rounding
 
-__length_norm = njit(inline="always")(bm25.length_norm)
-
-_length_norm = njit(inline="always")(bm25.length_norm)
+_length_norm = inlined(bm25.length_norm)
 
 
 class Query(NamedTuple):
@@ -79,6 +77,7 @@ class Room(NamedTuple):
     flags: NDArray[np.uint8]
     candidates: NDArray[np.int32]
     totals: Sums  # of the candidates
+    found: Ints  # candidates in the order they are found: its number, then its total
     maxima: Sums  # [2, BLOCK], of groups of documents
     table: Sums  # [COUNTS, CLASSES]
 
@@ -87,12 +86,12 @@ def room() -> Room:
     """Working memory for `top_of_each`."""
     return Room(
         np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.uint8), np.zeros(BLOCK, np.int32),
-        np.zeros(BLOCK, np.uint32),
-        np.zeros((2, BLOCK), np.uint32), np.zeros((COUNTS, CLASSES), np.uint32),
+        np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.int64), np.zeros((2, BLOCK), np.uint32),
+        np.zeros((COUNTS, CLASSES), np.uint32),
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
 def top_of_each(  # type: ignore[no-untyped-def]
     packed, documents, model, terms, starts, absent, absent_starts, passed_over, best, room
 ):
@@ -110,6 +109,7 @@ def top_of_each(  # type: ignore[no-untyped-def]
         best: as `Best`, of all queries; empty.
         room: as `Room`.
     """
+    places = np.empty((2, np.diff(starts).max() if len(starts) > 1 else 0), np.int64)
     for number in range(len(starts) - 1):
         begin, end = starts[number], starts[number + 1]
         if begin == end or passed_over[number]:
@@ -120,13 +120,15 @@ def top_of_each(  # type: ignore[no-untyped-def]
         )  # fmt: skip
         of_query = Best(best.documents[number], best.scores[number], best.found[number])
         skipped = absent[absent_starts[number] : absent_starts[number + 1]]
-        _top(packed, documents, model, query, skipped, of_query, room)
+        following, chunks = places[0, : end - begin], places[1, : end - begin]
+        _top(packed, documents, model, query, skipped, of_query, room, following, chunks)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _top(packed, documents, model, query, absent, best, room):  # type: ignore[no-untyped-def]
+@kernel
+def _top(packed, documents, model, query, absent, best, room, next_chunk, chunks):  # type: ignore[no-untyped-def]
     count, depth = len(documents.lengths), best.scores.shape[1]
-    next_chunk, chunks = query.begins.copy(), np.empty(len(query.begins), np.int64)
+    for term in range(len(chunks)):
+        next_chunk[term] = query.begins[term]
     passed = 0
     for block in range((count + BLOCK - 1) >> BLOCK_LOG):
         first = block << BLOCK_LOG
@@ -176,7 +178,7 @@ def _top(packed, documents, model, query, absent, best, room):  # type: ignore[n
             _score(packed, chunks, first, local, documents, model, query, best)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _chunks_of_block(packed, ends, block, next_chunk, chunks):  # type: ignore[no-untyped-def]
     """Write where the chunk of each term is in this block, or -1, and step over it. How many terms have one."""
     terms = 0
@@ -190,13 +192,13 @@ def _chunks_of_block(packed, ends, block, next_chunk, chunks):  # type: ignore[n
     return terms
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _limit(bound):  # type: ignore[no-untyped-def]
     """The product from which on a document is a candidate; one of 0 never is."""
     return np.uint32(min(max(bound, 1.0), 4294967295.0))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _first_walked(query, model, least_bm25, least_cosine):  # type: ignore[no-untyped-def]
     """(first term that is walked, what those before it add at most to BM25, and to the cosine)."""
     rest, squares, walked = 0.0, 0.0, 0
@@ -209,7 +211,7 @@ def _first_walked(query, model, least_bm25, least_cosine):  # type: ignore[no-un
     return walked, rest, np.sqrt(squares)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _bounds(room, factors, depth, terms, loose):  # type: ignore[no-untyped-def]
     """Products below which no document of the block is among the `depth` best, by the highest of groups.
 
@@ -231,7 +233,7 @@ def _bounds(room, factors, depth, terms, loose):  # type: ignore[no-untyped-def]
     return _limit((best_bm25 - margin) / loose * _LESS), _limit((best_tfidf - margin) * _LESS)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _highest(values, depth):  # type: ignore[no-untyped-def]
     """The value in place `depth` from the top, of at least so many; changes their order."""
     for k in range(1, len(values)):
@@ -247,7 +249,7 @@ def _highest(values, depth):  # type: ignore[no-untyped-def]
     return values[depth - 1]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def _among_postings(packed, chunks, room, factors, limits):  # type: ignore[no-untyped-def]
     """Write the candidates to `room`, ascending, by looking at the lists again; clears the sums. How many there are."""
     found = 0
@@ -259,14 +261,20 @@ def _among_postings(packed, chunks, room, factors, limits):  # type: ignore[no-u
             total = room.sums[local]
             room.sums[local] = 0
             if product_bm25(total, factors[local]) >= limits[0] or product_tfidf(total, factors[local]) >= limits[1]:
-                room.candidates[found], room.totals[found] = local, total
+                room.found[found] = np.int64(local) << np.int64(32) | np.int64(total)
                 found += 1
-    order = np.argsort(room.candidates[:found])
-    room.candidates[:found], room.totals[:found] = room.candidates[:found][order], room.totals[:found][order]
+    _sort(room.found[:found])
+    for k in range(found):
+        room.candidates[k], room.totals[k] = room.found[k] >> np.int64(32), np.uint32(room.found[k])
     return found
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@array_kernel
+def _sort(values):  # type: ignore[no-untyped-def]
+    values.sort()
+
+
+@kernel
 def _among_all(room, factors, limits):  # type: ignore[no-untyped-def]
     """Write the candidates to `room`, ascending, by looking at all documents; clears the sums. How many there are."""
     sums, flags, size = room.sums[: len(factors)], room.flags, len(factors)
@@ -285,7 +293,7 @@ def _among_all(room, factors, limits):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@kernel
 def score_each(packed, documents, model, query, chosen, scores):  # type: ignore[no-untyped-def]
     """Write the BM25 scores and cosines of chosen documents to `scores`, float64 [2, chosen]."""
     for n in range(len(chosen)):
@@ -301,7 +309,7 @@ def score_each(packed, documents, model, query, chosen, scores):  # type: ignore
         scores[1, n] /= documents.norms[document]
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _score(packed, chunks, first, local, documents, model, query, best):  # type: ignore[no-untyped-def]
     """Score a document exactly, and put it in its place in both lists."""
     document = first + local
@@ -319,7 +327,7 @@ def _score(packed, chunks, first, local, documents, model, query, best):  # type
     _put(best, 1, document, by_tfidf / documents.norms[document])
 
 
-@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@inlined
 def _put(best, which, document, score):  # type: ignore[no-untyped-def]
     """Put a document behind those that score as high, unless there are enough of them."""
     depth, found = best.scores.shape[1], best.found[which]
