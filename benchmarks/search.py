@@ -27,13 +27,21 @@ def _lines(path: Path, count: int | None) -> list[str]:
 
 
 def _index(args: argparse.Namespace) -> Any:
+    import numpy as np
+
     from ragray.config import Bm25Config, RetrievalConfig
-    from ragray.retrieval.postings import Postings, write_postings
+    from ragray.retrieval.index import SEGMENT, HybridIndex, write_version
+    from ragray.retrieval.segment import Segment, write_segment
+    from ragray.schema import Passage, table_of
 
     settings = RetrievalConfig(bm25=Bm25Config(variant="lucene", k1=_K1, b=_B), sublinear_tf=False)
     folder = Path(tempfile.mkdtemp(prefix="ragray-benchmark-"))
-    write_postings([line.split() for line in _lines(args.corpus, args.documents)], settings, folder)
-    return Postings(folder, settings)
+    (folder / SEGMENT).mkdir()
+    lines = _lines(args.corpus, args.documents)
+    passages = table_of(Passage, (Passage(str(n), "", line, "en", "", "document") for n, line in enumerate(lines)))
+    write_segment(passages, str.split, folder / SEGMENT)
+    write_version([(Segment(folder / SEGMENT), np.ones(len(lines), np.bool_))], [SEGMENT], settings, folder)
+    return HybridIndex.open(folder).corpus
 
 
 def _facts(postings: Any, queries: list[list[str]]) -> Outcome:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import ragray
+from ragray import cli_live
 from ragray.config import RunConfig
 from ragray.config_loading import load_config
 from ragray.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, RagrayError
@@ -39,6 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+app.add_typer(cli_live.app, name="live")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The run's YAML file.")]
 SetOption = Annotated[

@@ -29,7 +29,7 @@ from ragray.distributed.stage import Job, Stage
 from ragray.retrieval.confidence import HITS, Examples, coverage, features, fit
 from ragray.retrieval.index import HybridIndex, build_index
 from ragray.retrieval.paraphrase import HUMAN, UNRELATED, WordSources, content_words, imitate
-from ragray.schema import Passage, QARecord, records_of, stable_digest
+from ragray.schema import QARecord, records_of, stable_digest
 
 MAX_RECORDS = 400  # records asked about, chosen by digest
 _FOLDS = 5
@@ -53,7 +53,7 @@ def _build(job: Job) -> None:
     job.report(f"learning when to decline from {len(chosen):,} records")
     if withholds_test_questions(job.config):
         with TemporaryDirectory(prefix="ragray-calibrate-") as folder:
-            withheld = _without_questions(index, job.inputs["index"], chosen, Path(folder))
+            withheld = _without_questions(index, chosen, Path(folder))
             examples = _examples(job, withheld, records, [_Asked(r.question, r) for r in chosen])
     else:
         examples = _examples(job, index, records, _reworded(index, chosen, job))
@@ -90,12 +90,10 @@ def _reworded(index: HybridIndex, records: Sequence[QARecord], job: Job) -> list
     return asked
 
 
-def _without_questions(
-    index: HybridIndex, artifact: Artifact, records: Sequence[QARecord], folder: Path
-) -> HybridIndex:
+def _without_questions(index: HybridIndex, records: Sequence[QARecord], folder: Path) -> HybridIndex:
     """The index again, in a folder of its own, with the chosen records' questions left out."""
     hidden = {record.id for record in records}
-    passages = records_of(Passage, pq.read_table(artifact.file("passages.parquet")))
+    passages = index.corpus.passages()
     shown = [replace(passage, title="") if passage.doc_id in hidden else passage for passage in passages]
     build_index(shown, index.settings, folder)
     return HybridIndex.open(folder)

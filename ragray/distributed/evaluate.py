@@ -32,7 +32,8 @@ from ragray.evaluation.report import Document
 from ragray.evaluation.retrieval import measure, relevant_documents, trec_qrels, trec_run
 from ragray.evaluation.significance import Resampling
 from ragray.evaluation.summary import CELLS, MAIN_CELL, Summary, summarize
-from ragray.schema import EvalQuestion, Passage, records_of, stable_digest
+from ragray.retrieval.index import HybridIndex
+from ragray.schema import EvalQuestion, records_of, stable_digest
 
 if TYPE_CHECKING:
     import ray
@@ -48,7 +49,7 @@ def build(job: Job) -> None:
     """
 
     questions = _questions(job)
-    passages = records_of(Passage, pq.read_table(job.inputs["index"].file("passages.parquet")))
+    passages = list(HybridIndex.open(job.inputs["index"].folder).corpus.passages())
     qrels = relevant_documents(questions, passages)
     found, cells = _run_tasks(job, questions)
     predictions = [

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ragray.artifact import Artifact
 from ragray.config import RetrievalConfig, RunConfig
+from ragray.distributed.folder_task import start
 from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
 from ragray.retrieval.index import build_index
@@ -24,8 +23,13 @@ from ragray.schema import Passage, QARecord, records_of, table_of
 
 IN_PROCESS_BELOW = 20_000  # passages
 INDEX_CODE = tuple(
-    f"retrieval.{name}" for name in ("analyzer", "bm25", "index", "postings", "stopwords", "strings", "tfidf")
-)
+    f"retrieval.{name}"
+    for name in (
+        "analyzer", "bm25", "chunks", "counting", "index", "scoring", "segment", "statistics", "stopwords", "strings",
+        "tfidf",
+    )
+)  # fmt: skip
+_LIMIT_S = 24 * 3600.0
 
 
 def withholds_test_questions(config: RunConfig) -> bool:
@@ -62,22 +66,9 @@ def _build(job: Job) -> None:
 
 def _build_remotely(passages: Sequence[Passage], settings: RetrievalConfig, folder: Path) -> dict[str, int]:
     """`build_index` in a Ray task; the files come back, for the task may run on another machine."""
-    import ray
-
     connect()
-    task = ray.remote(_files_of_index)
-    table = ray.put(table_of(Passage, passages))
-    counts, files = ray.get(task.remote(table, settings))
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return dict(counts)
-
-
-def _files_of_index(table: pa.Table, settings: RetrievalConfig) -> tuple[dict[str, int], dict[str, bytes]]:
-    with TemporaryDirectory(prefix="ragray-index-") as name:
-        folder = Path(name)
-        counts = build_index(records_of(Passage, table), settings, folder)
-        return counts, {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    table = table_of(Passage, passages)
+    return start("indexing", build_index, table, settings, options={"num_cpus": 1}, limit_s=_LIMIT_S).collect(folder)
 
 
 def _settings(config: RunConfig) -> Mapping[str, Any]:
@@ -94,7 +85,7 @@ def _headline(artifact: Artifact) -> str:
 
 STAGE = Stage(
     name="index",
-    format_version=1,
+    format_version=2,
     needs=("prepare",),
     code=("schema", *INDEX_CODE, "distributed.index"),
     settings=_settings,

@@ -22,6 +22,7 @@ from ragray.errors import DataError
 
 Packed = NDArray[np.uint16]
 Ints = NDArray[np.int64]
+Numbers = NDArray[np.int32]
 
 BLOCK_LOG = 14
 BLOCK = 1 << BLOCK_LOG  # documents
@@ -30,13 +31,13 @@ BITMAP = BLOCK // 16  # numbers; a list that would be no shorter is a bitmap
 MOST = (1 << 16) - 1  # how often a document can hold a term
 
 
-def pack(starts: Ints, documents: Ints, counts: Ints) -> tuple[Packed, Ints]:
+def pack(starts: Ints, documents: Numbers, counts: Numbers) -> tuple[Packed, Ints]:
     """(packed, where each term begins in it, and the end).
 
     Args:
         starts: int64 [terms + 1], where the postings of each term begin.
-        documents: int64 [postings], ascending within a term.
-        counts: int64 [postings], how often the document holds the term, at least 1.
+        documents: int32 [postings], ascending within a term.
+        counts: int32 [postings], how often the document holds the term, at least 1.
 
     Raises:
         DataError: a document holds one term more than 65,535 times.
@@ -54,7 +55,7 @@ def pack(starts: Ints, documents: Ints, counts: Ints) -> tuple[Packed, Ints]:
 
 
 @kernel
-def _measure(starts: Ints, documents: Ints, counts: Ints, pointers: Ints) -> None:
+def _measure(starts: Ints, documents: Numbers, counts: Numbers, pointers: Ints) -> None:
     at = 0
     for term in range(len(starts) - 1):
         pointers[term] = at
@@ -67,7 +68,7 @@ def _measure(starts: Ints, documents: Ints, counts: Ints, pointers: Ints) -> Non
 
 
 @kernel
-def _extent(documents: Ints, counts: Ints, i: int, end: int) -> tuple[int, int, int, int]:
+def _extent(documents: Numbers, counts: Numbers, i: int, end: int) -> tuple[int, int, int, int]:
     """(block, documents with the term once, with it several times, how often at most) of the chunk that begins at i."""
     block, j, several, most = documents[i] >> BLOCK_LOG, i, 0, 0
     while j < end and documents[j] >> BLOCK_LOG == block:
@@ -78,7 +79,7 @@ def _extent(documents: Ints, counts: Ints, i: int, end: int) -> tuple[int, int, 
 
 
 @kernel
-def _fill(starts: Ints, documents: Ints, counts: Ints, pointers: Ints, packed: Packed) -> None:
+def _fill(starts: Ints, documents: Numbers, counts: Numbers, pointers: Ints, packed: Packed) -> None:
     for term in range(len(starts) - 1):
         i, at = starts[term], pointers[term]
         while i < starts[term + 1]:

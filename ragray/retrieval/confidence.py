@@ -59,7 +59,7 @@ def features(index: HybridIndex, query: str, hits: Sequence[Hit], absent: Collec
     if not hits or total <= 0.0:
         return np.zeros(len(FEATURES))
     read = hits[:_READ]
-    held = {number for hit in read for number in index.postings.held(known, index.number(hit.doc_id))}
+    held = {number for hit in read for number in index.corpus.held(known, index.number(hit.doc_id))}
     missed = [value for number, value in known.items() if number not in held]
     highest = math.log(1.0 + len(index))
     return np.array(
@@ -77,17 +77,17 @@ def coverage(index: HybridIndex, text: str, doc_ids: Sequence[str]) -> list[floa
     """How much of what `text` says each document holds: the share of its terms, weighted by their information."""
     known, unknown = _information(index, text)
     total = sum(known.values()) + unknown
-    held = [index.postings.held(known, index.number(doc_id)) for doc_id in doc_ids]
+    held = [index.corpus.held(known, index.number(doc_id)) for doc_id in doc_ids]
     return [sum(known[number] for number in numbers) / total if total > 0.0 else 0.0 for numbers in held]
 
 
 def _information(index: HybridIndex, query: str, absent: Collection[str] = ()) -> tuple[dict[int, float], float]:
     """What the query's known terms say, by number, and its unknown terms together: ln((1 + N) / (1 + df))."""
     documents = len(index) - len(absent)
-    numbers = [index.postings.term(term) for term in dict.fromkeys(index.terms(query))]
-    frequencies = {number: index.postings.frequency(number) for number in numbers if number is not None}
+    numbers = [index.corpus.term(term) for term in dict.fromkeys(index.terms(query))]
+    frequencies = {number: index.corpus.frequency(number) for number in numbers if number is not None}
     for doc_id in absent:
-        for number in index.postings.held(frequencies, index.number(doc_id)):
+        for number in index.corpus.held(frequencies, index.number(doc_id)):
             frequencies[number] -= 1
     lost = [number for number, df in frequencies.items() if df == 0]
     unknown = (numbers.count(None) + len(lost)) * math.log(1.0 + documents)

@@ -7,33 +7,31 @@ explains its answers. The folder records the analyzer and all settings: the quer
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 from pydantic import ValidationError
 
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.retrieval.analyzer import Analyzer, check_analyzer
+from ragray.retrieval.corpus import Corpus
 from ragray.retrieval.fusion import reciprocal_rank_fusion
-from ragray.retrieval.postings import Ints, Postings, QueryTerms, Ranked, write_postings
-from ragray.retrieval.strings import Strings, byte_order, write_strings
-from ragray.schema import Passage, records_of, table_of
+from ragray.retrieval.postings import Postings, QueryTerms, Ranked
+from ragray.retrieval.segment import TITLE_WEIGHT, Flags, Ints, Segment, mapped, write_segment
+from ragray.retrieval.statistics import write_statistics
+from ragray.schema import Passage, table_of
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DESCRIPTION = "index.json"
-TITLE_WEIGHT = 3  # a title's terms count so often: nDCG@10 on FAQ .745 at 1, .783 at 2, .793 at 3; papers lose at 4
+CURRENT = "CURRENT"  # in the folder of an index that changes, see `store`
+SEGMENT = "segment"  # folder of the only segment of an index that was built at once
 MAX_QUERY_CHARS, MAX_QUERY_TERMS = 32_768, 1024  # a longer query is cut here
-_ROWS_PER_GROUP = 256  # passages that are read from disk together
-_REMEMBERED_GROUPS = 256
 _REBUILD = "build the index again: remove its folder, then `ragray index --config FILE`"
 
 
@@ -59,80 +57,128 @@ class TermContribution:
     tfidf: float
 
 
-def build_index(passages: Sequence[Passage], settings: RetrievalConfig, folder: Path) -> dict[str, int]:
+def build_index(passages: Sequence[Passage] | pa.Table, settings: RetrievalConfig, folder: Path) -> dict[str, int]:
     """Write an index of `passages` in their order; returns counts of documents, terms and postings.
 
     Raises:
         DataError: there are no passages, or two have the same id.
     """
-    if not passages:
+    table = passages if isinstance(passages, pa.Table) else table_of(Passage, passages)
+    segment = folder / SEGMENT
+    segment.mkdir(exist_ok=True)
+    write_segment(table, Analyzer(settings.analyzer).terms, segment)
+    return write_version([(Segment(segment), np.ones(len(table), np.bool_))], [SEGMENT], settings, folder)
+
+
+def write_version(
+    parts: Sequence[tuple[Segment, Flags]], paths: Sequence[str], settings: RetrievalConfig, folder: Path
+) -> dict[str, int]:
+    """Write what makes segments an index: their statistics and, last, its description; returns the counts.
+
+    Args:
+        parts: segments, and which of their documents are live, bool [documents].
+        paths: of the segments, relative to `folder`.
+        settings: of the index.
+        folder: where to.
+
+    Raises:
+        DataError: no document is live.
+    """
+    if not any(live.any() for _, live in parts):
         raise DataError("there is nothing to index: no passages", "check `data.faq` and `data.documents`")
-    ids = [passage.doc_id for passage in passages]
-    order = byte_order(ids)
-    for before, after in itertools.pairwise(order):
-        if ids[before] == ids[after]:
-            raise DataError(f"two passages have the id {ids[before]!r}", "give every record its own id")
-    analyzer = Analyzer(settings.analyzer)
-    counts = write_postings([passage_terms(analyzer, passage) for passage in passages], settings, folder)
-    write_strings(ids, folder, "ids")
-    np.save(folder / "ids.order.npy", np.array(order, np.int64))
-    table = table_of(Passage, passages)
-    pq.write_table(table, folder / "passages.parquet", compression="zstd", row_group_size=_ROWS_PER_GROUP)
-    counts = {"documents": len(passages), **counts}
-    description = {
+    corpus, numbers = write_statistics(parts, settings, folder)
+    counts = {"documents": corpus["documents"], "terms": corpus["terms"], "segments": len(parts)}
+    known = {
         "format_version": FORMAT_VERSION,
-        "analyzer": analyzer.describe(),
+        "analyzer": Analyzer(settings.analyzer).describe(),
         "title_weight": TITLE_WEIGHT,
         "settings": settings.model_dump(),
+        "corpus": corpus,
         "counts": counts,
-        "digest": _content_digest(folder),
     }
+    named = [
+        {"path": path, "documents": len(segment), **of_segment}
+        for path, (segment, _), of_segment in zip(paths, parts, numbers, strict=True)
+    ]
+    digest = _content_digest(folder, [segment for segment, _ in parts], known)
+    description = {**known, "segments": named, "digest": digest}
     text = json.dumps(description, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
     return counts
 
 
-def passage_terms(analyzer: Analyzer, passage: Passage) -> list[str]:
-    """The terms that a passage is indexed by: its title's, repeated by their weight, then its text's."""
-    return analyzer.terms(passage.title) * TITLE_WEIGHT + analyzer.terms(passage.text)
+def version_folder(folder: Path) -> Path:
+    """The folder of the current version of an index that changes; any other folder as it is.
+
+    Raises:
+        ArtifactError: the number of the current version cannot be read.
+    """
+    current = folder / CURRENT
+    try:
+        return folder / "versions" / f"{int(current.read_text()):08d}" if current.exists() else folder
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{current}: not a version: {error}", "run `ragray live roll-back`") from None
+
+
+def open_corpus(folder: Path, description: Mapping[str, Any], segments: Sequence[int] | None = None) -> Corpus:
+    """Open the segments of an index, or some of them; scores stay those of the whole corpus."""
+    settings, corpus = RetrievalConfig.model_validate(description["settings"]), description["corpus"]
+    held = description["segments"]
+    starts = np.cumsum([0, *(numbers["documents"] for numbers in held)]).tolist()
+    places = range(len(held)) if segments is None else segments
+    parts = [
+        Postings(Segment(folder / held[place]["path"]), folder / str(place), settings, corpus, held[place])
+        for place in places
+    ]
+    return Corpus(parts, [starts[place] for place in places], mapped(folder, "frequencies"), corpus, settings)
 
 
 class HybridIndex:
     """An opened index: read-only, memory-mapped, safe to share between threads."""
 
-    def __init__(self, folder: Path, description: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, description: Mapping[str, Any], corpus: Corpus) -> None:
         self.folder = folder
         self.settings = RetrievalConfig.model_validate(description["settings"])
         self.digest: str = description["digest"]
         self.analyzer = check_analyzer(description["analyzer"], str(folder))
-        self.postings = Postings(folder, self.settings)
-        self._ids = Strings(folder, "ids")
-        self._id_order = np.asarray(np.load(folder / "ids.order.npy", mmap_mode="r"))
-        self._table = pq.ParquetFile(folder / "passages.parquet", memory_map=True)
-        self._lock = threading.Lock()
-        self._group = lru_cache(maxsize=_REMEMBERED_GROUPS)(self._read_group)
+        self.corpus = corpus
 
     @classmethod
     def open(cls, folder: Path) -> HybridIndex:
-        """Open the index in `folder`.
+        """Open the index in `folder`, or the current version of one that changes.
 
         Raises:
             ArtifactError: there is none, it is damaged, or another analyzer or format made it.
         """
-        folder = Path(folder)
+        place = version_folder(Path(folder))
+        description = cls.described(place)
         try:
-            description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-            version = description["format_version"]
-            if version != FORMAT_VERSION:
-                raise ArtifactError(f"{folder}: index format {version}, this ragray reads {FORMAT_VERSION}", _REBUILD)
-            return cls(folder, description)
+            return cls(place, description, open_corpus(place, description))
         except FileNotFoundError as error:
-            raise ArtifactError(f"{folder}: no index here: {error.filename or error}", _REBUILD) from None
+            raise ArtifactError(f"{place}: no index here: {error.filename or error}", _REBUILD) from None
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+            raise ArtifactError(f"{place}: the index is damaged: {error}", _REBUILD) from None
+
+    @staticmethod
+    def described(folder: Path) -> dict[str, Any]:
+        """The description of the index in `folder`.
+
+        Raises:
+            ArtifactError: there is none, it is damaged, or another format.
+        """
+        try:
+            description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            version = description["format_version"]
+        except FileNotFoundError as error:
+            raise ArtifactError(f"{folder}: no index here: {error.filename}", _REBUILD) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{folder}: the index is damaged: {error}", _REBUILD) from None
+        if version != FORMAT_VERSION:
+            raise ArtifactError(f"{folder}: index format {version}, this ragray reads {FORMAT_VERSION}", _REBUILD)
+        return description
 
     def __len__(self) -> int:
-        return len(self.postings)
+        return len(self.corpus)
 
     def search(self, query: str, top_k: int, exclude: Collection[str] = ()) -> list[Hit]:
         """The best `top_k` documents for `query`, fused from both lists to `settings.fusion_depth` each.
@@ -148,9 +194,9 @@ class HybridIndex:
         self, queries: Sequence[str], top_k: int, exclude: Sequence[Collection[str]] = ()
     ) -> list[list[Hit]]:
         """`search` for each query; `exclude` is empty, or has one collection for each query."""
-        asked = self.postings.queries([self.terms(query) for query in queries])
+        asked = self.corpus.queries([self.terms(query) for query in queries])
         absent = [self._numbers(ids) for ids in exclude] if exclude else None
-        lists = self.postings.search_each(asked, self.settings.fusion_depth, absent)
+        lists = self.corpus.search_each(asked, self.settings.fusion_depth, absent)
         return [self._fused(asked[number], found, top_k) for number, found in enumerate(lists)]
 
     def _fused(self, query: QueryTerms, found: tuple[Ranked, Ranked], top_k: int) -> list[Hit]:
@@ -158,15 +204,23 @@ class HybridIndex:
         bm25_ranks = {document: rank for rank, document in enumerate(by_bm25, 1)}
         tfidf_ranks = {document: rank for rank, document in enumerate(by_tfidf, 1)}
         fused = reciprocal_rank_fusion([by_bm25, by_tfidf], self.settings.rrf_k)[: max(top_k, 0)]
-        scores = self.postings.scores_of(query, [document for document, _ in fused])
+        shown = self.corpus.found(query, [document for document, _ in fused])
         return [
-            Hit(self._ids[document], rank, score, bm25_ranks.get(document), bm25, tfidf_ranks.get(document), tfidf)
-            for rank, ((document, score), (bm25, tfidf)) in enumerate(zip(fused, scores, strict=True), 1)
+            Hit(
+                one.doc_id,
+                rank,
+                score,
+                bm25_ranks.get(one.document),
+                one.bm25,
+                tfidf_ranks.get(one.document),
+                one.cosine,
+            )
+            for rank, ((_, score), one) in enumerate(zip(fused, shown, strict=True), 1)
         ]
 
     def _numbers(self, doc_ids: Collection[str]) -> Ints:
         """The numbers of documents, ascending; ids that the index does not hold are passed over."""
-        return np.array(sorted({n for n in map(self._find, doc_ids) if n is not None}), np.int64)
+        return np.array(sorted({n for n in map(self.corpus.number, doc_ids) if n is not None}), np.int64)
 
     def terms(self, query: str) -> list[str]:
         """The first 1,024 terms of a query, as the index's analyzer makes them."""
@@ -174,7 +228,7 @@ class HybridIndex:
 
     def query_terms(self, query: str) -> QueryTerms:
         """The query's terms that the index knows, with their weights."""
-        return self.postings.query(self.terms(query))
+        return self.corpus.query(self.terms(query))
 
     def passage(self, doc_id: str) -> Passage:
         """The passage with this id.
@@ -186,8 +240,7 @@ class HybridIndex:
 
     def passage_at(self, number: int) -> Passage:
         """The passage with this number in index order, from 0."""
-        group, row = divmod(number, _ROWS_PER_GROUP)
-        return self._group(group)[row]
+        return self.corpus.passage(number)
 
     def explain(self, query: str, doc_id: str) -> list[TermContribution]:
         """What each known term of `query` adds to the document's scores, the greatest first; their sums.
@@ -195,16 +248,9 @@ class HybridIndex:
         Raises:
             DataError: the index has no such document.
         """
-        parts = self.postings.contributions(self.query_terms(query), self.number(doc_id))
-        named = [TermContribution(self.postings.vocabulary[number], b, t) for number, b, t in parts]
+        parts = self.corpus.contributions(self.query_terms(query), self.number(doc_id))
+        named = [TermContribution(str(self.corpus.term_at(place)), b, t) for place, b, t in parts]
         return sorted(named, key=lambda part: (-part.bm25, -part.tfidf, part.term))
-
-    def _read_group(self, group: int) -> list[Passage]:
-        with self._lock:  # one reader at a time: an open Parquet file keeps its place
-            return records_of(Passage, self._table.read_row_group(group))
-
-    def _find(self, doc_id: str) -> int | None:
-        return self._ids.find(doc_id, self._id_order)
 
     def number(self, doc_id: str) -> int:
         """The document's number in index order, from 0.
@@ -212,15 +258,17 @@ class HybridIndex:
         Raises:
             DataError: the index has no such document.
         """
-        number = self._find(doc_id)
+        number = self.corpus.number(doc_id)
         if number is None:
             raise DataError(f"{self.folder}: no document {doc_id!r}", "use a doc_id that a search returned")
         return number
 
 
-def _content_digest(folder: Path) -> str:
-    """SHA-256 over the names and bytes of the files written so far."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+def _content_digest(folder: Path, segments: Sequence[Segment], description: Mapping[str, Any]) -> str:
+    """SHA-256 over the segments, the arrays of the statistics and the description."""
+    digest = hashlib.sha256(json.dumps([segment.digest for segment in segments]).encode())
+    digest.update(json.dumps(description, sort_keys=True).encode())
+    for path in [folder / "frequencies.npy", *(folder / str(place) for place in range(len(segments)))]:
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()

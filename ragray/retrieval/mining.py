@@ -22,8 +22,9 @@ import numpy as np
 
 from ragray.config_data import GuardConfig
 from ragray.dataprep.negatives import Negatives, Scored, refusal
+from ragray.retrieval.corpus import ranked
 from ragray.retrieval.index import Hit, HybridIndex
-from ragray.retrieval.postings import Floats, ranked
+from ragray.retrieval.postings import Floats
 from ragray.schema import QARecord, stable_digest
 
 _BATCH = 1000  # questions searched together
@@ -82,7 +83,7 @@ class Miner:
         return mined
 
     def _question(self, record: QARecord, found: Sequence[Hit]) -> Question:
-        score = self._index.postings.score
+        score = self._index.corpus.score
         bm25, cosine = score(self._index.query_terms(record.question))
         answer = self._index.passage(record.id)
         _, likeness = score(self._index.query_terms(f"{answer.title}\n{answer.text}"))
@@ -132,7 +133,9 @@ class Miner:
     def _drawn(self, record: QARecord, count: int) -> list[int]:
         """Random documents, several for each that is wanted, in an order that depends on seed and record alone."""
         chance = Random(stable_digest(self._seed, "negatives", record.id))
-        return chance.sample(range(len(self._index)), min(len(self._index), count * _DRAWS))
+        corpus = self._index.corpus
+        drawn = chance.sample(range(corpus.size), min(corpus.size, count * _DRAWS))
+        return [number for number in drawn if not corpus.is_gone(number)]
 
     def _row(self, question: Question, taken: Mapping[int, str]) -> Negatives:
         """The negatives from the highest cosine with the question to the lowest."""

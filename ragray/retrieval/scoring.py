@@ -73,7 +73,7 @@ def document_factors(
         "factors": _parts(once, units["bm25_unit"]) | _parts(inverse, units["tfidf_unit"]) << np.uint32(16),
         "classes": classes.astype(np.uint8),
     }
-    return arrays, {"mean_length": mean_length, "shortest": float(edges[0]), "longest": float(edges[-1]), **units}
+    return arrays, {"shortest": float(edges[0]), "longest": float(edges[-1]), **units}
 
 
 def _parts(values: Floats, unit: float) -> NDArray[np.uint32]:
@@ -81,7 +81,7 @@ def _parts(values: Floats, unit: float) -> NDArray[np.uint32]:
     return np.ceil(values / unit - 1e-6).astype(np.uint32)
 
 
-def model_of(settings: RetrievalConfig, numbers: dict[str, Any]) -> Model:
+def model_of(settings: RetrievalConfig, numbers: dict[str, Any], mean_length: float) -> Model:
     """The model that the settings and the numbers of `document_factors` make."""
     k1, variant = settings.bm25.k1, bm25.VARIANTS.index(settings.bm25.variant)
     edges: Floats = np.geomspace(numbers["shortest"], numbers["longest"], CLASSES + 1)
@@ -91,7 +91,7 @@ def model_of(settings: RetrievalConfig, numbers: dict[str, Any]) -> Model:
     ratios = np.minimum(several / bm25.saturation(variant, k1, np.ones(1), edges[None, 1:]), of_count * counts)
     largest = math.inf if settings.bm25.variant == "l" else 1 + k1 * numbers["longest"]
     return Model(
-        variant, k1, settings.bm25.b, numbers["mean_length"], settings.sublinear_tf, numbers["bm25_unit"],
+        variant, k1, settings.bm25.b, mean_length, settings.sublinear_tf, numbers["bm25_unit"],
         numbers["tfidf_unit"], edges, (ratios * (1 + 1e-6)).astype(np.float32), of_count * (1 + 1e-5),
         largest * (1 + 1e-5), float(edges[1] / edges[0]) * (1 + 1e-5),
         {"l": math.inf, "lucene": 1.0}.get(settings.bm25.variant, k1 + 1),

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 
@@ -35,6 +37,11 @@ class Strings:
     def __getitem__(self, number: int) -> str:
         return self._raw(number).decode("utf-8", "surrogatepass")
 
+    def encoded(self) -> pa.Array:
+        """All strings as bytes, large_binary [strings]."""
+        starts, data = pa.py_buffer(np.ascontiguousarray(self._starts)), pa.py_buffer(self._bytes)
+        return pa.Array.from_buffers(pa.large_binary(), len(self), [None, starts, data])
+
     def find(self, text: str, order: NDArray[np.int64] | None = None) -> int | None:
         """The number of `text`, or None.
 
@@ -59,7 +66,7 @@ class Strings:
         return bytes(self._bytes[self._starts[number] : self._starts[number + 1]])
 
 
-def byte_order(strings: Sequence[str]) -> list[int]:
-    """The numbers of `strings`, sorted by their bytes; equal strings keep their order."""
-    encoded = [text.encode("utf-8", "surrogatepass") for text in strings]
-    return sorted(range(len(encoded)), key=encoded.__getitem__)
+def byte_order(strings: Sequence[str]) -> NDArray[np.int64]:
+    """int64: the numbers of `strings`, sorted by their bytes; equal strings keep their order."""
+    encoded = pa.array([text.encode("utf-8", "surrogatepass") for text in strings], pa.large_binary())
+    return np.asarray(pc.sort_indices(encoded), np.int64)

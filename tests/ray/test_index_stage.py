@@ -13,6 +13,7 @@ from ragray.config_loading import validate_config
 from ragray.distributed import calibrate
 from ragray.distributed import index as index_stage
 from ragray.distributed.stage import Job, Stage
+from ragray.manifest import files_below
 from ragray.retrieval.confidence import Confidence
 from ragray.retrieval.index import HybridIndex, build_index
 from ragray.schema import Passage, QARecord, table_of
@@ -112,8 +113,8 @@ def test_a_remote_build_gives_the_same_bytes(ray_local: None, tmp_path: Path) ->
     there.mkdir()
     settings = RetrievalConfig()
     assert build_index(passages, settings, here) == index_stage._build_remotely(passages, settings, there)
-    names = sorted(path.name for path in here.iterdir())
-    assert names == sorted(path.name for path in there.iterdir())
+    names = files_below(here)
+    assert names == files_below(there)
     assert all((here / name).read_bytes() == (there / name).read_bytes() for name in names)
 
 

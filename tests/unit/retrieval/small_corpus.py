@@ -1,6 +1,15 @@
 """A small corpus in both languages."""
 
-from ragray.schema import Passage
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ragray.config import RetrievalConfig
+from ragray.retrieval.corpus import Corpus
+from ragray.retrieval.index import SEGMENT, HybridIndex, write_version
+from ragray.retrieval.segment import Segment, write_segment
+from ragray.schema import Passage, table_of
 
 
 def passage(doc_id: str, title: str, text: str, lang: str = "en") -> Passage:
@@ -16,3 +25,13 @@ PASSAGES = [
     passage("stop-again", "How do I stop training?", "Press Ctrl-C; the checkpoint stays."),
     passage("quantize", "怎么量化模型？", "运行 ragray quantize，得到 INT8 权重。", "zh"),
 ]
+
+
+def corpus_of(documents: Sequence[Sequence[str]], settings: RetrievalConfig, folder: Path) -> Corpus:
+    """An opened corpus of documents given by their terms."""
+    passages = [passage(str(number), "", " ".join(terms)) for number, terms in enumerate(documents)]
+    segment = folder / SEGMENT
+    segment.mkdir()
+    write_segment(table_of(Passage, passages), str.split, segment)
+    write_version([(Segment(segment), np.ones(len(documents), np.bool_))], [SEGMENT], settings, folder)
+    return HybridIndex.open(folder).corpus

@@ -10,8 +10,9 @@ from small_corpus import PASSAGES, passage  # type: ignore[import-not-found]
 
 from ragray.config import AnalyzerConfig, RetrievalConfig
 from ragray.errors import ArtifactError, DataError
+from ragray.manifest import files_below
 from ragray.retrieval.fusion import reciprocal_rank_fusion
-from ragray.retrieval.index import DESCRIPTION, HybridIndex, build_index
+from ragray.retrieval.index import DESCRIPTION, SEGMENT, HybridIndex, build_index
 
 
 def found(index: HybridIndex, query: str, top_k: int = 10) -> list[str]:
@@ -112,8 +113,8 @@ def test_passages_beyond_one_row_group(tmp_path: Path) -> None:
 
 def test_the_same_passages_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     build_index(PASSAGES, RetrievalConfig(), tmp_path)
-    names = sorted(path.name for path in folder.iterdir())
-    assert names == sorted(path.name for path in tmp_path.iterdir())
+    names = files_below(folder)
+    assert names == files_below(tmp_path)
     assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in names)
 
 
@@ -140,7 +141,11 @@ def test_no_passages_and_repeated_ids_are_data_errors(tmp_path: Path) -> None:
         build_index([PASSAGES[0], PASSAGES[0]], RetrievalConfig(), tmp_path)
 
 
-@pytest.mark.parametrize("missing", [DESCRIPTION, "packed.npy", "passages.parquet", "vocabulary.bytes.npy"])
+@pytest.mark.parametrize(
+    "missing",
+    [DESCRIPTION, "frequencies.npy", "0/norms.npy"]
+    + [f"{SEGMENT}/{name}" for name in ("packed.npy", "passages.parquet", "vocabulary.bytes.npy", "digest.txt")],
+)
 def test_a_folder_with_a_missing_file_says_which(folder: Path, tmp_path: Path, missing: str) -> None:
     broken = shutil.copytree(folder, tmp_path / "index")
     (broken / missing).unlink()
@@ -150,7 +155,12 @@ def test_a_folder_with_a_missing_file_says_which(folder: Path, tmp_path: Path, m
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [(DESCRIPTION, b"{"), (DESCRIPTION, b"[]"), ("norms.npy", b"not an array"), ("passages.parquet", b"PAR")],
+    [
+        (DESCRIPTION, b"{"),
+        (DESCRIPTION, b"[]"),
+        ("0/norms.npy", b"not an array"),
+        (f"{SEGMENT}/passages.parquet", b"PAR"),
+    ],
 )
 def test_a_damaged_file_is_an_artifact_error(folder: Path, tmp_path: Path, name: str, content: bytes) -> None:
     broken = shutil.copytree(folder, tmp_path / "index")

@@ -10,22 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_bm25 import BM25L, BM25Okapi, BM25Plus
 from sklearn.feature_extraction.text import TfidfVectorizer
+from small_corpus import corpus_of  # type: ignore[import-not-found]
 
 from ragray.config import Bm25Config, RetrievalConfig
-from ragray.retrieval.postings import Postings, ranked, write_postings
+from ragray.retrieval.corpus import Corpus, ranked
 
 TERMS = ["ray", "train", "gpu", "集群", "2.60", "a-b"]
-Corpus = list[list[str]]
+Terms = list[list[str]]
 
 corpora = st.lists(st.lists(st.sampled_from(TERMS), max_size=12), min_size=1, max_size=9).filter(any)
 queries = st.lists(st.sampled_from([*TERMS, "unknown"]), max_size=8)
 parameters = st.tuples(st.sampled_from([0.5, 1.2, 2.0]), st.sampled_from([0.0, 0.4, 0.75, 0.95]))
 
 
-def postings_of(corpus: Corpus, config: RetrievalConfig) -> Postings:
+def postings_of(corpus: Terms, config: RetrievalConfig) -> Corpus:
     with tempfile.TemporaryDirectory() as folder:
-        write_postings(corpus, config, Path(folder))
-        return Postings(Path(folder), config)  # the mapped files stay open after they are removed
+        opened: Corpus = corpus_of(corpus, config, Path(folder))
+        return opened  # the mapped files stay open after they are removed
 
 
 def bm25_config(variant: str, k1: float, b: float) -> RetrievalConfig:
@@ -35,7 +36,7 @@ def bm25_config(variant: str, k1: float, b: float) -> RetrievalConfig:
 @pytest.mark.parametrize(("variant", "reference"), [("okapi", BM25Okapi), ("plus", BM25Plus), ("l", BM25L)])
 @settings(max_examples=60, deadline=None)
 @given(corpus=corpora, query=queries, k1_b=parameters)
-def test_bm25_equals_rank_bm25(variant: str, reference: type, corpus: Corpus, query: list[str], k1_b: tuple) -> None:
+def test_bm25_equals_rank_bm25(variant: str, reference: type, corpus: Terms, query: list[str], k1_b: tuple) -> None:
     k1, b = k1_b
     postings = postings_of(corpus, bm25_config(variant, k1, b))
     scores, _ = postings.score(postings.query(query))
@@ -44,7 +45,7 @@ def test_bm25_equals_rank_bm25(variant: str, reference: type, corpus: Corpus, qu
 
 @settings(max_examples=60, deadline=None)
 @given(corpus=corpora, query=queries, k1_b=parameters)
-def test_lucene_equals_its_formula(corpus: Corpus, query: list[str], k1_b: tuple) -> None:
+def test_lucene_equals_its_formula(corpus: Terms, query: list[str], k1_b: tuple) -> None:
     k1, b = k1_b
     postings = postings_of(corpus, bm25_config("lucene", k1, b))
     mean = sum(map(len, corpus)) / len(corpus)
@@ -63,7 +64,7 @@ def test_lucene_equals_its_formula(corpus: Corpus, query: list[str], k1_b: tuple
 @pytest.mark.parametrize("sublinear", [True, False])
 @settings(max_examples=60, deadline=None)
 @given(corpus=corpora, query=queries)
-def test_cosine_equals_sklearn(sublinear: bool, corpus: Corpus, query: list[str]) -> None:
+def test_cosine_equals_sklearn(sublinear: bool, corpus: Terms, query: list[str]) -> None:
     postings = postings_of(corpus, RetrievalConfig(sublinear_tf=sublinear))
     vectorizer = TfidfVectorizer(analyzer=list, sublinear_tf=sublinear)
     matrix = vectorizer.fit_transform(corpus)
@@ -73,7 +74,7 @@ def test_cosine_equals_sklearn(sublinear: bool, corpus: Corpus, query: list[str]
 
 @settings(max_examples=60, deadline=None)
 @given(corpus=corpora, query=queries, variant=st.sampled_from(["okapi", "lucene", "plus", "l"]))
-def test_contributions_sum_to_the_scores(corpus: Corpus, query: list[str], variant: str) -> None:
+def test_contributions_sum_to_the_scores(corpus: Terms, query: list[str], variant: str) -> None:
     postings = postings_of(corpus, bm25_config(variant, 1.2, 0.75))
     terms = postings.query(query)
     bm25_scores, cosines = postings.score(terms)
@@ -85,7 +86,7 @@ def test_contributions_sum_to_the_scores(corpus: Corpus, query: list[str], varia
 
 @settings(max_examples=60, deadline=None)
 @given(corpus=corpora, query=queries)
-def test_a_cosine_above_zero_means_a_shared_term(corpus: Corpus, query: list[str]) -> None:
+def test_a_cosine_above_zero_means_a_shared_term(corpus: Terms, query: list[str]) -> None:
     postings = postings_of(corpus, RetrievalConfig())
     _, cosines = postings.score(postings.query(query))
     assert [bool(c > 0) for c in cosines] == [bool(set(document) & set(query)) for document in corpus]

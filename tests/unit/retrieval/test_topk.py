@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_corpus import corpus_of  # type: ignore[import-not-found]
 
 from ragray.config import Bm25Config, RetrievalConfig
 from ragray.errors import DataError
 from ragray.retrieval.chunks import BITMAP, BLOCK, count_of, pack, unpack
-from ragray.retrieval.postings import Postings, ranked, write_postings
+from ragray.retrieval.corpus import Corpus, ranked
 
 VARIANTS = ["lucene", "okapi", "plus", "l"]
 
@@ -20,7 +21,7 @@ def config(variant: str, sublinear: bool, k1: float = 1.2, b: float = 0.75) -> R
     return RetrievalConfig(bm25=bm25, sublinear_tf=sublinear)
 
 
-def check(postings: Postings, terms: list[str], depth: int, absent: list[int]) -> None:
+def check(postings: Corpus, terms: list[str], depth: int, absent: list[int]) -> None:
     """The same scores as by scoring all, in order; documents may change places where they differ by rounding alone."""
     query = postings.query(terms)
     all_scores = postings.score(query)
@@ -53,9 +54,8 @@ def corpus() -> list[list[str]]:
 @pytest.mark.parametrize("sublinear", [False, True])
 def test_the_best_of_a_large_corpus(corpus: list[list[str]], variant: str, sublinear: bool, tmp_path: Path) -> None:
     settings = config(variant, sublinear)
-    write_postings(corpus, settings, tmp_path)
-    postings = Postings(tmp_path, settings)
-    assert max(map(postings.frequency, range(len(postings.vocabulary)))) > 3 * BITMAP  # some lists are bitmaps
+    postings = corpus_of(corpus, settings, tmp_path)
+    assert max(map(postings.frequency, range(1000))) > 3 * BITMAP  # some lists are bitmaps
     chance = np.random.default_rng(4)
     for number in range(40):
         document = corpus[int(chance.integers(len(corpus)))]
@@ -83,9 +83,8 @@ words = st.sampled_from(["ray", "train", "gpu", "集群", "2.60", "a-b"])
 )
 def test_the_best_of_small_corpora(corpus, query, variant, depth, k1, b, data, tmp_path_factory) -> None:  # type: ignore[no-untyped-def]
     folder, settings = tmp_path_factory.mktemp("postings"), config(variant, True, k1, b)
-    write_postings(corpus, settings, folder)
     absent = data.draw(st.sets(st.integers(0, len(corpus) - 1), max_size=5))
-    check(Postings(folder, settings), query, depth, sorted(absent))
+    check(corpus_of(corpus, settings, folder), query, depth, sorted(absent))
 
 
 @settings(deadline=None)
@@ -117,7 +116,6 @@ def test_a_term_repeated_too_often_is_an_error() -> None:
 
 
 def test_documents_to_pass_over_are_given_for_each_query(tmp_path: Path) -> None:
-    write_postings([["ray"]], RetrievalConfig(), tmp_path)
-    postings = Postings(tmp_path, RetrievalConfig())
+    postings = corpus_of([["ray"]], RetrievalConfig(), tmp_path)
     with pytest.raises(ValueError, match="1 lists of documents to pass over for 2 queries"):
         list(postings.search_each(postings.queries([["ray"], ["ray"]]), 1, [np.empty(0, np.int64)]))
