@@ -19,7 +19,7 @@ import typer
 import ragray
 from ragray import cli_live
 from ragray.config import RunConfig
-from ragray.config_loading import load_config
+from ragray.config_loading import load_config, load_retrieval
 from ragray.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, RagrayError
 
 if TYPE_CHECKING:
@@ -103,8 +103,75 @@ _stage_command("train", ("train",), "Train the LoRA adapter by Ray Train and Dee
 _stage_command("merge", ("merge",), "Merge the adapter into the base model.")
 _stage_command("quantize", ("quantize",), "Quantize the merged model by remote tasks.")
 _stage_command("build-engine", ("engine",), "Build the engine that generates answers on this device.")
-_stage_command("evaluate", ("evaluate",), "Answer the held-out questions and write the report.")
 _stage_command("run", (), "Run the whole chain; what is unchanged is not run again.")
+
+
+evaluate = typer.Typer(subcommand_metavar="[COMMAND [ARGS]...]")
+app.add_typer(evaluate, name="evaluate")
+
+
+@evaluate.callback(invoke_without_command=True)
+def _evaluate(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The run's YAML file; required without a command.")
+    ] = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Answer the held-out questions and write the report, or measure search alone."""
+    if context.invoked_subcommand is not None:
+        if config or set_ or json_:
+            context.fail(f"Write the options behind the command: evaluate {context.invoked_subcommand} ... --json")
+        return
+    if config is None:
+        context.fail("Missing option '--config' / '-c'.")
+    _run(load_config(config, set_ or ()), ("evaluate",), json_)
+
+
+@evaluate.command("retrieval")
+def _evaluate_retrieval(
+    folder: Annotated[
+        Path, typer.Argument(help="Holds corpus.jsonl, queries.jsonl and qrels as BEIR has them, compressed or not.")
+    ],
+    queries: Annotated[Path | None, typer.Option(help="Other queries: JSONL, or id, tab, text.")] = None,
+    qrels: Annotated[Path | None, typer.Option(help="Other judgements: BEIR's columns or TREC's.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Write the hybrid's rankings here, as a TREC run.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Take the retriever's settings from this run's YAML file.")
+    ] = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Measure TF-IDF, BM25 and the hybrid on a test collection with judgements."""
+    from ragray.evaluation.collections import check_trec_ids, read_collection
+    from ragray.evaluation.retrieval import trec_run
+    from ragray.evaluation.search_quality import evaluate_search, quality_tree
+    from ragray.terminal import collection_lines, err, out, quality_table, speed_table
+
+    settings = load_retrieval(config, set_ or ())
+    if run is not None and (run.is_dir() or not run.parent.is_dir()):
+        raise ConfigError(
+            f"--run {run}: is a folder, or its folder does not exist", "name a file in an existing folder"
+        )
+    collection = read_collection(folder, queries, qrels)
+    if run is not None:
+        check_trec_ids(collection)
+
+    def report(line: str) -> None:
+        if not json_:
+            err.print(f"{line} ...", style="dim", markup=False)
+
+    quality = evaluate_search(collection, settings, report)
+    if run is not None:
+        run.write_text(trec_run(quality.rankings["hybrid"], "ragray"), encoding="utf-8")
+    if json_:
+        typer.echo(json.dumps(quality_tree(collection, settings, quality), ensure_ascii=False))
+        return
+    for line in collection_lines(collection):
+        out.print(line, markup=False, soft_wrap=True)
+    out.print(quality_table(quality))
+    out.print(speed_table(quality))
 
 
 def _run(config: RunConfig, targets: tuple[str, ...], as_json: bool) -> dict[str, Outcome]:

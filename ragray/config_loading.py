@@ -15,7 +15,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ragray.config import RunConfig
+from ragray.config import RetrievalConfig, RunConfig
+from ragray.config_data import Section
 from ragray.errors import ConfigError
 
 S = TypeVar("S", bound=BaseModel)
@@ -35,6 +36,24 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         _apply(tree, override)
     return validate_config(tree, str(path))
+
+
+def load_retrieval(path: str | Path | None, overrides: Sequence[str] = ()) -> RetrievalConfig:
+    """The retriever's settings: those of a run's file, or the defaults where there is none, with overrides.
+
+    Raises:
+        ConfigError: naming every mistake at once.
+    """
+    if path is not None:
+        return load_config(path, overrides).retrieval
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        _apply(tree, override)
+    return validate_section(_RetrievalOnly, tree, "--set").retrieval
+
+
+class _RetrievalOnly(Section):
+    retrieval: RetrievalConfig = RetrievalConfig()
 
 
 def validate_config(tree: Mapping[str, Any], where: str) -> RunConfig:

@@ -31,10 +31,14 @@ if TYPE_CHECKING:
     from ragray.artifact import Artifact, Store
     from ragray.distributed.stage import Outcome, Stage
     from ragray.engine.assistant import Answer
+    from ragray.evaluation.collections import Collection
+    from ragray.evaluation.search_quality import SearchQuality
     from ragray.retrieval.index import Hit, HybridIndex
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140)
+
+_RETRIEVERS = {"tfidf": "TF-IDF", "bm25": "BM25", "hybrid": "hybrid"}
 
 
 class StageDisplay:
@@ -154,6 +158,45 @@ def _hit_tree(index: HybridIndex, query: str, hit: Hit, explain: bool) -> dict[s
     if explain:
         tree["terms"] = [asdict(contribution) for contribution in index.explain(query, hit.doc_id)]
     return tree
+
+
+def collection_lines(collection: Collection) -> list[str]:
+    """What was read, and a line for all that took no part or cannot be found."""
+    unjudged = collection.queries_read - len(collection.queries)
+    judged = f"{len(collection.queries):,} judged queries"
+    lines = [
+        f"{len(collection.documents):,} documents, {judged} of {collection.queries_file},"
+        f" {collection.judgements_read:,} judgements of {collection.qrels_file}"
+    ]
+    remarks = {
+        "queries without judgements: left out": unjudged,
+        "judgements of queries that are not there: left out": collection.of_unknown_queries,
+        "judgements of documents that are not there: they count as not found": collection.of_unknown_documents,
+        "judged queries without a relevant document: each scores 0": collection.without_relevant,
+    }
+    return lines + [f"{count:,} {remark}" for remark, count in remarks.items() if count]
+
+
+def quality_table(quality: SearchQuality) -> Table:
+    """The means of each retriever, a column for each metric."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("retriever", no_wrap=True)
+    for metric in next(iter(quality.metrics.values())):
+        table.add_column(metric, justify="right", no_wrap=True)
+    for retriever, means in quality.metrics.items():
+        table.add_row(_RETRIEVERS[retriever], *(f"{mean:.4f}" for mean in means.values()))
+    return table
+
+
+def speed_table(quality: SearchQuality) -> Table:
+    """Queries a second and latencies of single queries."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("search", no_wrap=True)
+    for column in ("queries/s", "p50 ms", "p99 ms"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, speed in (("TF-IDF and BM25, made together", quality.lists), ("hybrid", quality.hybrid)):
+        table.add_row(name, f"{speed.queries_per_s:,.0f}", f"{speed.p50_ms:.2f}", f"{speed.p99_ms:.2f}")
+    return table
 
 
 def lineage_tree(artifact: Artifact) -> Tree:

@@ -47,17 +47,22 @@ def relevant_documents(questions: Sequence[EvalQuestion], passages: Sequence[Pas
     return qrels
 
 
-def measure(rankings: Rankings, qrels: Qrels) -> dict[str, dict[str, float]]:
+def measure(rankings: Rankings, qrels: Qrels, metrics: Mapping[str, str] = METRICS) -> dict[str, dict[str, float]]:
     """Metric -> query -> value, for every query of `qrels`; a query without a ranking scores 0.
+
+    Args:
+        rankings: documents of each query, best first.
+        qrels: grades of documents; relevant from 1, and nDCG gains as much as the grade.
+        metrics: what to measure: our name -> that of ir-measures.
 
     Source: the definitions of trec_eval, by way of ir-measures (MacAvaney et al. 2022).
     """
     import ir_measures
 
     if not qrels:
-        return {metric: {} for metric in METRICS}
-    ours = {ir_measures.parse_measure(name): metric for metric, name in METRICS.items()}
-    values: dict[str, dict[str, float]] = {metric: {} for metric in METRICS}
+        return {metric: {} for metric in metrics}
+    ours = {ir_measures.parse_measure(name): metric for metric, name in metrics.items()}
+    values: dict[str, dict[str, float]] = {metric: {} for metric in metrics}
     run = {query_id: _scores(ranking) for query_id, ranking in rankings.items()}
     plain = {query_id: dict(grades) for query_id, grades in qrels.items()}
     for value in ir_measures.iter_calc(list(ours), plain, run):

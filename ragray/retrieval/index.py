@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,6 +198,10 @@ class HybridIndex:
         absent = [self._numbers(ids) for ids in exclude] if exclude else None
         lists = self.corpus.search_each(asked, self.settings.fusion_depth, absent)
         return [self._fused(asked[number], found, top_k) for number, found in enumerate(lists)]
+
+    def lists(self, queries: Sequence[str], depth: int) -> Iterator[tuple[Ranked, Ranked]]:
+        """The `depth` best documents of each query by BM25 and by cosine, as numbers in index order; not fused."""
+        return self.corpus.search_each(self.corpus.queries([self.terms(query) for query in queries]), depth)
 
     def _fused(self, query: QueryTerms, found: tuple[Ranked, Ranked], top_k: int) -> list[Hit]:
         by_bm25, by_tfidf = (documents.tolist() for documents, _ in found)

@@ -56,6 +56,19 @@ def test_the_fused_score_is_rrf_of_the_ranks_shown(index: HybridIndex) -> None:
     assert [numbers[hit.doc_id] for hit in hits] == [document for document, _ in fused]
 
 
+def test_lists_are_both_rankings_that_are_fused(index: HybridIndex) -> None:
+    queries = ["train the model on gpus", "zzyzx", "怎么部署训练服务"]
+    lists = list(index.lists(queries, 100))
+    assert len(lists) == len(queries)
+    for hits, (by_bm25, by_tfidf) in zip(index.search_batch(queries, 100), lists, strict=True):
+        ranked = [(hit.bm25_rank, index.number(hit.doc_id), hit.bm25_score) for hit in hits]
+        assert sorted(ranked) == [(rank, *pair) for rank, pair in enumerate(zip(*by_bm25, strict=True), 1)]
+        ranked = [(hit.tfidf_rank, index.number(hit.doc_id), hit.tfidf_score) for hit in hits]
+        assert sorted(ranked) == [(rank, *pair) for rank, pair in enumerate(zip(*by_tfidf, strict=True), 1)]
+    (((first, _), _),) = index.lists(queries[:1], 2)
+    assert first.tolist() == lists[0][0][0].tolist()[:2]
+
+
 def test_a_shorter_result_begins_the_longer(index: HybridIndex) -> None:
     hits = index.search("train the model", 100)
     assert all(index.search("train the model", k) == hits[:k] for k in range(8))
