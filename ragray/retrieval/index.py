@@ -1,4 +1,4 @@
-"""The hybrid index: BM25 and TF-IDF over the same postings, fused by rank.
+"""The hybrid index: BM25 and TF-IDF over the same postings, fused.
 
 In: passages. Out: a folder (`build_index`), and `HybridIndex.open`, which memory-maps it, searches it and
 explains its answers. The folder records the analyzer and all settings: the query side asks the index, never the user.
@@ -23,7 +23,6 @@ from pydantic import ValidationError
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.retrieval.analyzer import Analyzer, check_analyzer
-from ragray.retrieval.fusion import reciprocal_rank_fusion
 from ragray.retrieval.postings import Ints, Postings, QueryTerms, Ranked, write_postings
 from ragray.retrieval.strings import Strings, byte_order, write_strings
 from ragray.schema import Passage, records_of, table_of
@@ -39,11 +38,14 @@ _REBUILD = "build the index again: remove its folder, then `ragray index --confi
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A document that was found. Ranks count from 1; None where it is not in that list's fused depth."""
+    """A document that was found. Ranks count from 1; None where it is not in that list's fused depth.
+
+    `score` is the fused one, see `fusion`: its size depends on the settings, and compares hits of one query only.
+    """
 
     doc_id: str
     rank: int
-    score: float  # reciprocal rank fusion
+    score: float
     bm25_rank: int | None
     bm25_score: float
     tfidf_rank: int | None
@@ -150,18 +152,23 @@ class HybridIndex:
         """`search` for each query; `exclude` is empty, or has one collection for each query."""
         asked = self.postings.queries([self.terms(query) for query in queries])
         absent = [self._numbers(ids) for ids in exclude] if exclude else None
-        lists = self.postings.search_each(asked, self.settings.fusion_depth, absent)
+        depth = None if self.settings.fusion_depth == "all" else self.settings.fusion_depth
+        lists = self.postings.search_each(asked, depth, absent)
         return [self._fused(asked[number], found, top_k) for number, found in enumerate(lists)]
 
     def _fused(self, query: QueryTerms, found: tuple[Ranked, Ranked], top_k: int) -> list[Hit]:
-        by_bm25, by_tfidf = (documents.tolist() for documents, _ in found)
-        bm25_ranks = {document: rank for rank, document in enumerate(by_bm25, 1)}
-        tfidf_ranks = {document: rank for rank, document in enumerate(by_tfidf, 1)}
-        fused = reciprocal_rank_fusion([by_bm25, by_tfidf], self.settings.rrf_k)[: max(top_k, 0)]
-        scores = self.postings.scores_of(query, [document for document, _ in fused])
+        from ragray.retrieval.fusion import fuse
+
+        by_bm25, by_tfidf = found
+        fused = fuse(self.settings, {"bm25": by_bm25, "tfidf": by_tfidf}, {"bm25": query.floor}).first(top_k)
+        documents = fused.documents.tolist()
+        rows = zip(
+            documents, fused.scores.tolist(), *fused.ranks.tolist(), self.postings.scores_of(query, documents),
+            strict=True,
+        )  # fmt: skip
         return [
-            Hit(self._ids[document], rank, score, bm25_ranks.get(document), bm25, tfidf_ranks.get(document), tfidf)
-            for rank, ((document, score), (bm25, tfidf)) in enumerate(zip(fused, scores, strict=True), 1)
+            Hit(self._ids[document], rank, score, bm25_rank or None, bm25, tfidf_rank or None, tfidf)
+            for rank, (document, score, bm25_rank, tfidf_rank, (bm25, tfidf)) in enumerate(rows, 1)
         ]
 
     def _numbers(self, doc_ids: Collection[str]) -> Ints:

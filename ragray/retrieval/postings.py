@@ -189,13 +189,13 @@ class Postings:
         return next(self.search_each(one, depth, None if absent is None else [absent]))
 
     def search_each(
-        self, queries: Queries, depth: int, absent: Sequence[Ints] | None = None
+        self, queries: Queries, depth: int | None, absent: Sequence[Ints] | None = None
     ) -> Iterator[tuple[Ranked, Ranked]]:
         """`search` for each of some queries.
 
         Args:
             queries: from `queries`.
-            depth: how many of each ranking at most.
+            depth: how many of each ranking at most; None: every document that holds a term.
             absent: for each query: documents to pass over.
 
         Raises:
@@ -205,14 +205,15 @@ class Postings:
 
         if absent is not None and len(absent) != len(queries):
             raise ValueError(f"{len(absent)} lists of documents to pass over for {len(queries)} queries")
-        depth = max(0, min(depth, len(self)))
+        whole = depth is None
+        depth = len(self) if depth is None else max(0, min(depth, len(self)))
         skipped = [np.empty(0, np.int64)] * len(queries) if absent is None else absent
         # okapi gives negative weights in small corpora: no bound holds for them
-        by_all = np.zeros(len(queries), np.bool_)
+        by_all = np.full(len(queries), whole)
         np.logical_or.at(by_all, np.repeat(np.arange(len(queries)), np.diff(queries.starts)), queries.terms.bm25 <= 0)
-        shape = (len(queries), 2, depth)
+        shape = (len(queries), 2, 0 if whole else depth)
         best = topk.Best(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape[:2], np.int64))
-        if depth:
+        if shape[2]:
             topk.top_of_each(
                 self._packed, self._documents, self._model, topk.Query.of(queries.terms), queries.starts,
                 np.concatenate(skipped) if len(skipped) else np.empty(0, np.int64),
