@@ -68,7 +68,7 @@ def _start_hybrid(args: argparse.Namespace) -> Work:
 
     def work() -> Any:
         for found in postings.search_each(postings.queries(queries), _DEPTH):
-            reciprocal_rank_fusion([documents.tolist() for documents, _ in found], _RRF_K)[: args.top]
+            reciprocal_rank_fusion([documents for documents, _ in found], _RRF_K).first(args.top)
         return lambda: _facts(postings, queries)
 
     work()

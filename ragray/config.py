@@ -6,9 +6,9 @@ Facts about the cluster (world size, GPU type) are not settings.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ragray.config_data import AugmentConfig, DataConfig, Positive, Section, Share
 
@@ -29,14 +29,34 @@ class Bm25Config(Section):
     b: Share = Field(0.75, description="length normalization")
 
 
+class FusionWeights(Section):
+    """How much each ranked list counts, at least 0; only their ratio changes the order."""
+
+    bm25: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="of the list by BM25")
+    tfidf: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="of the list by TF-IDF")
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> FusionWeights:
+        if not any(dict(self).values()):
+            raise ValueError("retrieval.fusion_weights: at least one must be above 0")
+        return self
+
+
 class RetrievalConfig(Section):
     """The hybrid retriever, and how much of its result the model reads."""
 
     analyzer: AnalyzerConfig = AnalyzerConfig()
     bm25: Bm25Config = Bm25Config()
     sublinear_tf: bool = Field(True, description="TF-IDF uses 1 + log(tf)")
+    fusion: Literal["rrf", "convex"] = Field("rrf", description="by ranks, or by the weighted sum of normalized scores")
+    fusion_weights: FusionWeights = FusionWeights()
+    fusion_depth: int | Literal["all"] = Field(
+        100, description="ranks of each list that are fused; all: every passage that shares a term with the query"
+    )
     rrf_k: Positive = Field(60, description="constant of reciprocal rank fusion")
-    fusion_depth: Positive = Field(100, description="ranks of each list that are fused")
+    fusion_normalization: Literal["theoretical", "min-max", "z-score"] = Field(
+        "theoretical", description="of scores, for fusion: convex"
+    )
     withhold_test_questions: bool | None = Field(
         None,
         description="index test records by their answer alone; by default so when evaluate.questions is not given",
@@ -47,6 +67,13 @@ class RetrievalConfig(Section):
         0.05,
         description="share of answerable questions that the decline threshold may refuse, on validation data",
     )
+
+    @field_validator("fusion_depth", mode="before")
+    @classmethod
+    def _check_depth(cls, depth: Any) -> Any:
+        if depth == "all" or (type(depth) is int and depth >= 1):
+            return depth
+        raise ValueError(f"retrieval.fusion_depth: write a number of ranks, at least 1, or all (got {depth!r})")
 
 
 class LoraConfig(Section):

@@ -79,8 +79,7 @@ def retrieve_all(index: Artifact, calibrate: Artifact, questions: Sequence[EvalQ
     texts = [q.question for q in questions]
     retrieved = retrieve_batch(opened, Confidence.open(local_folder(calibrate)), texts)
     rankings: dict[str, dict[str, list[str]]] = {"hybrid": {}, "bm25": {}, "tfidf": {}}
-    every = 2 * max(RANKING_DEPTH, opened.settings.fusion_depth)  # the union of both lists
-    for question, hits in zip(questions, opened.search_batch(texts, every), strict=True):
+    for question, hits in zip(questions, opened.search_batch(texts, len(opened)), strict=True):  # both lists whole
         ranked = {
             "hybrid": sorted((h.rank, h.doc_id) for h in hits),
             "bm25": sorted((h.bm25_rank, h.doc_id) for h in hits if h.bm25_rank is not None),

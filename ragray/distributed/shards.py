@@ -42,7 +42,7 @@ class _Shard:
         """The terms at some places, where the shard holds them."""
         return [self._corpus.term_at(place) for place in places]
 
-    def search(self, queries: Queries, depth: int, absent: Sequence[Ints] | None) -> list[tuple[Ranked, Ranked]]:
+    def search(self, queries: Queries, depth: int | None, absent: Sequence[Ints] | None) -> list[tuple[Ranked, Ranked]]:
         """`Corpus.search_each`."""
         return list(self._corpus.search_each(queries, depth, absent))
 
@@ -106,7 +106,7 @@ class ShardedCorpus:
         return self.queries([terms])[0]
 
     def search_each(
-        self, queries: Queries, depth: int, absent: Sequence[Ints] | None = None
+        self, queries: Queries, depth: int | None, absent: Sequence[Ints] | None = None
     ) -> Iterator[tuple[Ranked, Ranked]]:
         """`Corpus.search_each`."""
         for of_shards in zip(*self._all("search", queries, depth, absent), strict=True):

@@ -20,7 +20,7 @@ from ragray.schema import Passage
 
 WORST = 9  # examples shown
 _LANGUAGES = {"zh": "Chinese", "en": "English", "other": "other"}
-_RETRIEVERS = {"hybrid": "Hybrid (RRF)", "bm25": "BM25", "tfidf": "TF-IDF"}
+_RETRIEVERS = {"hybrid": "Hybrid", "bm25": "BM25", "tfidf": "TF-IDF"}
 _METRIC_NAMES = {
     "exact_match": "Exact match",
     "f1": "Token F1",

@@ -1,1 +1,1 @@
-"""The hybrid retriever: analyzer, postings, TF-IDF, BM25, reciprocal rank fusion, index, confidence."""
+"""The hybrid retriever: analyzer, postings, TF-IDF, BM25, fusion, index, confidence."""

@@ -123,13 +123,13 @@ class Corpus:
         return next(self.search_each(Queries.one(query), depth, None if absent is None else [absent]))
 
     def search_each(
-        self, queries: Queries, depth: int, absent: Sequence[Ints] | None = None
+        self, queries: Queries, depth: int | None, absent: Sequence[Ints] | None = None
     ) -> Iterator[tuple[Ranked, Ranked]]:
         """`search` for each of some queries.
 
         Args:
             queries: from `queries`.
-            depth: how many of each ranking at most.
+            depth: how many of each ranking at most; None: every document that holds a term.
             absent: for each query: documents to pass over.
 
         Raises:
@@ -137,11 +137,12 @@ class Corpus:
         """
         if absent is not None and len(absent) != len(queries):
             raise ValueError(f"{len(absent)} lists of documents to pass over for {len(queries)} queries")
-        depth = max(0, min(depth, len(self)))
+        whole = depth is None
+        depth = len(self) if depth is None else max(0, min(depth, len(self)))
         # okapi gives negative weights in small corpora: no bound holds for them
-        by_all = np.zeros(len(queries), np.bool_)
+        by_all = np.full(len(queries), whole)
         np.logical_or.at(by_all, np.repeat(np.arange(len(queries)), np.diff(queries.starts)), queries.terms.bm25 <= 0)
-        found = [] if depth == 0 else [
+        found = [] if depth == 0 or whole else [
             part.search_each(queries, depth, self._absent_of(place, absent), by_all, self._room())
             for place, part in enumerate(self.parts)
         ]  # fmt: skip
@@ -258,12 +259,12 @@ def weigh(
     return Queries(terms, np.searchsorted(owners, np.arange(len(queries) + 1)), floors)
 
 
-def merged(lists: Sequence[Ranked], depth: int) -> Ranked:
+def merged(lists: Sequence[Ranked], depth: int | None) -> Ranked:
     """The `depth` best of several rankings of distinct documents, equal scores in document order.
 
     Args:
         lists: best first, in document order: all of one ranking stand before those of the next.
-        depth: how many at most.
+        depth: how many at most; None: all.
     """
     if len(lists) == 1:
         return lists[0]

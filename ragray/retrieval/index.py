@@ -21,7 +21,6 @@ from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.retrieval.analyzer import Analyzer, check_analyzer
 from ragray.retrieval.corpus import Corpus
-from ragray.retrieval.fusion import reciprocal_rank_fusion
 from ragray.retrieval.postings import Postings, QueryTerms, Ranked
 from ragray.retrieval.segment import TITLE_WEIGHT, Flags, Ints, Segment, mapped, write_segment
 from ragray.retrieval.statistics import write_statistics
@@ -196,7 +195,8 @@ class HybridIndex:
         """`search` for each query; `exclude` is empty, or has one collection for each query."""
         asked = self.corpus.queries([self.terms(query) for query in queries])
         absent = [self._numbers(ids) for ids in exclude] if exclude else None
-        lists = self.corpus.search_each(asked, self.settings.fusion_depth, absent)
+        depth = None if self.settings.fusion_depth == "all" else self.settings.fusion_depth
+        lists = self.corpus.search_each(asked, depth, absent)
         return [self._fused(asked[number], found, top_k) for number, found in enumerate(lists)]
 
     def lists(self, queries: Sequence[str], depth: int) -> Iterator[tuple[Ranked, Ranked]]:
@@ -204,22 +204,15 @@ class HybridIndex:
         return self.corpus.search_each(self.corpus.queries([self.terms(query) for query in queries]), depth)
 
     def _fused(self, query: QueryTerms, found: tuple[Ranked, Ranked], top_k: int) -> list[Hit]:
-        by_bm25, by_tfidf = (documents.tolist() for documents, _ in found)
-        bm25_ranks = {document: rank for rank, document in enumerate(by_bm25, 1)}
-        tfidf_ranks = {document: rank for rank, document in enumerate(by_tfidf, 1)}
-        fused = reciprocal_rank_fusion([by_bm25, by_tfidf], self.settings.rrf_k)[: max(top_k, 0)]
-        shown = self.corpus.found(query, [document for document, _ in fused])
+        from ragray.retrieval.fusion import fuse
+
+        by_bm25, by_tfidf = found
+        fused = fuse(self.settings, {"bm25": by_bm25, "tfidf": by_tfidf}, {"bm25": query.floor}).first(top_k)
+        shown = self.corpus.found(query, fused.documents.tolist())
+        rows = zip(shown, fused.scores.tolist(), *fused.ranks.tolist(), strict=True)
         return [
-            Hit(
-                one.doc_id,
-                rank,
-                score,
-                bm25_ranks.get(one.document),
-                one.bm25,
-                tfidf_ranks.get(one.document),
-                one.cosine,
-            )
-            for rank, ((_, score), one) in enumerate(zip(fused, shown, strict=True), 1)
+            Hit(one.doc_id, rank, score, bm25_rank or None, one.bm25, tfidf_rank or None, one.cosine)
+            for rank, (one, score, bm25_rank, tfidf_rank) in enumerate(rows, 1)
         ]
 
     def _numbers(self, doc_ids: Collection[str]) -> Ints:

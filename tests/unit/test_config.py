@@ -33,6 +33,11 @@ def test_overrides_are_yaml_and_reach_into_lists(minimal: Path) -> None:
     assert config.train.lora.target_modules == ("q_proj",)
 
 
+def test_whole_rankings_can_be_fused(minimal: Path) -> None:
+    assert load_config(minimal).retrieval.fusion_depth == 100
+    assert load_config(minimal, ["retrieval.fusion_depth=all"]).retrieval.fusion_depth == "all"
+
+
 def test_all_mistakes_are_named_at_once_with_hints(minimal: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(minimal, ["train.lerning_rate=1", "serve.port=99999", "data.faq.0.colums={}"])
@@ -52,6 +57,12 @@ def test_all_mistakes_are_named_at_once_with_hints(minimal: Path) -> None:
         ("train.epochs=[", "not valid YAML"),
         ("data.split.valid=0.99", "must leave something for train"),
         ("data.passage_overlap_chars=400", "at most half"),
+        ("retrieval.fusion_depth=0", r"retrieval.fusion_depth: write a number of ranks, at least 1, or all \(got 0\)"),
+        ("retrieval.fusion_depth=none", "at least 1, or all"),
+        ("retrieval.fusion_depth=true", "at least 1, or all"),
+        ("retrieval.fusion_weights={bm25: 0, tfidf: 0}", "fusion_weights: at least one must be above 0"),
+        ("retrieval.fusion_weights.bm25=-1", "greater than or equal to 0"),
+        ("retrieval.fusion_weights.bm25=.inf", "finite number"),
     ],
 )
 def test_wrong_overrides(minimal: Path, override: str, said: str) -> None:

@@ -5,10 +5,11 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_corpus import PASSAGES, passage  # type: ignore[import-not-found]
 
-from ragray.config import AnalyzerConfig, RetrievalConfig
+from ragray.config import AnalyzerConfig, Bm25Config, FusionWeights, RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.manifest import files_below
 from ragray.retrieval.fusion import reciprocal_rank_fusion
@@ -52,8 +53,48 @@ def test_the_fused_score_is_rrf_of_the_ranks_shown(index: HybridIndex) -> None:
     by_bm25 = sorted(hits, key=lambda hit: hit.bm25_rank or 0)
     by_tfidf = sorted(hits, key=lambda hit: hit.tfidf_rank or 0)
     numbers = {hit.doc_id: index.number(hit.doc_id) for hit in hits}
-    fused = reciprocal_rank_fusion([[numbers[h.doc_id] for h in by_bm25], [numbers[h.doc_id] for h in by_tfidf]], 60)
-    assert [numbers[hit.doc_id] for hit in hits] == [document for document, _ in fused]
+    lists = [np.array([numbers[hit.doc_id] for hit in ranked]) for ranked in (by_bm25, by_tfidf)]
+    assert [numbers[hit.doc_id] for hit in hits] == reciprocal_rank_fusion(lists, 60).documents.tolist()
+
+
+def test_the_fused_score_is_the_weighted_sum_of_normalized_scores(tmp_path: Path) -> None:
+    settings = RetrievalConfig(
+        fusion="convex", fusion_weights=FusionWeights(bm25=0.3, tfidf=0.7), bm25=Bm25Config(variant="plus")
+    )
+    build_index(PASSAGES, settings, tmp_path)
+    opened = HybridIndex.open(tmp_path)
+    query = "train the model on gpus"
+    hits, least = opened.search(query, 10), opened.query_terms(query).floor  # BM25+ gives that to every passage
+    assert least > 0
+    best = [max(hit.bm25_score for hit in hits) - least, max(hit.tfidf_score for hit in hits)]
+    for hit in hits:
+        expected = 0.3 * (hit.bm25_score - least) / best[0] + 0.7 * hit.tfidf_score / best[1]
+        assert hit.score == pytest.approx(expected)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_lists_of_a_stated_depth_or_whole_ones_are_fused(tmp_path: Path) -> None:
+    lengths = (2, 30, 7, 1, 60, 15)
+    many = [passage(f"d{number}", "", "word " + "filler " * length) for number, length in enumerate(lengths)]
+    found = {}
+    for depth in (1, 2, 6, "all"):
+        folder = tmp_path / str(depth)
+        folder.mkdir()
+        build_index(many, RetrievalConfig(fusion_depth=depth), folder)  # type: ignore[arg-type]
+        found[depth] = HybridIndex.open(folder).search_batch(["word filler", "word", "unknown"], 10)
+    assert found["all"] == found[6]
+    assert [len(hits) for hits in found["all"]] == [6, 6, 0]
+    for depth in (1, 2):
+        for hits in found[depth]:
+            assert all((hit.bm25_rank or depth) <= depth and (hit.tfidf_rank or depth) <= depth for hit in hits)
+            assert len(hits) <= 2 * depth
+
+
+def test_a_list_of_weight_0_finds_nothing(tmp_path: Path) -> None:
+    build_index(PASSAGES, RetrievalConfig(fusion_weights=FusionWeights(tfidf=0.0)), tmp_path)
+    hits = HybridIndex.open(tmp_path).search("train the model on gpus", 10)
+    assert [hit.bm25_rank for hit in hits] == [1, 2, 3, 4]
+    assert all(hit.tfidf_rank for hit in hits)
 
 
 def test_lists_are_both_rankings_that_are_fused(index: HybridIndex) -> None:
