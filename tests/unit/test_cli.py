@@ -98,6 +98,22 @@ def test_the_run_is_written(beir, tmp_path, capfd):
     )
 
 
+def test_the_run_is_that_of_the_hybrid(beir, capfd):
+    # BM25 puts the long document first, TF-IDF the other; fused they tie, and stand in index order
+    (beir / "corpus.jsonl").write_text(
+        '{"id": "zebras", "text": "zebra zebra zebra zebra"}\n'
+        '{"id": "both", "text": "zebra lion one two three four five six seven eight nine ten eleven twelve"}\n'
+        '{"id": "other", "text": "tiger"}\n'
+    )
+    (beir / "queries.jsonl").write_text('{"id": "q", "text": "zebra lion"}\n')
+    (beir / "qrels" / "test.tsv").write_text("q\tboth\t1\n")
+    code, out, _ = run(capfd, beir, "--json", "--run", beir / "run")
+    metrics = json.loads(out)["metrics"]
+    assert code == EXIT_DONE
+    assert [metrics[name]["mrr@10"] for name in ("tfidf", "bm25", "hybrid")] == [0.5, 1.0, 0.5]
+    assert [line.split()[2] for line in (beir / "run").read_text().splitlines()] == ["zebras", "both"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [

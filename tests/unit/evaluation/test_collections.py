@@ -209,11 +209,12 @@ def test_of_several_files_of_judgements_test_is_taken_or_one_must_be_chosen(beir
 
 
 def test_files_may_be_named(beir, tmp_path):
-    queries = written(tmp_path / "topics.tsv", "t1\tzebra\nt2\tlion\n")
-    qrels = written(tmp_path / "judged.txt", "t1 0 a 1\nt2 0 c -2\n")
+    queries = written(tmp_path / "topics.tsv", "t1\tzebra\nt2\tlion\nt3\ttiger\n")
+    qrels = written(tmp_path / "judged.txt", "t1 0 a 1\nt2 0 c -2\nt3 0 c 0\n")
     collection = read_collection(beir, queries, qrels)
-    assert (collection.queries, collection.qrels) == ({"t1": "zebra", "t2": "lion"}, {"t1": {"a": 1}, "t2": {"c": -2}})
-    assert collection.without_relevant == 1
+    assert collection.queries == {"t1": "zebra", "t2": "lion", "t3": "tiger"}
+    assert collection.qrels == {"t1": {"a": 1}, "t2": {"c": -2}, "t3": {"c": 0}}
+    assert collection.without_relevant == 2
 
 
 @pytest.mark.parametrize("text", ["q1\td\t0\n", "x\ta\t1\n", "q1\tx\t1\n"])

@@ -89,7 +89,7 @@ def test_rankings_end_at_the_depth(beir):
     documents = "".join(f'{{"id": "d{n}", "text": "zebra {n}"}}\n' for n in range(300))
     (beir / "corpus.jsonl").write_text(documents)
     (beir / "qrels" / "test.tsv").write_text("q2\td1\t1\n")
-    rankings = evaluate_search(read_collection(beir), RetrievalConfig()).rankings
+    rankings = evaluate_search(read_collection(beir), RetrievalConfig(fusion_depth=300)).rankings
     assert {name: len(set(ranking["q2"])) for name, ranking in rankings.items()} == dict.fromkeys(RETRIEVERS, 100)
 
 
