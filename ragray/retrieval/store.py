@@ -73,7 +73,7 @@ class IndexStore:
         store = cls(root)
         for name in ("versions", "segments"):
             (root / name).mkdir(parents=True, exist_ok=True)
-        with store._locked():
+        with store._locked(new=True):
             parts = []
             for postings in opened.corpus.parts:
                 name = postings.segment.digest[:16]
@@ -94,10 +94,17 @@ class IndexStore:
         try:
             return int((self.root / CURRENT).read_text())
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"{self.root}: no changing index here: {error}", "make one: `ragray update`") from None
+            raise ArtifactError(
+                f"{self.root}: no changing index here: {error}", "make one: `ragray live create STORE --from INDEX`"
+            ) from None
 
     def versions(self) -> list[int]:
-        """The numbers of all versions that are kept, ascending."""
+        """The numbers of all versions that are kept, ascending.
+
+        Raises:
+            ArtifactError: this is no store.
+        """
+        _ = self.version
         return sorted(int(path.name) for path in (self.root / "versions").iterdir() if path.name.isdigit())
 
     def open(self) -> HybridIndex:
@@ -242,8 +249,10 @@ class IndexStore:
         _sync(self.root)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, new: bool = False) -> Iterator[None]:
         """One process and thread changes the store at a time."""
+        if not new:
+            _ = self.version  # there is a store
         with (self.root / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
