@@ -143,7 +143,7 @@ def _united(lists: Sequence[Ints], parts: Sequence[Floats], absent: Sequence[flo
         weights: of each list; one of 0 finds nothing.
     """
     entries = np.concatenate(lists)
-    order = np.argsort(entries, kind="stable")
+    order = np.argsort(entries)  # entries of one document may come in any order
     shape = (len(lists), len(entries))
     documents, given, ranks = np.empty(len(entries), np.int64), np.empty(shape), np.empty(shape, np.int64)
     ends = np.cumsum([len(one) for one in lists])

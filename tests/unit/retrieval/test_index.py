@@ -74,20 +74,20 @@ def test_the_fused_score_is_the_weighted_sum_of_normalized_scores(tmp_path: Path
 
 
 def test_lists_of_a_stated_depth_or_whole_ones_are_fused(tmp_path: Path) -> None:
-    lengths = (2, 30, 7, 1, 60, 15)
-    many = [passage(f"d{number}", "", "word " + "filler " * length) for number, length in enumerate(lengths)]
+    many = [passage(f"d{n}", "", "word " * (1 + n % 5) + "filler " * (37 * n % 151)) for n in range(150)]
     found = {}
-    for depth in (1, 2, 6, "all"):
+    for depth in (3, 150, "all"):
         folder = tmp_path / str(depth)
         folder.mkdir()
         build_index(many, RetrievalConfig(fusion_depth=depth), folder)  # type: ignore[arg-type]
-        found[depth] = HybridIndex.open(folder).search_batch(["word filler", "word", "unknown"], 10)
-    assert found["all"] == found[6]
-    assert [len(hits) for hits in found["all"]] == [6, 6, 0]
-    for depth in (1, 2):
-        for hits in found[depth]:
-            assert all((hit.bm25_rank or depth) <= depth and (hit.tfidf_rank or depth) <= depth for hit in hits)
-            assert len(hits) <= 2 * depth
+        found[depth] = HybridIndex.open(folder).search_batch(["word filler", "word", "filler", "unknown"], 1000)
+    assert found["all"] == found[150]
+    assert [len(hits) for hits in found["all"]] == [150, 150, 149, 0]
+    cut, whole = found[3][0], {hit.doc_id: hit for hit in found["all"][0]}
+    assert 3 < len(cut) <= 6
+    for hit in cut:
+        ranks = (whole[hit.doc_id].bm25_rank, whole[hit.doc_id].tfidf_rank)
+        assert (hit.bm25_rank, hit.tfidf_rank) == tuple(rank if rank and rank <= 3 else None for rank in ranks)
 
 
 def test_a_list_of_weight_0_finds_nothing(tmp_path: Path) -> None:
