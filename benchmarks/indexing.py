@@ -1,7 +1,7 @@
-"""Building an index of one corpus, the same terms for all: ragray, both models and passages, against libraries that make
-BM25 alone.
+"""Building an index of one corpus, the same terms for all, against libraries that make BM25 alone.
 
-In: a text file with a document on each line, terms separated by spaces. Reading it is not timed; for bm25s, splitting
+ragray makes both models, and stores ids and passages. In: a text file with a document on each line, terms separated by
+spaces. Reading it is not timed; for bm25s, splitting
 lines into terms is not timed either. What is timed ends when the index is on disk.
 
   python benchmarks/indexing.py --corpus docs.txt --peers-python peers/bin/python

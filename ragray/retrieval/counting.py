@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ragray.compiled import inlined, kernel
 from ragray.dataprep.hashing import spread
 from ragray.dataprep.scan import buffers
-from ragray.retrieval.strings import byte_order
+from ragray.retrieval.strings import byte_order, encoded
 
 Ints = NDArray[np.int64]
 Numbers = NDArray[np.int32]
@@ -32,7 +32,7 @@ _DOCUMENTS = 1 << 15  # that are counted together
 class TermCounts(NamedTuple):
     """Postings, ordered by term, then document."""
 
-    vocabulary: list[str]  # sorted by bytes
+    vocabulary: pa.Array  # UTF-8, sorted by bytes, large_binary [terms]
     starts: Ints  # [terms + 1]: where the postings of each term begin
     documents: Numbers  # [postings]
     counts: Numbers  # [postings]: how often the document holds the term
@@ -59,7 +59,7 @@ def count_terms(fields: Sequence[Field], terms_of: TermsOf) -> TermCounts:
     )
     lengths = np.concatenate([np.empty(0, np.int64), *(block.lengths for block in blocks)])
     del blocks
-    found = list(runs.numbers)
+    found = encoded(list(runs.numbers))
     order = byte_order(found)
     rank = np.empty(len(found), np.int32)
     rank[order] = np.arange(len(found), dtype=np.int32)
@@ -67,7 +67,7 @@ def count_terms(fields: Sequence[Field], terms_of: TermsOf) -> TermCounts:
     starts = starts.astype(np.int64)
     documents, often = np.empty(len(terms), np.int32), np.empty(len(terms), np.int32)
     _by_term(rank, terms, counts, sizes, starts.copy(), documents, often)
-    return TermCounts([found[number] for number in order], starts, documents, often, lengths)
+    return TermCounts(found.take(pa.array(order)), starts, documents, often, lengths)
 
 
 class _RunTerms:

@@ -80,15 +80,18 @@ def write_counts(counts: TermCounts, folder: Path) -> None:
 
 
 def _write_passages(passages: pa.Table, folder: Path) -> None:
-    ids = passages.column("doc_id").to_pylist()
+    ids = _single(passages.column("doc_id"))
     order = byte_order(ids)
-    ordered = pa.array(ids, pa.string()).take(pa.array(order))
+    ordered = ids.take(pa.array(order))
     if len(ids) > 1 and (same := np.flatnonzero(np.asarray(pc.equal(ordered[1:], ordered[:-1])))).size:
         raise DataError(f"two passages have the id {ordered[int(same[0])].as_py()!r}", "give every record its own id")
     write_strings(ids, folder, "ids")
     np.save(folder / "ids.order.npy", order)
     table = passages.select(Passage.schema.names).cast(Passage.schema).combine_chunks()
-    pq.write_table(table, folder / "passages.parquet", compression="zstd", row_group_size=_ROWS_PER_GROUP)
+    pq.write_table(
+        table, folder / "passages.parquet", compression="zstd", row_group_size=_ROWS_PER_GROUP,
+        use_dictionary=["lang", "source", "kind"], write_statistics=False,
+    )  # fmt: skip
 
 
 class Segment:
@@ -183,9 +186,9 @@ def merge_segments(parts: Sequence[tuple[Segment, Flags]], folder: Path) -> None
         )
         first += int(live.sum())
     lengths = np.concatenate([np.empty(0, np.int64), *(segment.lengths[live] for segment, live in parts)])
-    names = vocabulary.take(pa.array(kept)).to_pylist()
-    terms = [name.decode("utf-8", "surrogatepass") for name in names]
-    write_counts(TermCounts(terms, starts, documents, counts, lengths.astype(np.int64)), folder)
+    write_counts(
+        TermCounts(vocabulary.take(pa.array(kept)), starts, documents, counts, lengths.astype(np.int64)), folder
+    )
     tables = [segment.table().filter(pa.array(live)) for segment, live in parts]
     _write_passages(pa.concat_tables([Passage.schema.empty_table(), *tables]), folder)
     _seal(folder)
@@ -209,7 +212,7 @@ def mapped(folder: Path, name: str) -> Any:
 
 
 def _single(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks().cast(pa.large_string())
+    return column.cast(pa.large_string()).combine_chunks()
 
 
 @kernel

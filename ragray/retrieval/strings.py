@@ -15,13 +15,20 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 
-def write_strings(strings: Sequence[str], folder: Path, name: str) -> None:
-    """Write `strings` as `<name>.bytes.npy` (uint8) and `<name>.starts.npy` (int64, one more)."""
-    encoded = [text.encode("utf-8", "surrogatepass") for text in strings]
-    starts = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum([len(data) for data in encoded], out=starts[1:])
-    np.save(folder / f"{name}.bytes.npy", np.frombuffer(b"".join(encoded), np.uint8))
-    np.save(folder / f"{name}.starts.npy", starts)
+def encoded(strings: Sequence[str]) -> pa.Array:
+    """UTF-8, large_binary [strings]."""
+    return pa.array([text.encode("utf-8", "surrogatepass") for text in strings], pa.large_binary())
+
+
+def write_strings(strings: pa.Array, folder: Path, name: str) -> None:
+    """Write strings, or their UTF-8, as `<name>.bytes.npy` (uint8) and `<name>.starts.npy` (int64, one more)."""
+    held = strings.cast(pa.large_binary())
+    _, offsets, data = held.buffers()
+    begin = held.offset
+    starts = np.frombuffer(offsets, np.int64)[begin : begin + len(held) + 1] if len(held) else np.zeros(1, np.int64)
+    held_bytes = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+    np.save(folder / f"{name}.bytes.npy", held_bytes[starts[0] : starts[-1]])
+    np.save(folder / f"{name}.starts.npy", starts - starts[0])
 
 
 class Strings:
@@ -66,7 +73,6 @@ class Strings:
         return bytes(self._bytes[self._starts[number] : self._starts[number + 1]])
 
 
-def byte_order(strings: Sequence[str]) -> NDArray[np.int64]:
-    """int64: the numbers of `strings`, sorted by their bytes; equal strings keep their order."""
-    encoded = pa.array([text.encode("utf-8", "surrogatepass") for text in strings], pa.large_binary())
-    return np.asarray(pc.sort_indices(encoded), np.int64)
+def byte_order(strings: pa.Array) -> NDArray[np.int64]:
+    """int64: the numbers of strings, or of their UTF-8, sorted by their bytes; equal ones keep their order."""
+    return np.asarray(pc.sort_indices(strings.cast(pa.large_binary())), np.int64)
