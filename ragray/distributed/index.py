@@ -1,16 +1,21 @@
 """Stage index: the hybrid index over the FAQ and the documents.
 
 In: the prepare artifact. Out: the folder that `HybridIndex.open` reads. A corpus of fewer than 20,000
-passages is indexed in this process, because starting Ray takes longer than the work; a larger one in a
-remote task, wherever the cluster has room.
+passages is indexed in this process, because starting Ray takes longer than the work; a larger one in tasks, each of
+which makes a segment of a part, wherever the cluster has room.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ragray.artifact import Artifact
@@ -18,7 +23,9 @@ from ragray.config import RetrievalConfig, RunConfig
 from ragray.distributed.folder_task import start
 from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
-from ragray.retrieval.index import build_index
+from ragray.retrieval.analyzer import Analyzer
+from ragray.retrieval.index import SEGMENT, build_index, write_version
+from ragray.retrieval.segment import Segment, merge_segments, write_segment
 from ragray.schema import Passage, QARecord, records_of, table_of
 
 IN_PROCESS_BELOW = 20_000  # passages
@@ -29,6 +36,7 @@ INDEX_CODE = tuple(
         "tfidf",
     )
 )  # fmt: skip
+_PART_PASSAGES = 20_000  # of a task, at least
 _LIMIT_S = 24 * 3600.0
 
 
@@ -65,10 +73,46 @@ def _build(job: Job) -> None:
 
 
 def _build_remotely(passages: Sequence[Passage], settings: RetrievalConfig, folder: Path) -> dict[str, int]:
-    """`build_index` in a Ray task; the files come back, for the task may run on another machine."""
+    """`build_in_parts`, with a part for each CPU where that pays."""
+    import ray
+
     connect()
-    table = table_of(Passage, passages)
-    return start("indexing", build_index, table, settings, options={"num_cpus": 1}, limit_s=_LIMIT_S).collect(folder)
+    cpus: float = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+    parts = min(int(cpus), len(passages) // _PART_PASSAGES)
+    return build_in_parts(table_of(Passage, passages), settings, folder, max(parts, 1))
+
+
+def build_in_parts(passages: pa.Table, settings: RetrievalConfig, folder: Path, parts: int) -> dict[str, int]:
+    """`build_index` with as many Ray tasks as parts, whose segments are merged: the same bytes as one task gives.
+
+    Raises:
+        DataError: there are no passages, or two have the same id.
+        WorkError: workers were lost too often.
+    """
+    edges = [len(passages) * part // parts for part in range(parts + 1)]
+    tasks = [
+        start(
+            f"indexing part {part + 1} of {parts}", _write_part, passages.slice(begin, end - begin), settings,
+            options={"num_cpus": 1}, limit_s=_LIMIT_S,
+        )
+        for part, (begin, end) in enumerate(itertools.pairwise(edges))
+    ]  # fmt: skip
+    with TemporaryDirectory(prefix="ragray-index-") as name, ThreadPoolExecutor(parts) as threads:
+        places = [Path(name) / str(part) for part in range(parts)]
+        for place in places:
+            place.mkdir()
+        # All at once: a task keeps its CPU until its files are fetched, and another one may wait for it.
+        list(threads.map(lambda task, place: task.collect(place), tasks, places))
+        segments = [(segment, np.ones(len(segment), np.bool_)) for segment in map(Segment, places)]
+        target = folder / SEGMENT
+        target.mkdir(exist_ok=True)
+        merge_segments(segments, target)
+    merged = Segment(target)
+    return write_version([(merged, np.ones(len(merged), np.bool_))], [SEGMENT], settings, folder)
+
+
+def _write_part(passages: pa.Table, settings: RetrievalConfig, folder: Path) -> None:
+    write_segment(passages, Analyzer(settings.analyzer).terms, folder)
 
 
 def _settings(config: RunConfig) -> Mapping[str, Any]:

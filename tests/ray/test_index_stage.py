@@ -13,6 +13,7 @@ from ragray.config_loading import validate_config
 from ragray.distributed import calibrate
 from ragray.distributed import index as index_stage
 from ragray.distributed.stage import Job, Stage
+from ragray.errors import DataError
 from ragray.manifest import files_below
 from ragray.retrieval.confidence import Confidence
 from ragray.retrieval.index import HybridIndex, build_index
@@ -106,16 +107,26 @@ def test_test_questions_are_withheld_only_where_they_are_the_evaluation(
         assert opened.passage(record.id).title == title
 
 
-def test_a_remote_build_gives_the_same_bytes(ray_local: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parts", [1, 3, 12])
+def test_a_remote_build_gives_the_same_bytes(ray_local: None, tmp_path: Path, parts: int) -> None:
     passages = index_stage.faq_passages(records(), withhold_test=False)
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
     settings = RetrievalConfig()
-    assert build_index(passages, settings, here) == index_stage._build_remotely(passages, settings, there)
+    counts = build_index(passages, settings, here)
+    assert index_stage.build_in_parts(table_of(Passage, passages), settings, there, parts) == counts
     names = files_below(here)
     assert names == files_below(there)
     assert all((here / name).read_bytes() == (there / name).read_bytes() for name in names)
+
+
+def test_the_same_id_in_two_parts_is_found(ray_local: None, tmp_path: Path) -> None:
+    passages = table_of(
+        Passage, [*index_stage.faq_passages(records(), withhold_test=False), DOCUMENTS[0], DOCUMENTS[0]]
+    )
+    with pytest.raises(DataError, match="'doc-0'"):
+        index_stage.build_in_parts(passages, RetrievalConfig(), tmp_path, 2)
 
 
 @pytest.mark.parametrize("withhold", [False, True])
