@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness import Case, Work, main, options
+from harness import Case, Outcome, Work, main, options
 
 _K1, _B = 1.5, 0.75
 _COUNT = 20_000  # documents of the first round, which is not timed
@@ -26,8 +26,14 @@ def _lines(args: argparse.Namespace) -> list[str]:
     return lines[: args.documents] if args.documents else lines
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _facts(folder: Path, rows: int, passages: str = "") -> Outcome:
+    """What was written to a folder, which is removed; `passages` are the names of files that hold ids and passages."""
+    sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    found: dict[str, int | float | str] = {"rows": rows, "bytes": sum(sizes.values())}
+    if passages:
+        found["of them ids and passages"] = sum(size for path, size in sizes.items() if path.match(passages))
+    shutil.rmtree(folder)
+    return found
 
 
 def _start_ragray(args: argparse.Namespace) -> Work:
@@ -49,13 +55,7 @@ def _start_ragray(args: argparse.Namespace) -> Work:
         parts = [(Segment(folder / SEGMENT), np.ones(min(count, len(lines)), np.bool_))]
         write_version(parts, [SEGMENT], settings, folder)
 
-        def facts() -> dict[str, Any]:
-            of_passages = sum(path.stat().st_size for path in (folder / SEGMENT).glob("[ip][da]s*"))
-            found = {"rows": len(lines), "bytes": _size(folder), "of them ids and passages": of_passages}
-            shutil.rmtree(folder)
-            return found
-
-        return facts
+        return lambda: _facts(folder, len(lines), "[ip][da]s*")
 
     build(_COUNT)()
     return lambda: build(len(lines))
@@ -73,12 +73,7 @@ def _start_bm25s(args: argparse.Namespace) -> Work:
         folder = Path(tempfile.mkdtemp(prefix="ragray-benchmark-"))
         index.save(str(folder))
 
-        def facts() -> dict[str, Any]:
-            found = {"rows": len(lines), "bytes": _size(folder)}
-            shutil.rmtree(folder)
-            return found
-
-        return facts
+        return lambda: _facts(folder, len(lines))
 
     return work
 
@@ -99,12 +94,7 @@ def _start_tantivy(args: argparse.Namespace) -> Work:
         writer.commit()
         writer.wait_merging_threads()
 
-        def facts() -> dict[str, Any]:
-            found = {"rows": len(lines), "bytes": _size(folder)}
-            shutil.rmtree(folder)
-            return found
-
-        return facts
+        return lambda: _facts(folder, len(lines))
 
     return work
 
