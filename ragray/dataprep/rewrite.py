@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ragray.compiled import array_kernel, kernel
+from ragray.compiled import kernel
 from ragray.dataprep.characters import BLANK, BREAK, DROP, MAP, MAP_UNLESS_HAN, characters
 from ragray.dataprep.scan import Ints
-from ragray.dataprep.utf8 import Bytes, point_at
+from ragray.dataprep.utf8 import Bytes, Eights, eights, point_at
 
 Sizes = npt.NDArray[np.int64]
 Blanks = npt.NDArray[np.int32]
@@ -48,7 +48,8 @@ def gather(sources: tuple[Bytes, Bytes, Bytes], which: Bytes, starts: Ints, ends
     offsets = np.concatenate(([0], np.cumsum(ends - starts)))
     large = bool(offsets[-1] >= 2**31)
     out = np.empty(int(offsets[-1]), np.uint8)
-    _gather(*sources, which, starts, offsets, out)
+    first, second, third = map(eights, sources)
+    _gather(*sources, (first, second, third), which, starts, offsets, out, eights(out))
     kind, width = (pa.large_string(), np.int64) if large else (pa.string(), np.int32)
     return pa.Array.from_buffers(kind, len(which), [None, pa.py_buffer(offsets.astype(width)), pa.py_buffer(out)])
 
@@ -118,8 +119,11 @@ def _rewrite(
         found[row], changes[row], blanks[row] = place, changed, left
 
 
-@array_kernel
-def _gather(first: Bytes, second: Bytes, third: Bytes, which: Bytes, starts: Ints, offsets: Ints, out: Bytes) -> None:
+@kernel
+def _gather(
+    first: Bytes, second: Bytes, third: Bytes, by_eight: tuple[Eights, Eights, Eights], which: Bytes, starts: Ints,
+    offsets: Ints, out: Bytes, out_by_eight: Eights,
+) -> None:  # fmt: skip
     row, count = 0, len(which)
     while row < count:
         begin, source, last = starts[row], which[row], row + 1
@@ -127,11 +131,25 @@ def _gather(first: Bytes, second: Bytes, third: Bytes, which: Bytes, starts: Int
         while last < count and which[last] == source and starts[last] == end:  # neighbours are copied at once
             end += offsets[last + 1] - offsets[last]
             last += 1
-        place, until = offsets[row], offsets[last]
         if source == 0:
-            out[place:until] = first[begin:end]
+            _copy(first, by_eight[0], begin, end, out, out_by_eight, offsets[row])
         elif source == 1:
-            out[place:until] = second[begin:end]
+            _copy(second, by_eight[1], begin, end, out, out_by_eight, offsets[row])
         else:
-            out[place:until] = third[begin:end]
+            _copy(third, by_eight[2], begin, end, out, out_by_eight, offsets[row])
         row = last
+
+
+@kernel
+def _copy(
+    source: Bytes, by_eight: Eights, begin: int, end: int, out: Bytes, out_by_eight: Eights, place: int
+) -> None:  # fmt: skip
+    """Copy bytes, eight by eight; the last ones singly."""
+    here, there = np.uint64(begin), np.uint64(place)  # unsigned: a negative place would count from the end
+    size, k, step = np.uint64(end - begin), np.uint64(0), np.uint64(8)
+    while k + step <= size:
+        out_by_eight[there + k] = by_eight[here + k]
+        k += step
+    while k < size:
+        out[there + k] = source[here + k]
+        k += np.uint64(1)
