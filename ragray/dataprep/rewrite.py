@@ -15,7 +15,6 @@ from ragray.dataprep.characters import BLANK, BREAK, DROP, MAP, MAP_UNLESS_HAN, 
 from ragray.dataprep.scan import Ints
 from ragray.dataprep.utf8 import Bytes, Eights, eights, point_at
 
-Sizes = npt.NDArray[np.int64]
 Blanks = npt.NDArray[np.int32]
 
 BY_DROPPING, BY_MAPPING, BY_SPACING = 1, 2, 4
@@ -33,14 +32,13 @@ def rewrite(
         one_line: a line break becomes a space.
         has_han: which texts have Chinese characters, and keep Chinese punctuation.
     """
-    room = np.concatenate(([0], np.cumsum((ends - starts) * _GROWTH)))
-    out = np.empty(int(room[-1]) + 1, np.uint8)
-    found = room[:-1].copy()
+    out = np.empty(int((ends - starts).sum()) * _GROWTH + 1, np.uint8)
+    begins, found = np.empty(len(starts), np.int64), np.empty(len(starts), np.int64)
     changes, blanks = np.zeros(len(starts), np.uint8), np.zeros(len(starts), np.int32)
     tables = characters()
     _rewrite(data, starts, ends, one_line, has_han, tables.classes, tables.starts, tables.forms,
-             out, found, changes, blanks)  # fmt: skip
-    return out, room[:-1], found, changes, blanks
+             out, begins, found, changes, blanks)  # fmt: skip
+    return out, begins, found, changes, blanks
 
 
 def gather(sources: tuple[Bytes, Bytes, Bytes], which: Bytes, starts: Ints, ends: Ints) -> pa.Array:
@@ -58,12 +56,13 @@ def gather(sources: tuple[Bytes, Bytes, Bytes], which: Bytes, starts: Ints, ends
 def _rewrite(
     data: Bytes, starts: Ints, ends: Ints, one_line: bool, han: npt.NDArray[np.bool_], classes: Bytes,
     form_starts: npt.NDArray[np.int32],
-    forms: Bytes, out: Bytes, found: Sizes, changes: Bytes, blanks: Blanks,
+    forms: Bytes, out: Bytes, begins: Ints, found: Ints, changes: Bytes, blanks: Blanks,
 ) -> None:  # fmt: skip
+    place = np.uint64(0)
     for row in range(len(starts)):
         start, end = np.uint64(starts[row]), np.uint64(ends[row])
-        place = np.uint64(found[row])
         first = place
+        begins[row] = place
         i = start
         blank, breaks, before, changed, left = False, 0, np.uint64(0), 0, 0
         while i < end:
