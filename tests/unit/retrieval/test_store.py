@@ -5,17 +5,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_corpus import PASSAGES, passage  # type: ignore[import-not-found]
 
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.manifest import files_below
+from ragray.retrieval.chunks import BLOCK
 from ragray.retrieval.index import SEGMENT, HybridIndex, build_index
+from ragray.retrieval.segment import Flags, Segment, merge_segments, write_segment
 from ragray.retrieval.store import IndexStore
-from ragray.schema import Passage
+from ragray.schema import Passage, table_of
 
 WORDS = [f"word{number}" for number in range(150)] + ["集群", "部署", "训练模型"]
 
@@ -91,6 +95,44 @@ def test_a_compacted_index_has_the_bytes_of_a_rebuild(tmp_path: Path) -> None:
     for name in files_below(there):
         assert (segment.segment.folder / name).read_bytes() == (there / name).read_bytes(), name
     assert compacted.folder.joinpath("0/norms.npy").read_bytes() == (tmp_path / "rebuilt/0/norms.npy").read_bytes()
+
+
+def test_merged_segments_of_several_blocks_have_the_bytes_of_one(tmp_path: Path) -> None:
+    chance = random.Random(10)
+    drawn = [
+        passage(f"d{n}", "", " ".join(["common"] * chance.randrange(1, 3) + [f"w{n % 97}"])) for n in range(24_000)
+    ]
+    parts = []
+    for part, chosen in enumerate((drawn[:10_000], drawn[10_000:])):
+        (tmp_path / str(part)).mkdir()
+        write_segment(table_of(Passage, chosen), str.split, tmp_path / str(part))
+        live = np.array([chance.random() < 0.9 for _ in chosen])
+        parts.append((Segment(tmp_path / str(part)), live))
+    for name in ("merged", "built"):
+        (tmp_path / name).mkdir()
+    merge_segments(parts, tmp_path / "merged")
+    kept = [p for p, stays in zip(drawn, np.concatenate([live for _, live in parts]), strict=True) if stays]
+    assert len(kept) > BLOCK
+    write_segment(table_of(Passage, kept), str.split, tmp_path / "built")
+    for name in files_below(tmp_path / "built"):
+        assert (tmp_path / "merged" / name).read_bytes() == (tmp_path / "built" / name).read_bytes(), name
+
+
+def test_what_changes_during_a_compaction_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_of(PASSAGES, tmp_path)
+    store.update([passage("n1", "", "fresh one"), passage("n2", "", "fresh two")], ["demo"])
+
+    def merge_and_change(parts: Sequence[tuple[Segment, Flags]], folder: Path) -> None:
+        merge_segments(parts, folder)
+        IndexStore(store.root).update([passage("n3", "", "fresh three"), passage("n1", "", "fresh again")], ["gpu"])
+
+    monkeypatch.setattr("ragray.retrieval.store.merge_segments", merge_and_change)
+    assert store.compact(all_segments=True) == store.version == 4
+    live = {p.doc_id: p for p in PASSAGES if p.doc_id not in ("demo", "gpu")}
+    live |= {"n2": passage("n2", "", "fresh two"), "n3": passage("n3", "", "fresh three")}
+    live["n1"] = passage("n1", "", "fresh again")
+    assert len(store.open().corpus.parts) == 2
+    assert_equals_a_rebuild(store.open(), live, tmp_path / "rebuilt", ["fresh", "train gpu", "stop again"])
 
 
 def test_those_who_search_keep_their_version(tmp_path: Path) -> None:
