@@ -15,7 +15,8 @@ def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function that makes no arrays and calls none that returns one; to make one is an error of numba.
 
     Its arrays live as long as the call, so they are not reference-counted (numba's option `_nrt`, used in its own
-    library). Counting is atomic and is not always optimized away: it took a third of the time of `dataprep.scan`.
+    library). Counting is atomic and is not always optimized away: without it `prepare` took 8 % less time, and a search
+    of eight terms 15 % less.
     """
     return njit(cache=True, nogil=True, _nrt=False)(function)
 

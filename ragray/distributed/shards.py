@@ -18,7 +18,7 @@ import numpy as np
 from ragray.config import RetrievalConfig
 from ragray.distributed.task_errors import plain_errors
 from ragray.retrieval.corpus import Corpus, Found, merged, weigh
-from ragray.retrieval.index import HybridIndex, open_corpus, version_folder
+from ragray.retrieval.index import HybridIndex, described, open_corpus, version_folder
 from ragray.retrieval.postings import Queries, QueryTerms, Ranked
 from ragray.retrieval.segment import Ints
 from ragray.schema import Passage
@@ -31,7 +31,7 @@ class _Shard:
 
     def __init__(self, folder: str, segments: Sequence[int]) -> None:
         place = Path(folder)
-        self._corpus = open_corpus(place, HybridIndex.described(place), segments)
+        self._corpus = open_corpus(place, described(place), segments)
 
     def places(self, terms: Sequence[str]) -> list[tuple[int, int] | None]:
         """The place of each term and how many documents of the whole corpus hold it, where the shard knows it."""
@@ -178,9 +178,8 @@ class ShardedCorpus:
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         import ray
 
-        shared = [ray.put(argument) for argument in arguments]
         with plain_errors("searching a shard"):
-            return list(ray.get([getattr(shard, method).remote(*shared) for shard in self._shards]))
+            return list(ray.get([getattr(shard, method).remote(*arguments) for shard in self._shards]))
 
     def _owner(self, method: str, number: int, *arguments: Any) -> Any:
         import ray
@@ -204,7 +203,7 @@ def open_sharded(folder: Path, shards: int, options: Mapping[str, Any] | None = 
     import ray
 
     place = version_folder(Path(folder)).absolute()
-    description = HybridIndex.described(place)
+    description = described(place)
     sizes = [segment["documents"] for segment in description["segments"]]
     groups = [group for group in np.array_split(np.arange(len(sizes)), shards) if len(group)]
     starts = np.cumsum([0, *sizes])

@@ -6,9 +6,9 @@ explains its answers. The folder records the analyzer and all settings: the quer
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
+from ragray.manifest import content_digest, file_digest, folder_digest
 from ragray.retrieval.analyzer import Analyzer, check_analyzer
 from ragray.retrieval.corpus import Corpus
 from ragray.retrieval.postings import Postings, QueryTerms, Ranked
@@ -40,7 +41,7 @@ class Hit:
 
     doc_id: str
     rank: int
-    score: float  # reciprocal rank fusion
+    score: float  # fused, see `fusion`
     bm25_rank: int | None
     bm25_score: float
     tfidf_rank: int | None
@@ -57,7 +58,7 @@ class TermContribution:
 
 
 def build_index(passages: Sequence[Passage] | pa.Table, settings: RetrievalConfig, folder: Path) -> dict[str, int]:
-    """Write an index of `passages` in their order; returns counts of documents, terms and postings.
+    """Write an index of `passages` in their order; returns counts of documents, terms and segments.
 
     Raises:
         DataError: there are no passages, or two have the same id.
@@ -119,17 +120,47 @@ def version_folder(folder: Path) -> Path:
         raise ArtifactError(f"{current}: not a version: {error}", "run `ragray live roll-back`") from None
 
 
+def described(folder: Path) -> dict[str, Any]:
+    """The description of the index in `folder`.
+
+    Raises:
+        ArtifactError: there is none, it is damaged, or of another format.
+    """
+    with _explained(folder):
+        description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        version = description["format_version"]
+    if version != FORMAT_VERSION:
+        raise ArtifactError(f"{folder}: index format {version}, this ragray reads {FORMAT_VERSION}", _REBUILD)
+    return description
+
+
 def open_corpus(folder: Path, description: Mapping[str, Any], segments: Sequence[int] | None = None) -> Corpus:
-    """Open the segments of an index, or some of them; scores stay those of the whole corpus."""
-    settings, corpus = RetrievalConfig.model_validate(description["settings"]), description["corpus"]
-    held = description["segments"]
-    starts = np.cumsum([0, *(numbers["documents"] for numbers in held)]).tolist()
-    places = range(len(held)) if segments is None else segments
-    parts = [
-        Postings(Segment(folder / held[place]["path"]), folder / str(place), settings, corpus, held[place])
-        for place in places
-    ]
-    return Corpus(parts, [starts[place] for place in places], mapped(folder, "frequencies"), corpus, settings)
+    """Open the segments of an index, or some of them; scores stay those of the whole corpus.
+
+    Raises:
+        ArtifactError: a file is missing or damaged.
+    """
+    with _explained(folder):
+        settings, corpus = RetrievalConfig.model_validate(description["settings"]), description["corpus"]
+        held = description["segments"]
+        starts = np.cumsum([0, *(numbers["documents"] for numbers in held)]).tolist()
+        places = range(len(held)) if segments is None else segments
+        parts = [
+            Postings(Segment(folder / held[place]["path"]), folder / str(place), settings, corpus, held[place])
+            for place in places
+        ]
+        return Corpus(parts, [starts[place] for place in places], mapped(folder, "frequencies"), corpus, settings)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Errors of reading an index as an `ArtifactError` that says what to do."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{folder}: no index here: {error.filename or error}", _REBUILD) from None
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise ArtifactError(f"{folder}: the index is damaged: {error}", _REBUILD) from None
 
 
 class HybridIndex:
@@ -150,31 +181,9 @@ class HybridIndex:
             ArtifactError: there is none, it is damaged, or another analyzer or format made it.
         """
         place = version_folder(Path(folder))
-        description = cls.described(place)
-        try:
+        description = described(place)
+        with _explained(place):
             return cls(place, description, open_corpus(place, description))
-        except FileNotFoundError as error:
-            raise ArtifactError(f"{place}: no index here: {error.filename or error}", _REBUILD) from None
-        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-            raise ArtifactError(f"{place}: the index is damaged: {error}", _REBUILD) from None
-
-    @staticmethod
-    def described(folder: Path) -> dict[str, Any]:
-        """The description of the index in `folder`.
-
-        Raises:
-            ArtifactError: there is none, it is damaged, or another format.
-        """
-        try:
-            description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-            version = description["format_version"]
-        except FileNotFoundError as error:
-            raise ArtifactError(f"{folder}: no index here: {error.filename}", _REBUILD) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f"{folder}: the index is damaged: {error}", _REBUILD) from None
-        if version != FORMAT_VERSION:
-            raise ArtifactError(f"{folder}: index format {version}, this ragray reads {FORMAT_VERSION}", _REBUILD)
-        return description
 
     def __len__(self) -> int:
         return len(self.corpus)
@@ -261,11 +270,9 @@ class HybridIndex:
         return number
 
 
-def _content_digest(folder: Path, segments: Sequence[Segment], description: Mapping[str, Any]) -> str:
-    """SHA-256 over the segments, the arrays of the statistics and the description."""
-    digest = hashlib.sha256(json.dumps([segment.digest for segment in segments]).encode())
-    digest.update(json.dumps(description, sort_keys=True).encode())
-    for path in [folder / "frequencies.npy", *(folder / str(place) for place in range(len(segments)))]:
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+def _content_digest(folder: Path, segments: Sequence[Segment], known: Mapping[str, Any]) -> str:
+    """SHA-256 over the segments, the arrays of the statistics and what is known of the index."""
+    digests = {f"segment {place}": segment.digest for place, segment in enumerate(segments)}
+    digests |= {f"statistics {place}": folder_digest(folder / str(place)) for place in range(len(segments))}
+    digests["frequencies"] = file_digest(folder / "frequencies.npy")
+    return content_digest({**digests, "known": json.dumps(known, sort_keys=True)})

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ragray.config import RetrievalConfig
 from ragray.retrieval import bm25, tfidf
 from ragray.retrieval.scoring import Documents, model_of
-from ragray.retrieval.segment import Ints, Segment, mapped
+from ragray.retrieval.segment import Flags, Ints, Segment, mapped
 
 Floats = NDArray[np.float64]
 Ranked = tuple[Ints, Floats]  # documents, best first, and their scores
@@ -90,6 +90,13 @@ class Postings:
 
     def __len__(self) -> int:
         return len(self.segment)
+
+    @property
+    def live(self) -> Flags:
+        """bool [documents]: which are live."""
+        flags = np.ones(len(self), np.bool_)
+        flags[self.gone] = False
+        return flags
 
     def find(self, doc_id: str) -> int | None:
         """The number of a live document, or None."""

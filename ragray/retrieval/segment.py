@@ -15,7 +15,6 @@ the same bytes, also where they were merged from parts.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 
 from ragray.compiled import kernel
 from ragray.errors import DataError
+from ragray.manifest import folder_digest
 from ragray.retrieval.chunks import Packed, chunk_size, pack, unpack
 from ragray.retrieval.counting import TermCounts, TermsOf, count_terms
 from ragray.retrieval.strings import Strings, byte_order, write_strings
@@ -64,10 +64,8 @@ def write_segment(passages: pa.Table, terms_of: TermsOf, folder: Path) -> None:
 
 def _seal(folder: Path) -> None:
     """Write the digest of all files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    (folder / _DIGEST).write_text(digest.hexdigest() + "\n")
+    digest = folder_digest(folder)
+    (folder / _DIGEST).write_text(digest + "\n")
 
 
 def write_counts(counts: TermCounts, folder: Path) -> None:
@@ -160,11 +158,7 @@ def merge_segments(parts: Sequence[tuple[Segment, Flags]], folder: Path) -> None
         parts: segments, and which of their documents are live, bool [documents].
         folder: an empty folder.
     """
-    vocabulary, places = union([segment.vocabulary for segment, _ in parts])
-    frequencies = [segment.frequencies(live) for segment, live in parts]
-    total = np.zeros(len(vocabulary), np.int64)
-    for of_terms, held in zip(places, frequencies, strict=True):
-        total[of_terms] += held
+    vocabulary, places, total = joined_terms(parts)
     kept = np.flatnonzero(total)  # terms that no live document holds are gone
     rank = np.cumsum(total > 0) - 1
     starts = np.concatenate(([0], np.cumsum(total[kept]))).astype(np.int64)
@@ -174,16 +168,9 @@ def merge_segments(parts: Sequence[tuple[Segment, Flags]], folder: Path) -> None
     for (segment, live), of_terms in zip(parts, places, strict=True):
         numbers = first + np.cumsum(live) - 1
         _append(
-            segment.packed,
-            segment.pointers,
-            live,
-            numbers,
-            rank[of_terms],
-            *segment._room(),
-            following,
-            documents,
+            segment.packed, segment.pointers, live, numbers, rank[of_terms], *segment._room(), following, documents,
             counts,
-        )
+        )  # fmt: skip
         first += int(live.sum())
     lengths = np.concatenate([np.empty(0, np.int64), *(segment.lengths[live] for segment, live in parts)])
     write_counts(
@@ -194,16 +181,21 @@ def merge_segments(parts: Sequence[tuple[Segment, Flags]], folder: Path) -> None
     _seal(folder)
 
 
-def union(vocabularies: Sequence[Strings]) -> tuple[pa.Array, list[Ints]]:
-    """All terms, sorted by their bytes, as large_binary; and for each vocabulary the places of its terms among them."""
+def joined_terms(parts: Sequence[tuple[Segment, Flags]]) -> tuple[pa.Array, list[Ints], Ints]:
+    """(all terms, sorted by their bytes, as large_binary; the places of each segment's terms among them; how many live
+    documents hold each, int64 [terms])."""
+    vocabularies = [segment.vocabulary for segment, _ in parts]
     joined = pa.concat_arrays([pa.array([], pa.large_binary()), *(part.encoded() for part in vocabularies)])
     coded = joined.dictionary_encode()
     order = pc.sort_indices(coded.dictionary)
     rank = np.empty(len(order), np.int64)
     rank[np.asarray(order)] = np.arange(len(order))
-    places = rank[np.asarray(coded.indices)]
     edges = np.cumsum([len(part) for part in vocabularies])
-    return coded.dictionary.take(order), np.split(places, edges)[: len(vocabularies)]
+    places = np.split(rank[np.asarray(coded.indices)], edges)[: len(parts)]
+    total = np.zeros(len(order), np.int64)
+    for of_terms, (segment, live) in zip(places, parts, strict=True):
+        total[of_terms] += segment.frequencies(live)
+    return coded.dictionary.take(order), places, total
 
 
 def mapped(folder: Path, name: str) -> Any:

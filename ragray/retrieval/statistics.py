@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ragray.config import RetrievalConfig
 from ragray.retrieval import bm25, tfidf
 from ragray.retrieval.chunks import MOST
 from ragray.retrieval.scoring import document_factors
-from ragray.retrieval.segment import Flags, Ints, Segment, union
+from ragray.retrieval.segment import Flags, Ints, Segment, joined_terms
 
 
 def write_statistics(
@@ -68,11 +67,8 @@ def write_statistics(
 
 def _frequencies(parts: Sequence[tuple[Segment, Flags]]) -> tuple[Ints, list[Ints | None]]:
     """(of all terms, places of each segment's terms among them; None where it is the only one)."""
-    held = [segment.frequencies(live) for segment, live in parts]
     if len(parts) == 1:
-        return held[0], [None]
-    vocabulary, places = union([segment.vocabulary for segment, _ in parts])
-    total: NDArray[np.int64] = np.zeros(len(vocabulary), np.int64)
-    for of_terms, frequencies in zip(places, held, strict=True):
-        total[of_terms] += frequencies
+        ((segment, live),) = parts
+        return segment.frequencies(live), [None]
+    _, places, total = joined_terms(parts)
     return total, list(places)

@@ -14,7 +14,6 @@ version before. Those who search keep the version that they opened.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import uuid
@@ -30,7 +29,7 @@ import pyarrow as pa
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.retrieval.analyzer import Analyzer
-from ragray.retrieval.index import CURRENT, DESCRIPTION, HybridIndex, write_version
+from ragray.retrieval.index import CURRENT, HybridIndex, described, version_folder, write_version
 from ragray.retrieval.segment import Flags, Segment, merge_segments, write_segment
 from ragray.schema import Passage, table_of
 
@@ -73,14 +72,12 @@ class IndexStore:
         store = cls(root)
         for name in ("versions", "segments"):
             (root / name).mkdir(parents=True, exist_ok=True)
-        with store._locked(new=True):
+        with store._locked():
             parts = []
             for postings in opened.corpus.parts:
                 name = postings.segment.digest[:16]
                 store._put(root / "segments" / name, partial(_copy, postings.segment.folder))
-                live = np.ones(len(postings), np.bool_)
-                live[postings.gone] = False
-                parts.append(_Part(name, live))
+                parts.append(_Part(name, postings.live))
             store._commit(parts, opened.settings, 1)
         return store
 
@@ -89,14 +86,10 @@ class IndexStore:
         """The number of the current version.
 
         Raises:
-            ArtifactError: this is no store.
+            ArtifactError: this is no store, or the number cannot be read.
         """
-        try:
-            return int((self.root / CURRENT).read_text())
-        except (OSError, ValueError) as error:
-            raise ArtifactError(
-                f"{self.root}: no changing index here: {error}", "make one: `ragray live create STORE --from INDEX`"
-            ) from None
+        self._check()
+        return int(version_folder(self.root).name)
 
     def versions(self) -> list[int]:
         """The numbers of all versions that are kept, ascending.
@@ -104,7 +97,7 @@ class IndexStore:
         Raises:
             ArtifactError: this is no store.
         """
-        _ = self.version
+        self._check()
         return sorted(int(path.name) for path in (self.root / "versions").iterdir() if path.name.isdigit())
 
     def open(self) -> HybridIndex:
@@ -149,6 +142,10 @@ class IndexStore:
         Args:
             all_segments: make one segment of all.
         """
+        with self._locked("compaction"):
+            return self._compact(all_segments)
+
+    def _compact(self, all_segments: bool) -> int | None:
         opened = self.open()
         parts = self._parts(opened)
         first = 0 if all_segments else _first_to_merge([int(part.live.sum()) for part in parts])
@@ -163,7 +160,7 @@ class IndexStore:
             current = {part.name: part for part in self._parts(now)}
             together = _Part(name, np.concatenate([_live_of(part, current)[part.live] for part in merged]))
             if not together.live.any():
-                return None  # all of it was deleted meanwhile, or another process merged it
+                return None  # all of it was deleted meanwhile
             names = {part.name for part in merged}
             others = [part for part in current.values() if part.name not in names]
             others.insert(sum(part.name in current for part in parts[:first]), together)
@@ -190,7 +187,7 @@ class IndexStore:
         """
         if keep < 1:
             raise ValueError("at least one version is kept")
-        with self._locked():
+        with self._locked("compaction"), self._locked():  # what a compaction has made, no version uses yet
             versions = self.versions()
             kept = {*versions[-keep:], self.version}
             removed = [version for version in versions if version not in kept]
@@ -203,12 +200,7 @@ class IndexStore:
         return removed
 
     def _parts(self, opened: HybridIndex) -> list[_Part]:
-        parts = []
-        for postings in opened.corpus.parts:
-            live = np.ones(len(postings), np.bool_)
-            live[postings.gone] = False
-            parts.append(_Part(postings.segment.folder.name, live))
-        return parts
+        return [_Part(postings.segment.folder.name, postings.live) for postings in opened.corpus.parts]
 
     def _folder(self, version: int) -> Path:
         return self.root / "versions" / f"{version:08d}"
@@ -235,11 +227,12 @@ class IndexStore:
         aside.mkdir()
         try:
             write(aside)
-            _sync(aside)
+            for path in (*aside.rglob("*"), aside):
+                _sync(path)
             aside.rename(target)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)  # what failed or was interrupted
 
     def _point_at(self, version: int) -> None:
         aside = self.root / f".{CURRENT}.{uuid.uuid4().hex[:8]}"
@@ -249,13 +242,18 @@ class IndexStore:
         _sync(self.root)
 
     @contextmanager
-    def _locked(self, new: bool = False) -> Iterator[None]:
-        """One process and thread changes the store at a time."""
-        if not new:
-            _ = self.version  # there is a store
-        with (self.root / ".lock").open("w") as lock:
+    def _locked(self, what: str = "change") -> Iterator[None]:
+        """One process and thread at a time changes the store, or takes part in a compaction."""
+        self._check()
+        with (self.root / f".{what}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def _check(self) -> None:
+        if not (self.root / "versions").is_dir():
+            raise ArtifactError(
+                f"{self.root}: no changing index here", "make one: `ragray live create STORE --from INDEX`"
+            )
 
 
 def _first_to_merge(sizes: Sequence[int]) -> int:
@@ -281,8 +279,7 @@ def _live_of(part: _Part, current: dict[str, _Part]) -> Flags:
 
 
 def _segments_of(version: Path) -> list[str]:
-    description = json.loads((version / DESCRIPTION).read_text(encoding="utf-8"))
-    return [Path(segment["path"]).name for segment in description["segments"]]
+    return [Path(segment["path"]).name for segment in described(version)["segments"]]
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -290,10 +287,9 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Force a file, or all files of a folder, to the disk."""
-    for place in [*(path.rglob("*") if path.is_dir() else ()), path]:
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Force a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

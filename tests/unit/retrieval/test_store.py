@@ -161,6 +161,16 @@ def test_an_earlier_version_comes_back(tmp_path: Path) -> None:
     assert store.prune(1) == [1, 2]
 
 
+def test_a_current_version_that_cannot_be_read_is_rolled_back(tmp_path: Path) -> None:
+    store = store_of(PASSAGES, tmp_path)
+    (store.root / "CURRENT").write_text("?")
+    with pytest.raises(ArtifactError, match="not a version") as caught:
+        store.open()
+    assert "roll-back" in caught.value.fix
+    store.roll_back(1)
+    assert len(store.open()) == len(PASSAGES)
+
+
 def test_replaced_passages_count_once(tmp_path: Path) -> None:
     store = store_of(PASSAGES, tmp_path)
     change = store.update([passage("gpu", "GPUs", "Use two."), passage("new", "", "fresh")])
