@@ -27,6 +27,7 @@ from ragray.dataprep.dedup import RecordKeys, record_keys
 from ragray.dataprep.given import GIVEN, with_given
 from ragray.dataprep.hashing import Hashes
 from ragray.dataprep.read import FilePart, read_part
+from ragray.dataprep.rows import in_one_piece
 from ragray.dataprep.shingles import Texts
 from ragray.errors import DataError
 from ragray.schema import Rejected
@@ -126,7 +127,7 @@ def divided(outcomes: pa.Table) -> tuple[pa.Table, pa.Table]:
 def with_keys(kept: pa.Table, settings: DataConfig) -> pa.Table:
     """Records with the keys that duplicates and groups are found by."""
     kept = kept.combine_chunks()
-    question, answer = (_single(kept.column(name)) for name in ("question", "answer"))
+    question, answer = (in_one_piece(kept.column(name)) for name in ("question", "answer"))
     keys = record_keys((question, answer), settings.dedup)
     columns = {"question_hash": keys.question, "answer_hash": keys.answer}
     for by, bands in keys.bands.items():
@@ -269,7 +270,7 @@ class _Bands(Iterable[Hashes]):
 
 def record_columns(table: pa.Table, source: str) -> dict[str, pa.Array]:
     """Columns of `schema.QARecord`: those that a block knows."""
-    known = {name: _single(table.column(name)) for name in ("id", "question", "answer", "lang", "line", "script")}
+    known = {name: in_one_piece(table.column(name)) for name in ("id", "question", "answer", "lang", "line", "script")}
     constant = {"source": source, "parent": "", "method": ""}
     return known | {name: pa.repeat(value, len(table)) for name, value in constant.items()}
 
@@ -284,10 +285,6 @@ def _with_plain(path: Path) -> dict[str, Any]:
             tally["steps"]["boilerplate"] = found["changed"]
             tally["step_examples"]["boilerplate"] = found["examples"]
     return tally
-
-
-def _single(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
 def _write_ipc(path: Path, table: pa.Table) -> None:

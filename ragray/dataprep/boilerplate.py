@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from ragray.compiled import inlined, kernel
 from ragray.config_data import CleanConfig
 from ragray.dataprep.hashing import spread
+from ragray.dataprep.rows import in_one_piece
 from ragray.dataprep.scan import Ints, buffers
 from ragray.dataprep.tokens import byte_hashes
 from ragray.dataprep.utf8 import Bytes
@@ -43,7 +44,7 @@ _SAYS_MORE = re.compile(r"[^\W_]")
 def lines_of(table: pa.Table) -> pa.Table:
     """Which lines stand in which answers of a table with the column `answer`: a table of LINES."""
     rows, digests = _lines(table)
-    return _pairs(digests, byte_hashes(_single(table))[rows])
+    return _pairs(digests, byte_hashes(in_one_piece(table.column("answer")))[rows])
 
 
 def merge_lines(parts: Sequence[pa.Table]) -> pa.Table:
@@ -101,8 +102,7 @@ def remove_lines(table: pa.Table, lines: Digests) -> tuple[pa.Table, list[tuple[
     hit = np.unique(rows[lines[place] == digests]) if len(lines) else np.empty(0, np.int64)
     if not len(hit):
         return table, []
-    column = table.column("answer").combine_chunks()
-    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    column = in_one_piece(table.column("answer"))
     known = set(lines.tolist())
     before = column.take(pa.array(hit)).to_pylist()
     after = [without_lines(answer, known) for answer in before]
@@ -140,14 +140,9 @@ def line_digest(line: str) -> int:
     return value ^ value >> 31
 
 
-def _single(table: pa.Table) -> pa.Array:
-    column = table.column("answer").combine_chunks()
-    return column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
-
-
 def _lines(table: pa.Table) -> tuple[Ints, Digests]:
     """The distinct countable lines of each answer: row and digest."""
-    column = _single(table)
+    column = in_one_piece(table.column("answer"))
     if not len(column):
         return np.empty(0, np.int64), np.empty(0, np.uint64)
     data, ends = buffers(column)

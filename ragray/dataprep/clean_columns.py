@@ -7,27 +7,33 @@ has proved that no step but the simple ones changes it and that no filter refuse
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ragray.config_data import CleanConfig
 from ragray.dataprep import filters, scan
-from ragray.dataprep.clean import OUTCOME, Cleaned, Trace, clean_and_trace, clean_fields, judge, language_of
+from ragray.dataprep.clean import OUTCOME, Cleaned, Trace, clean_and_trace, clean_fields, judge
 from ragray.dataprep.contacts import without_contacts
-from ragray.dataprep.language import ACCENTED_SHARE, HAN_SHARE, LATIN_SHARE, OTHER_SHARE, PROSE_WORDS
 from ragray.dataprep.normalize import TEXT_STEPS
 from ragray.dataprep.rewrite import BY_DROPPING, BY_MAPPING, BY_SPACING, gather, rewrite
-from ragray.dataprep.rows import RawRow
+from ragray.dataprep.rows import RawRow, in_one_piece
 from ragray.dataprep.sources import REPLACEMENT, InputFile
 from ragray.dataprep.unmark import unmark
 from ragray.dataprep.utf8 import Bytes
+from ragray.dataprep.verdicts import (
+    LANGUAGES,
+    SCRIPTS,
+    Mask,
+    Numbers,
+    has_signs_and_code,
+    languages,
+    may_be_contact,
+    may_be_refused,
+)
 from ragray.schema import QARecord, Rejected
-
-Mask = npt.NDArray[np.bool_]
 
 EXAMPLES = 3  # of each step
 BY_UNMARKING = 8  # beside the changes of `rewrite`
@@ -41,7 +47,7 @@ def clean_columns(raw: pa.Table, file: InputFile, settings: CleanConfig) -> Clea
     question, answer = (
         _Column(raw.column(name).chunk(0), name == "question", settings) for name in ("question", "answer")
     )
-    lang, script = _languages(raw.column("lang").chunk(0), question.found, answer.found)
+    lang, script = languages(raw.column("lang").chunk(0), question.found, answer.found)
     slow = _needs_rules(raw, question, answer, lang, settings)
     slow |= _found_wanting(question, answer, slow, settings)
     rows = _Rows(raw, file, settings)
@@ -50,7 +56,8 @@ def clean_columns(raw: pa.Table, file: InputFile, settings: CleanConfig) -> Clea
     columns = {
         "question": question.cleaned(slow, others["question"]), "answer": answer.cleaned(slow, others["answer"]),
         "id": _ids(raw, file),
-        "lang": _filled(lang, slow, others["lang"]), "script": _filled(script, slow, others["script"]),
+        "lang": _filled(_named(lang, LANGUAGES), slow, others["lang"]),
+        "script": _filled(_named(script, SCRIPTS), slow, others["script"]),
     }  # fmt: skip
     for name in ("reason", "detail", "text"):
         columns[name] = _filled(pa.repeat("", len(raw)), slow, others[name])
@@ -68,14 +75,15 @@ def _by_rules(
     fields = [rows.fields(row) for row in numbers.tolist()]
     texts = [pa.array([f[k] if f else "" for f in fields], pa.string()) for k in (0, 1)]
     question, answer = (_scanned(column, k == 0, settings) for k, column in enumerate(texts))
-    lang, script = _languages(given, question, answer)
-    unsure = _may_be_refused(question, answer, lang, settings)
+    lang, script = languages(given, question, answer)
+    unsure = may_be_refused(question, answer, lang, settings)
     unsure |= (question[:, scan.FLAGS] | answer[:, scan.FLAGS]) & scan.F_REPEATS > 0
-    unsure |= _has_signs_and_code(question) | _has_signs_and_code(answer)
     unsure |= np.array([f is None for f in fields], np.bool_)
     columns = {name: [""] * len(fields) for name in _TEXTS}
     columns |= {"question": texts[0].to_pylist(), "answer": texts[1].to_pylist()}
-    columns |= {"lang": lang.tolist(), "script": script.tolist()}
+    columns |= {"lang": [LANGUAGES[k] for k in lang.tolist()], "script": [SCRIPTS[k] for k in script.tolist()]}
+    for name, found in (("question", question), ("answer", answer)):
+        _refuse_by_signs(name, found, columns[name].__getitem__, unsure, settings)
     traces = {row: f[2] for row, f in zip(numbers.tolist(), fields, strict=True) if f}
     for place in np.flatnonzero(unsure).tolist():
         outcome, traces[int(numbers[place])] = rows.judged(int(numbers[place]), fields[place])
@@ -207,57 +215,19 @@ class _Rows:
 
 def _whole(raw: pa.Table) -> pa.Table:
     """The table in one piece, missing texts as ""."""
-    raw = raw.combine_chunks()
-    arrays = [column.combine_chunks() for column in raw.columns]
-    arrays = [array.chunk(0) if isinstance(array, pa.ChunkedArray) else array for array in arrays]
+    arrays = [in_one_piece(column) for column in raw.columns]
     return pa.table(
         [array.fill_null("" if pa.types.is_string(array.type) else 0) for array in arrays], raw.column_names
     )
 
 
-def _languages(
-    given: pa.Array, question: scan.Counts, answer: scan.Counts
-) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]]:
-    """`clean.language_of` and `language.script_of` for every row."""
-    found = _detected(question)
-    lang = np.where(found == "other", _detected(answer), found)
-    if pc.any(pc.not_equal(given, "")).as_py():
-        codes = given.dictionary_encode()
-        known = [language_of(code, "", "") if code else "" for code in codes.dictionary.to_pylist()]
-        named = np.array(known, object)[np.asarray(codes.indices)]
-        lang = np.where(named == "", lang, named)
-    traditional = question[:, scan.TRADITIONAL].astype(np.int64) + answer[:, scan.TRADITIONAL]
-    script = np.where(lang == "zh", np.where(traditional > 0, "Hant", "Hans"), "")
-    return lang.astype(object), script.astype(object)
-
-
-def _detected(found: scan.Counts) -> npt.NDArray[np.object_]:
-    """`language.detect_language` from what a scan has counted."""
-    count = {n: found[:, n].astype(np.int64) for n in range(scan.COLUMNS)}
-    latin, han, kana = count[scan.LATINS], count[scan.HANS_CHARS], count[scan.KANAS]
-    letters = latin + han + kana + count[scan.LETTERS]
-    english, foreign = count[scan.ENGLISHES], count[scan.FOREIGNS]
-    plain = count[scan.ACCENTED] < ACCENTED_SHARE * letters
-    reads_english = np.where(
-        english + foreign > 0,
-        (english > foreign) | ((english == foreign) & plain),
-        (count[scan.LATIN_WORDS] < PROSE_WORDS) & plain,
-    )
-    lang = np.where((latin >= LATIN_SHARE * letters) & reads_english, "en", "other")
-    lang = np.where(han >= HAN_SHARE * letters, "zh", lang)
-    none: npt.NDArray[np.object_] = np.where((letters == 0) | (kana >= OTHER_SHARE * letters), "other", lang)
-    return none
-
-
-def _needs_rules(
-    raw: pa.Table, question: _Column, answer: _Column, lang: npt.NDArray[np.object_], settings: CleanConfig
-) -> Mask:
+def _needs_rules(raw: pa.Table, question: _Column, answer: _Column, lang: Numbers, settings: CleanConfig) -> Mask:
     """Which rows are left to `clean_row`."""
     if tuple(step for step in settings.steps if step in TEXT_STEPS) != tuple(TEXT_STEPS) or (
         settings.mask or settings.chinese != "keep"
     ):
         return np.ones(len(raw), np.bool_)
-    slow = question.slow | answer.slow | _may_be_refused(question.found, answer.found, lang, settings)
+    slow = question.slow | answer.slow | may_be_refused(question.found, answer.found, lang, settings)
     slow |= np.asarray(pc.not_equal(raw.column("reason"), ""))
     slow |= np.asarray(pc.match_substring(raw.column("id"), REPLACEMENT))
     return slow
@@ -266,51 +236,38 @@ def _needs_rules(
 def _found_wanting(question: _Column, answer: _Column, slow: Mask, settings: CleanConfig) -> Mask:
     """Which of the rows that are not slow have a contact line or repetitions, where `scan` could not be sure."""
     wanting = np.zeros(len(slow), np.bool_)
-    maybe = _may_be_contact(answer.found) & ("contacts" in settings.steps)
+    maybe = may_be_contact(answer.found) & ("contacts" in settings.steps)
     for row in np.flatnonzero(maybe & ~slow).tolist():
         text = answer.text(row)
         wanting[row] = without_contacts(text, question.text(row)) != text
     for name, column in (("question", question), ("answer", answer)):
         for row in np.flatnonzero((column.found[:, scan.FLAGS] & scan.F_REPEATS > 0) & ~slow & ~wanting).tolist():
             wanting[row] = filters.repeats(name, column.text(row), settings) is not None
-        for row in np.flatnonzero(_has_signs_and_code(column.found) & ~slow & ~wanting).tolist():
-            wanting[row] = filters.symbols(name, column.text(row), settings.max_symbol_share) is not None
+        wanting |= slow
+        _refuse_by_signs(name, column.found, column.text, wanting, settings)
     return wanting
 
 
-def _may_be_refused(
-    question: scan.Counts, answer: scan.Counts, lang: npt.NDArray[np.object_], settings: CleanConfig
-) -> Mask:
-    """Which records a filter may refuse, or cannot be judged from what `scan` found."""
-    refused: Mask = ~np.isin(lang, settings.languages)
-    for found, shortest, longest in (
-        (question, settings.min_question_chars, settings.max_question_chars),
-        (answer, settings.min_answer_chars, settings.max_answer_chars),
-    ):
-        chars, flags, markers = found[:, scan.CHARS], found[:, scan.FLAGS], found[:, scan.MARKERS]
-        says = found[:, [scan.LATINS, scan.HANS_CHARS, scan.KANAS, scan.LETTERS, scan.DIGITS]].sum(axis=1)
-        symbols = found[:, scan.SYMBOLS] / np.maximum(1, chars - found[:, scan.BLANKS])
-        refused |= (chars < shortest) | (chars > longest) | (says == 0) | (symbols > settings.max_symbol_share)
-        refused |= (markers > 3) & (markers > settings.max_marker_share * found[:, scan.WORDS])
-        refused |= flags & scan.F_SLOW > 0
-    return refused
+def _refuse_by_signs(
+    name: str, found: scan.Counts, text: Callable[[int], str], refused: Mask, settings: CleanConfig
+) -> None:
+    """Set which texts have too many signs outside of code, where `scan` could not tell.
+
+    Args:
+        name: "question" or "answer".
+        found: in each text.
+        text: gives the text of a row.
+        refused: those that are set already are not looked at.
+    """
+    for row in np.flatnonzero(has_signs_and_code(found) & ~refused).tolist():
+        refused[row] = filters.symbols(name, text(row), settings.max_symbol_share) is not None
 
 
-def _has_signs_and_code(found: scan.Counts) -> Mask:
-    """Which texts have code, and signs that may be outside of it: code is not judged."""
-    both: Mask = (found[:, scan.FLAGS] & scan.F_CODE > 0) & (found[:, scan.SYMBOLS] > 0)
-    return both
+def _named(numbers: Numbers, names: Sequence[str]) -> pa.Array:
+    return pa.array(names, pa.string()).take(pa.array(numbers))
 
 
-def _may_be_contact(found: scan.Counts) -> Mask:
-    flags = found[:, scan.FLAGS]
-    address = (flags & (scan.F_AT | scan.F_WEB | scan.F_LINK) > 0) | (found[:, scan.DIGITS] >= 7)
-    contact: Mask = (flags & scan.F_STRONG_CONTACT > 0) | ((flags & scan.F_CONTACT > 0) & address)
-    return contact
-
-
-def _filled(values: npt.NDArray[np.object_] | pa.Array, slow: Mask, others: Sequence[str]) -> pa.Array:
-    column = values if isinstance(values, pa.Array) else pa.array(values, pa.string())
+def _filled(column: pa.Array, slow: Mask, others: Sequence[str]) -> pa.Array:
     return pc.replace_with_mask(column, pa.array(slow), pa.array(others, pa.string()))
 
 

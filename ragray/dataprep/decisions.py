@@ -20,6 +20,7 @@ from ragray.dataprep.dedup import RecordKeys, Verdicts, first_equal, link_duplic
 from ragray.dataprep.hashing import Ints
 from ragray.dataprep.leakage import Audit, audit_split
 from ragray.dataprep.linking import Components
+from ragray.dataprep.rows import in_one_piece
 from ragray.dataprep.split import SPLITS, TEST, TRAIN, SplitRecords, Splits, split_columns
 from ragray.dataprep.tokens import byte_hashes
 from ragray.schema import stable_digest
@@ -155,7 +156,7 @@ def _split_records(blocks: Blocks, keys: RecordKeys, chosen: Ints) -> SplitRecor
     rows = pa.array(chosen)
     strata = pc.binary_join_element_wise(blocks.column("lang"), pa.chunked_array(numbers, pa.string()), "")
     columns = [blocks.column("id"), strata, blocks.column("group"), blocks.column("split")]
-    ids, stratum, group, split = (_array(column.take(rows)) for column in columns)
+    ids, stratum, group, split = (in_one_piece(column.take(rows)) for column in columns)
     return SplitRecords(ids, stratum, keys.question[chosen], keys.answer[chosen], group, split)
 
 
@@ -167,7 +168,3 @@ def _renumbered(audit: Audit, chosen: Ints) -> Audit:
 
 def _hashes(strings: pa.ChunkedArray, seed: int = 0) -> npt.NDArray[np.uint64]:
     return np.concatenate([np.empty(0, np.uint64), *(byte_hashes(chunk, seed) for chunk in strings.chunks)])
-
-
-def _array(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)

@@ -58,7 +58,7 @@ def prose_of(text: str) -> list[str]:
 def symbols(name: str, text: str, limit: float) -> Verdict:
     """More signs than letters, as in a table's rest or a row of stars. Code has fewer."""
     prose = CODE.sub(" ", text) if "`" in text or "~~~" in text else text
-    share = len(_SIGN.findall(prose)) / max(1, sum(map(len, prose.split())))
+    share = len(_SIGN.findall(prose)) / max(1, len("".join(prose.split())))
     if share <= limit:
         return None
     return "symbols", f"{share:.0%} of the {name} are signs, data.clean.max_symbol_share is {limit:.0%}"

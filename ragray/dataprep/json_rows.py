@@ -17,7 +17,7 @@ import pyarrow as pa
 from ragray.config_data import ColumnsConfig
 from ragray.dataprep.faq_file import FaqFile, FilePart, check_columns, row_of_object, wanted_columns
 from ragray.dataprep.line_chunks import MAX_LINE_BYTES, Chunk, chunks_of
-from ragray.dataprep.rows import FIELDS, TOO_LARGE, RawRow, columns_table, raw_table
+from ragray.dataprep.rows import FIELDS, TOO_LARGE, RawRow, columns_table, in_one_piece, raw_table
 from ragray.dataprep.sources import MAX_ROW_CHARS, read_text
 from ragray.errors import DataError
 
@@ -179,7 +179,7 @@ def _parsed(chunk: Chunk, columns: ColumnsConfig) -> pa.Table | None:
     found = {}
     for field in FIELDS:
         if name := getattr(columns, field):
-            column = table.column(name).combine_chunks().cast(pa.string())
+            column = in_one_piece(table.column(name)).cast(pa.string())
             found[field] = column if field in ("question", "answer", "id") else column.fill_null("")
     return columns_table(found, pa.array(np.arange(chunk.line, chunk.line + len(ends))))
 

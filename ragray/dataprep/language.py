@@ -80,7 +80,7 @@ def reads_english(words: int, english: int, foreign: int, accented: int, letters
 
 def script_of(text: str) -> Script:
     """The script of a Chinese text: "Hant" where characters of traditional Chinese prevail, else "Hans"."""
-    found = sum((char in HANT) - (char in HANS) for char in text)
+    found = sum(map(HANT.__contains__, text)) - sum(map(HANS.__contains__, text))
     return "Hant" if found > 0 else "Hans"
 
 

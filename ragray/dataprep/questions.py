@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from ragray.dataprep.dedup import normalized
 from ragray.dataprep.language import detect_language
+from ragray.dataprep.rows import in_one_piece
 from ragray.dataprep.sources import check_readable, lines_of
 from ragray.errors import DataError
 from ragray.schema import EvalQuestion, stable_digest
@@ -134,7 +135,7 @@ def questions_of_test_split(test: pa.Table) -> pa.Table:
         part = test.slice(begin, _AT_ONCE)
         bounds = starts[begin : begin + len(part) + 1]
         answer_ids = ids.take(pa.array(right[bounds[0] : bounds[-1]])).cast(pa.string())
-        answers = part.column("answer").combine_chunks()
+        answers = in_one_piece(part.column("answer"))
         columns = {
             "query_id": part.column("id"),
             "question": part.column("question"),

@@ -132,6 +132,11 @@ def renumbered(tables: Iterable[pa.Table], block_rows: int, first: int = 1) -> I
         yield _with_ordinals(pa.concat_tables(waiting), first)
 
 
+def in_one_piece(column: pa.ChunkedArray) -> pa.Array:
+    """A column of a table as one array; not copied where it is one already."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
 def _with_ordinals(table: pa.Table, first: int) -> pa.Table:
     ordinals = pa.array(np.arange(first, first + len(table), dtype=np.int64))
     return table.combine_chunks().set_column(0, RAW_SCHEMA.field(0), ordinals)
