@@ -126,9 +126,11 @@ def link_duplicates(
 
 def _buckets(keys: Hashes, texts: Ints, number: np.uint64, count: np.uint64) -> tuple[Ints, Ints]:
     """(texts, starts) of the buckets of the keys that are `number` modulo `count`."""
-    mine = keys % count == number
-    places, starts = buckets_of(keys[mine])
-    return texts[mine][places], starts
+    if count > 1:
+        mine = keys % count == number
+        keys, texts = keys[mine], texts[mine]
+    places, starts = buckets_of(keys)
+    return texts[places], starts
 
 
 def verdicts(first: Ints, links: Components, texts: Texts, settings: DedupConfig) -> Verdicts:
@@ -139,7 +141,7 @@ def verdicts(first: Ints, links: Components, texts: Texts, settings: DedupConfig
     exact = (first == first[kept]) & (kept != np.arange(len(kept)))
     similarity = np.ones(len(first))
     near = np.flatnonzero(~exact & (kept != np.arange(len(kept))))
-    similarity[near] = _similarities(near, kept[near], texts, settings)
+    similarity[near] = _similarities(first[near], first[kept[near]], texts, settings)  # as they were linked
     return Verdicts(kept, exact, similarity)
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ragray.compiled import array_kernel, kernel
 from ragray.dataprep.hashing import Hashes, Ints
 from ragray.dataprep.shingles import ShingleSets
-from ragray.dataprep.sketches import Sketches, may_reach, ones
+from ragray.dataprep.sketches import Bitmaps, Sketches, may_reach, ones
 
 Places = npt.NDArray[np.int32]
 SimilarityOf = Callable[[Ints, Ints], npt.NDArray[np.float64]]  # of the texts at left[i] and right[i]
@@ -95,22 +95,25 @@ def link_similar(
     texts = members_of([members for members, _ in held], len(into.parents))
     sets = sets_of(texts)
     sketches = Sketches.of(sets)
+    folds = sketches.folds()
     place = np.full(len(into.parents), -1, np.int32)
     place[texts] = np.arange(len(texts))
     for members, starts in held:
         places = place[members]
         reaches = (sketches.sizes[places] / threshold + 1e-9).astype(np.int32)
-        link_buckets(Buckets(places, reaches, starts), sketches, texts, sets.jaccards, threshold, into)
+        link_buckets(Buckets(places, reaches, starts), sketches, folds, texts, sets.jaccards, threshold, into)
 
 
 def link_buckets(
-    buckets: Buckets, sketches: Sketches, texts: Ints, similarity: SimilarityOf, threshold: float, into: Components
-) -> None:
+    buckets: Buckets, sketches: Sketches, folds: Bitmaps, texts: Ints, similarity: SimilarityOf, threshold: float,
+    into: Components,
+) -> None:  # fmt: skip
     """Link the pairs of each bucket whose Jaccard similarity reaches the threshold.
 
     Args:
         buckets: of places in `texts`; their order changes.
         sketches: of the texts.
+        folds: of the sketches.
         texts: int64, numbers in `into`.
         similarity: of pairs of places.
         threshold: Jaccard similarity from which two texts are linked, above 0.
@@ -120,7 +123,6 @@ def link_buckets(
         return
     _smallest_first(buckets.members, buckets.reaches, buckets.starts, sketches.sizes)
     most = int(np.diff(buckets.starts).max())
-    folds = sketches.folds()
     done, look = 0, _FIRST_LOOK
     while done < len(buckets.members):
         pairs = np.empty((2, look + most), np.int64)

@@ -101,7 +101,7 @@ def _link_share(
     places, starts = buckets_of(keys)
     buckets = Buckets(owners[places], reaches[places], starts)
     del keys, owners, reaches, places  # as large as what is needed
-    link_buckets(buckets, sketches, among, similarity, threshold, into)
+    link_buckets(buckets, sketches, sketches.folds(), among, similarity, threshold, into)
 
 
 def _keys_of(
