@@ -3,11 +3,11 @@
 In: postings, ordered by term, then document. Out: one array of `uint16`, and where each term begins in it. Nothing
 in it depends on the statistics of the corpus, so they can change without it.
 
-Documents are divided into blocks of 32,768. Of each term and block that has postings there is one chunk, in the order
+Documents are divided into blocks of 16,384. Of each term and block that has postings there is one chunk, in the order
 of terms, then blocks:
 
     block, single, several, most                     header
-    documents of the block that hold the term once   `single` numbers, ascending; from 2,048 on a bitmap of 2,048
+    documents of the block that hold the term once   `single` numbers, ascending; from 1,024 on a bitmap of 1,024
     documents that hold it more than once            `several` numbers, ascending
     how often they do                                `several` numbers; `most` is the largest
 """
@@ -131,6 +131,44 @@ def count_in(packed, at, local):  # type: ignore[no-untyped-def]
         return 1
     place = _found(packed, begin + min(single, BITMAP), several, local)
     return np.int64(packed[place + several]) if place >= 0 else 0
+
+
+@kernel
+def counts_in(packed, at, documents, places, counts):  # type: ignore[no-untyped-def]
+    """Write to `counts` how often each document of the block holds the term of the chunk at `at`, int64 [documents].
+
+    The searches go on together, step by step: one alone waits for memory at each of its steps.
+
+    Args:
+        places: uint64 [documents], to work with.
+    """
+    single, several = np.int64(packed[at + 1]), np.int64(packed[at + 2])
+    begin = at + HEADER
+    counts[: len(documents)] = 0
+    if single >= BITMAP:
+        for k in range(len(documents)):
+            counts[k] = packed[begin + (documents[k] >> 4)] >> (documents[k] & 15) & 1
+    elif single:
+        _find_each(packed, begin, single, documents, places)
+        for k in range(len(documents)):
+            counts[k] = packed[places[k]] == documents[k]
+    if several:
+        _find_each(packed, begin + min(single, BITMAP), several, documents, places)
+        for k in range(len(documents)):
+            counts[k] += (packed[places[k]] == documents[k]) * np.int64(packed[places[k] + np.uint64(several)])
+
+
+@inlined
+def _find_each(packed, begin, count, documents, places):  # type: ignore[no-untyped-def]
+    """Write to `places` the only place where each document can be among `count` ascending ones."""
+    one, left = np.uint64(1), np.uint64(count)  # unsigned: a negative place would count from the end
+    for k in range(len(documents)):
+        places[k] = np.uint64(begin)
+    while left > one:
+        half = left >> one
+        for k in range(len(documents)):
+            places[k] += half * np.uint64(packed[places[k] + half - one] < documents[k])
+        left -= half
 
 
 @kernel

@@ -146,17 +146,23 @@ class Corpus:
             part.search_each(queries, depth, self._absent_of(place, absent), by_all, self._room())
             for place, part in enumerate(self.parts)
         ]  # fmt: skip
-        for query in range(len(queries)):
-            if by_all[query] and depth:
-                yield self._search_all(
-                    queries[query], depth, np.empty(0, np.int64) if absent is None else absent[query]
-                )
+        if depth == 0:
+            yield from [(_NOTHING, _NOTHING)] * len(queries)
+            return
+        counts = [best.found.tolist() for best in found]
+        for best, start in zip(found, self.starts, strict=False):
+            best.documents[:] += start
+        for query, (searched_all, floor) in enumerate(zip(by_all.tolist(), queries.floors.tolist(), strict=True)):
+            if searched_all:
+                passed_over = np.empty(0, np.int64) if absent is None else absent[query]
+                yield self._search_all(queries[query], depth, passed_over)
                 continue
-            if not depth:
-                yield (_NOTHING, _NOTHING)
-                continue
-            by_bm25, by_tfidf = (self._best(found, query, model, depth) for model in range(2))
-            yield (by_bm25[0], by_bm25[1] + queries.floors[query]), by_tfidf
+            by_bm25, by_tfidf = (
+                merged([(b.documents[query, model, : c[query][model]], b.scores[query, model, : c[query][model]])
+                        for b, c in zip(found, counts, strict=True)], depth)
+                for model in range(2)
+            )  # fmt: skip
+            yield (by_bm25[0], by_bm25[1] + floor) if floor else by_bm25, by_tfidf
 
     def found(self, query: QueryTerms, documents: Sequence[int]) -> list[Found]:
         """What is shown of each of some documents."""
@@ -205,14 +211,6 @@ class Corpus:
         start = self.starts[place]
         end = start + len(self.parts[place])
         return [numbers[(numbers >= start) & (numbers < end)] - start for numbers in absent]
-
-    def _best(self, found: Sequence[Any], query: int, model: int, depth: int) -> Ranked:
-        """The best of all segments for a query by one model."""
-        lists = []
-        for best, start in zip(found, self.starts, strict=True):
-            count = best.found[query, model]
-            lists.append((best.documents[query, model, :count] + start, best.scores[query, model, :count]))
-        return merged(lists, depth)
 
     def _search_all(self, query: QueryTerms, depth: int, absent: Ints) -> tuple[Ranked, Ranked]:
         scores, cosines = self.score(query)

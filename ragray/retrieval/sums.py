@@ -46,7 +46,8 @@ def add_term(packed, at, first, documents, model, query, term, scale, room):  # 
     added = amount(model, query, term, scale, 1, 0)
     begin = at + HEADER
     if single >= BITMAP:
-        _add_bitmap(packed[begin : begin + BITMAP], sums, added)
+        words = (min(len(documents.lengths) - first, len(sums)) + 63) // 64
+        _add_bitmap(packed[begin : begin + 4 * words], sums, added)
     else:
         for local in packed[begin : begin + single]:
             sums[local] += added
@@ -57,11 +58,11 @@ def add_term(packed, at, first, documents, model, query, term, scale, room):  # 
         for length in range(CLASSES):
             table[count, length] = np.uint32(by_bm25 * model.ratios[count, length] + np.float32(1)) | high
     begin += min(single, BITMAP)
-    for k in range(begin, begin + several):
-        local, count = packed[k], packed[k + several]
-        length = documents.classes[first + local]
-        if count < COUNTS:
-            sums[local] += table[count, length]
+    places, counts = packed[begin : begin + several], packed[begin + several : begin + 2 * several]
+    classes, flat = documents.classes[first:], table.reshape(COUNTS * CLASSES)
+    for k in range(several):
+        if counts[k] < COUNTS:
+            sums[places[k]] += flat[np.uint32(counts[k]) * np.uint32(CLASSES) + classes[places[k]]]
     if most >= COUNTS:
         for k in range(begin, begin + several):
             if packed[k + several] >= COUNTS:

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from ragray.compiled import array_kernel, inlined, kernel
 from ragray.retrieval import bm25
-from ragray.retrieval.chunks import BITMAP, BLOCK, BLOCK_LOG, HEADER, chunk_size, count_in, count_of
+from ragray.retrieval.bounds import LESS, bounds, limit
+from ragray.retrieval.chunks import BITMAP, BLOCK, BLOCK_LOG, HEADER, chunk_size, count_of, counts_in
 from ragray.retrieval.scoring import CLASSES, COUNTS
 from ragray.retrieval.sums import (
-    HALF,
     Sums,
     add_term,
     amount,
@@ -40,9 +40,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _FEW = 64  # postings of a block that are all scored while there are no best documents yet
-_GROUPS, _GROUPS_OF_DEPTH = 128, 4  # of documents, to look for the best: at least, and for each that is wanted
 _SHARE = 0.58  # of the threshold that terms which are not walked may add; more of it makes more candidates
-_LESS = 1 - 1e-6  # thresholds are lowered so much, for rounding
 
 _length_norm = inlined(bm25.length_norm)
 
@@ -80,6 +78,10 @@ class Room(NamedTuple):
     found: Ints  # candidates in the order they are found: its number, then its total
     maxima: Sums  # [2, BLOCK], of groups of documents
     table: Sums  # [COUNTS, CLASSES]
+    norms: Floats  # [BLOCK], of the candidates' lengths
+    scores: Floats  # [2, BLOCK], of the candidates
+    places: NDArray[np.uint64]  # [BLOCK], of the candidates in a list
+    counts: Ints  # [BLOCK], of a term in the candidates
 
 
 def room() -> Room:
@@ -87,7 +89,8 @@ def room() -> Room:
     return Room(
         np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.uint8), np.zeros(BLOCK, np.int32),
         np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.int64), np.zeros((2, BLOCK), np.uint32),
-        np.zeros((COUNTS, CLASSES), np.uint32),
+        np.zeros((COUNTS, CLASSES), np.uint32), np.zeros(BLOCK), np.zeros((2, BLOCK)),
+        np.zeros(BLOCK, np.uint64), np.zeros(BLOCK, np.int64),
     )  # fmt: skip
 
 
@@ -152,30 +155,21 @@ def _top(packed, documents, model, query, absent, best, room, next_chunk, chunks
                 room.sums[absent[passed] - first] = 0
             passed += 1
         factors = documents.factors[first : first + size]
-        limits = (_limit(1.0), _limit(1.0))  # with all terms walked, any document is a candidate
+        limits = (limit(1.0), limit(1.0))  # with all terms walked, any document is a candidate
         lower = limits
         if best.found[0] == depth and best.found[1] == depth:
-            unit_bm25, unit_tfidf = scale[0] / model.bm25_unit * _LESS, scale[1] / model.tfidf_unit * _LESS
-            limits = (_limit(least_bm25 * unit_bm25), _limit(least_cosine * unit_tfidf))
-            lower = (_limit((least_bm25 - rest_bm25) * unit_bm25), _limit((least_cosine - rest_cosine) * unit_tfidf))
+            unit_bm25, unit_tfidf = scale[0] / model.bm25_unit * LESS, scale[1] / model.tfidf_unit * LESS
+            limits = (limit(least_bm25 * unit_bm25), limit(least_cosine * unit_tfidf))
+            lower = (limit((least_bm25 - rest_bm25) * unit_bm25), limit((least_cosine - rest_cosine) * unit_tfidf))
         elif work > _FEW:
-            limits = lower = _bounds(room, factors, depth, terms, model.loose)
+            limits = lower = bounds(room, factors, depth, terms, model.loose)
         if work < BITMAP:
             found = _among_postings(packed, chunks[walked:], room, factors, lower)
         else:
             found = _among_all(room, factors, lower)
-        for k in range(found):
-            local = np.int64(room.candidates[k])
-            if walked:
-                total = room.totals[k]
-                for term in range(walked):
-                    if chunks[term] >= 0:
-                        often = count_in(packed, chunks[term], local)
-                        if often:
-                            total += amount(model, query, term, scale, often, documents.classes[first + local])
-                if product_bm25(total, factors[local]) < limits[0] and product_tfidf(total, factors[local]) < limits[1]:
-                    continue
-            _score(packed, chunks, first, local, documents, model, query, best)
+        if walked:
+            found = _reaching(packed, chunks[:walked], first, found, documents, model, query, scale, limits, room)
+        _score(packed, chunks, first, found, documents, model, query, room, best)
 
 
 @kernel
@@ -192,12 +186,6 @@ def _chunks_of_block(packed, ends, block, next_chunk, chunks):  # type: ignore[n
     return terms
 
 
-@inlined
-def _limit(bound):  # type: ignore[no-untyped-def]
-    """The product from which on a document is a candidate; one of 0 never is."""
-    return np.uint32(min(max(bound, 1.0), 4294967295.0))
-
-
 @kernel
 def _first_walked(query, model, least_bm25, least_cosine):  # type: ignore[no-untyped-def]
     """(first term that is walked, what those before it add at most to BM25, and to the cosine)."""
@@ -209,44 +197,6 @@ def _first_walked(query, model, least_bm25, least_cosine):  # type: ignore[no-un
         rest, squares = more, more_squares
         walked += 1
     return walked, rest, np.sqrt(squares)
-
-
-@kernel
-def _bounds(room, factors, depth, terms, loose):  # type: ignore[no-untyped-def]
-    """Products below which no document of the block is among the `depth` best, by the highest of groups.
-
-    A sum is too high by 1 for each term at most, and by the share `loose`; a factor by 1.
-    """
-    groups = max(_GROUPS, _GROUPS_OF_DEPTH * depth)
-    if len(factors) < groups:
-        return _limit(1.0), _limit(1.0)
-    high_bm25, high_tfidf = room.maxima[0, :groups], room.maxima[1, :groups]
-    high_bm25[:], high_tfidf[:] = 0, 0
-    for begin in range(0, len(factors) - groups + 1, groups):  # documents that are `groups` apart share a maximum
-        end = begin + groups
-        totals, of_group = room.sums[begin:end], factors[begin:end]
-        for group in range(groups):
-            high_bm25[group] = max(high_bm25[group], product_bm25(totals[group], of_group[group]))
-            high_tfidf[group] = max(high_tfidf[group], product_tfidf(totals[group], of_group[group]))
-    margin = np.float64(HALF * (terms + 1))
-    best_bm25, best_tfidf = _highest(high_bm25, depth), _highest(high_tfidf, depth)
-    return _limit((best_bm25 - margin) / loose * _LESS), _limit((best_tfidf - margin) * _LESS)
-
-
-@kernel
-def _highest(values, depth):  # type: ignore[no-untyped-def]
-    """The value in place `depth` from the top, of at least so many; changes their order."""
-    for k in range(1, len(values)):
-        value, at = values[k], min(k, depth)
-        if k >= depth and value <= values[depth - 1]:
-            continue
-        while at > 0 and values[at - 1] < value:
-            if at < depth:
-                values[at] = values[at - 1]
-            at -= 1
-        if at < depth:
-            values[at] = value
-    return values[depth - 1]
 
 
 @kernel
@@ -309,22 +259,51 @@ def score_each(packed, documents, model, query, chosen, scores):  # type: ignore
         scores[1, n] /= documents.norms[document]
 
 
-@inlined
-def _score(packed, chunks, first, local, documents, model, query, best):  # type: ignore[no-untyped-def]
-    """Score a document exactly, and put it in its place in both lists."""
-    document = first + local
-    norm = _length_norm(model.b, documents.lengths[document], model.mean_length)
-    by_bm25, by_tfidf = 0.0, 0.0
+@kernel
+def _reaching(packed, chunks, first, found, documents, model, query, scale, limits, room):  # type: ignore[no-untyped-def]
+    """Add the terms that are not walked, and keep the candidates that still reach a limit. How many there are."""
+    kept = 0
     for term in range(len(chunks)):
         if chunks[term] < 0:
             continue
-        count = count_in(packed, chunks[term], local)
-        if count:
-            tf = np.float64(count)
-            by_bm25 += query.bm25[term] * saturation(model.variant, model.k1, tf, norm)
-            by_tfidf += query.tfidf[term] * query.idf[term] * tf_weight(tf, model.sublinear)
-    _put(best, 0, document, by_bm25)
-    _put(best, 1, document, by_tfidf / documents.norms[document])
+        counts_in(packed, chunks[term], room.candidates[:found], room.places, room.counts)
+        for k in range(found):
+            if room.counts[k]:
+                length = documents.classes[first + room.candidates[k]]
+                room.totals[k] += amount(model, query, term, scale, room.counts[k], length)
+    for k in range(found):
+        local, total = room.candidates[k], room.totals[k]
+        factor = documents.factors[first + local]
+        if product_bm25(total, factor) >= limits[0] or product_tfidf(total, factor) >= limits[1]:
+            room.candidates[kept] = local
+            kept += 1
+    return kept
+
+
+@kernel
+def _score(packed, chunks, first, found, documents, model, query, room, best):  # type: ignore[no-untyped-def]
+    """Score the candidates exactly, and put each in its place in both lists.
+
+    Term by term: the searches for candidates in one list do not wait for each other.
+    """
+    candidates, norms, by_bm25, by_tfidf = room.candidates[:found], room.norms, room.scores[0], room.scores[1]
+    for k in range(found):
+        norms[k] = _length_norm(model.b, documents.lengths[first + candidates[k]], model.mean_length)
+        by_bm25[k], by_tfidf[k] = 0.0, 0.0
+    for term in range(len(chunks)):
+        if chunks[term] < 0:
+            continue
+        weight = query.tfidf[term] * query.idf[term]
+        counts_in(packed, chunks[term], candidates, room.places, room.counts)
+        for k in range(found):
+            if room.counts[k]:
+                tf = np.float64(room.counts[k])
+                by_bm25[k] += query.bm25[term] * saturation(model.variant, model.k1, tf, norms[k])
+                by_tfidf[k] += weight * tf_weight(tf, model.sublinear)
+    for k in range(found):
+        document = first + candidates[k]
+        _put(best, 0, document, by_bm25[k])
+        _put(best, 1, document, by_tfidf[k] / documents.norms[document])
 
 
 @inlined
