@@ -8,10 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from ragray.compiled import inlined, kernel
-from ragray.retrieval.sums import HALF, product_bm25, product_tfidf
+from ragray.retrieval.sums import HALF, product_high
 
 _GROUPS, _GROUPS_OF_DEPTH = 128, 4  # of documents, to look for the best: at least, and for each that is wanted
-_BITS = 14  # of a bound
 LESS = 1 - 1e-6  # thresholds are lowered so much, for rounding
 
 
@@ -30,33 +29,29 @@ def bounds(room, factors, depth, terms, loose):  # type: ignore[no-untyped-def]
     groups = max(_GROUPS, _GROUPS_OF_DEPTH * depth)
     if len(factors) < groups:
         return limit(1.0), limit(1.0)
-    high_bm25, high_tfidf = room.maxima[0, :groups], room.maxima[1, :groups]
-    high_bm25[:], high_tfidf[:] = 0, 0
-    for begin in range(0, len(factors) - groups + 1, groups):  # documents that are `groups` apart share a maximum
-        end = begin + groups
-        totals, of_group = room.sums[begin:end], factors[begin:end]
-        for group in range(groups):
-            high_bm25[group] = max(high_bm25[group], product_bm25(totals[group], of_group[group]))
-            high_tfidf[group] = max(high_tfidf[group], product_tfidf(totals[group], of_group[group]))
+    sums, of_sums = room.sums[: len(factors)].view(np.uint16), factors.view(np.uint16)
+    high = room.maxima[: 2 * groups]
+    high[:] = 0
+    for begin in range(0, len(sums) - len(high) + 1, len(high)):  # documents that are `groups` apart share a maximum
+        some, of_some = sums[begin : begin + len(high)], of_sums[begin : begin + len(high)]
+        for k in range(len(high)):
+            high[k] = max(high[k], product_high(some[k], of_some[k]))
     margin = np.float64(HALF * (terms + 1))
-    best_bm25, best_tfidf = _highest(high_bm25, depth), _highest(high_tfidf, depth)
+    best_bm25, best_tfidf = _highest(high[0::2], depth), _highest(high[1::2], depth)
     return limit((best_bm25 - margin) / loose * LESS), limit((best_tfidf - margin) * LESS)
 
 
 @kernel
-def _highest(values, depth):  # type: ignore[no-untyped-def]
-    """The value in place `depth` from the top, without its lower bits.
+def _highest(halves, depth):  # type: ignore[no-untyped-def]
+    """The product in place `depth` from the top, of which the higher 16 bits are given; the lower ones as 0.
 
-    Bit by bit, as so many values must reach it: faster than to sort, as values are compared many at once.
+    Bit by bit, as so many must reach it: faster than to sort, as many are compared at once.
     """
-    found, bits = np.uint32(0), 0
-    for place in range(32):
-        asked, reached = found | np.uint32(1) << np.uint32(31 - place), 0
-        for value in values:
-            reached += value >= asked
+    found = np.uint32(0)
+    for place in range(16):
+        asked, reached = found | np.uint32(1 << (15 - place)), 0
+        for half in halves:
+            reached += half >= asked
         if reached >= depth:
             found = asked
-        bits += 1 if found else 0
-        if bits == _BITS:
-            break
-    return found
+    return found << np.uint32(16)

@@ -115,3 +115,9 @@ def product_bm25(total, factor):  # type: ignore[no-untyped-def]
 def product_tfidf(total, factor):  # type: ignore[no-untyped-def]
     """The upper half of a sum times that of a document's factors."""
     return np.uint32((total >> np.uint32(16)) * (factor >> np.uint32(16)))
+
+
+@inlined
+def product_high(half, factor):  # type: ignore[no-untyped-def]
+    """The higher 16 bits of the product of two numbers of 16 bits."""
+    return np.uint16(np.uint32(half) * np.uint32(factor) >> np.uint32(16))

@@ -26,10 +26,12 @@ from ragray.retrieval.bounds import LESS, bounds, limit
 from ragray.retrieval.chunks import BITMAP, BLOCK, BLOCK_LOG, HEADER, chunk_size, count_of, counts_in
 from ragray.retrieval.scoring import CLASSES, COUNTS
 from ragray.retrieval.sums import (
+    HALF,
     Sums,
     add_term,
     amount,
     product_bm25,
+    product_high,
     product_tfidf,
     saturation,
     scale_of,
@@ -40,6 +42,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _FEW = 64  # postings of a block that are all scored while there are no best documents yet
+_NEIGHBOURS = 32  # documents that are looked at together
 _SHARE = 0.58  # of the threshold that terms which are not walked may add; more of it makes more candidates
 
 _length_norm = inlined(bm25.length_norm)
@@ -72,11 +75,11 @@ class Room(NamedTuple):
     """Working memory of one thread."""
 
     sums: Sums  # [BLOCK], zero
-    flags: NDArray[np.uint8]
+    least: NDArray[np.uint16]  # [2 * _NEIGHBOURS]
     candidates: NDArray[np.int32]
     totals: Sums  # of the candidates
     found: Ints  # candidates in the order they are found: its number, then its total
-    maxima: Sums  # [2, BLOCK], of groups of documents
+    maxima: NDArray[np.uint16]  # [2 * BLOCK], of groups of documents: by BM25 and by cosine in turn
     table: Sums  # [COUNTS, CLASSES]
     norms: Floats  # [BLOCK], of the candidates' lengths
     scores: Floats  # [2, BLOCK], of the candidates
@@ -87,8 +90,8 @@ class Room(NamedTuple):
 def room() -> Room:
     """Working memory for `top_of_each`."""
     return Room(
-        np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.uint8), np.zeros(BLOCK, np.int32),
-        np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.int64), np.zeros((2, BLOCK), np.uint32),
+        np.zeros(BLOCK, np.uint32), np.zeros(2 * _NEIGHBOURS, np.uint16), np.zeros(BLOCK, np.int32),
+        np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.int64), np.zeros(2 * BLOCK, np.uint16),
         np.zeros((COUNTS, CLASSES), np.uint32), np.zeros(BLOCK), np.zeros((2, BLOCK)),
         np.zeros(BLOCK, np.uint64), np.zeros(BLOCK, np.int64),
     )  # fmt: skip
@@ -226,18 +229,25 @@ def _sort(values):  # type: ignore[no-untyped-def]
 
 @kernel
 def _among_all(room, factors, limits):  # type: ignore[no-untyped-def]
-    """Write the candidates to `room`, ascending, by looking at all documents; clears the sums. How many there are."""
-    sums, flags, size = room.sums[: len(factors)], room.flags, len(factors)
-    for k in range(size):
-        by_bm25, by_tfidf = product_bm25(sums[k], factors[k]), product_tfidf(sums[k], factors[k])
-        flags[k] = np.uint8(by_bm25 >= limits[0]) | np.uint8(by_tfidf >= limits[1])
-    flags[size:] = 0
-    found, words = 0, flags.view(np.uint64)
-    for word in range((size + 7) // 8):
-        if words[word]:
-            for k in range(8 * word, 8 * word + 8):
-                if flags[k]:
-                    room.candidates[found], room.totals[found] = k, sums[k]
+    """Write the candidates to `room`, ascending, by looking at all documents; clears the sums. How many there are.
+
+    Candidates are rare: first the higher halves of the products of some neighbours are looked at.
+    """
+    sums, found = room.sums[: len(factors)], 0
+    halves, of_halves, least = sums.view(np.uint16), factors.view(np.uint16), room.least
+    low = min(limits[0], limits[1]) <= HALF  # their higher halves are 0, as those of any document may be
+    least[0::2], least[1::2] = limits[0] >> np.uint32(16), limits[1] >> np.uint32(16)
+    for begin in range(0, len(factors), _NEIGHBOURS):
+        end, highest = min(begin + _NEIGHBOURS, len(factors)), np.uint16(0)
+        some, of_some = halves[2 * begin : 2 * end], of_halves[2 * begin : 2 * end]
+        for k in range(len(some)):
+            high = product_high(some[k], of_some[k])
+            highest = max(highest, high if high >= least[k] else np.uint16(0))
+        if highest or low:
+            for k in range(begin, end):
+                total, factor = sums[k], factors[k]
+                if product_bm25(total, factor) >= limits[0] or product_tfidf(total, factor) >= limits[1]:
+                    room.candidates[found], room.totals[found] = k, total
                     found += 1
     sums[:] = 0
     return found

@@ -68,6 +68,16 @@ def test_the_best_of_a_large_corpus(corpus: list[list[str]], variant: str, subli
         assert places[1] == places[0] + 1  # equal documents in their order
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_documents_that_score_next_to_nothing_are_found(variant: str, tmp_path: Path) -> None:
+    documents = [["all"]] * (2 * BITMAP)
+    documents[5] = ["all", "rare", "rare"]
+    others = [f"other{n}" for n in range(10_000)]
+    documents[64:96] = [["all", *others, *others]] * 32
+    postings = corpus_of(documents, config(variant, sublinear=False), tmp_path)
+    check(postings, ["all", "rare"], len(documents) - 1, [7])
+
+
 words = st.sampled_from(["ray", "train", "gpu", "集群", "2.60", "a-b"])
 
 
