@@ -6,6 +6,7 @@ In: a folder as BEIR lays it out. Out: a folder with the report, the figures and
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +45,7 @@ def tune(
 
     settings = load_retrieval(config, set_ or ())
     check_metric(metric)
-    _check_empty(out)
+    _check_writable(out)
     collection = read_collection(folder, queries, qrels)
 
     def report(line: str) -> None:
@@ -64,11 +65,15 @@ def tune(
         screen.print(line, markup=False, soft_wrap=True)
 
 
-def _check_empty(folder: Path) -> None:
-    """See that nothing is written over, before hours of work.
+def _check_writable(folder: Path) -> None:
+    """See that the files can be written and none is written over, before the work.
 
     Raises:
-        ConfigError: it is a file, or a folder that holds something.
+        ConfigError: it is a file, a folder that holds something, or cannot be made.
     """
+    fix = "name a new or empty folder"
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ConfigError(f"--out {folder}: is a file, or holds files already", "name a new or empty folder")
+        raise ConfigError(f"--out {folder}: is a file, or holds files already", fix)
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ConfigError(f"--out {folder}: no folder can be made in {nearest}", fix)

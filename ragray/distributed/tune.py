@@ -15,7 +15,7 @@ from ragray.config import AnalyzerConfig, RetrievalConfig
 from ragray.distributed.session import connect
 from ragray.distributed.task_errors import run_tasks
 from ragray.evaluation.collections import Collection
-from ragray.evaluation.tuning import Retriever, Tuning, Values, tune
+from ragray.evaluation.tuning import Retriever, Tuning, Values, assign_folds, tune
 from ragray.evaluation.tuning_values import Judged, check_metric, values_of
 from ragray.schema import Passage, table_of
 
@@ -41,6 +41,7 @@ def tune_remotely(
         WorkError: Ray cannot be joined, or workers were lost too often.
     """
     check_metric(metric)
+    assign_folds(collection.qrels, list(collection.queries), folds)  # an error comes before Ray starts
     import ray
 
     connect()
