@@ -3,13 +3,14 @@
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
 
 from ragray.config import AnalyzerConfig, Bm25Config, FusionWeights, RetrievalConfig
-from ragray.config_loading import load_retrieval, validate_section
+from ragray.config_loading import validate_section
 from ragray.errors import ConfigError
 from ragray.evaluation import tuning
 from ragray.evaluation.collections import Collection, read_collection
@@ -149,6 +150,31 @@ def test_untuned_settings_stay_where_nothing_is_better():
     assert not found.better and found.difference.p_value == 1.0
 
 
+def test_a_fold_chooses_among_fusions_of_its_own_terms_and_the_untuned():
+    qrels, queries = judged(60)
+    fold_of, found = assign_folds(qrels, list(queries), 5), tune(qrels, queries, DEFAULTS, 5, noise)
+    terms = term_settings(DEFAULTS, queries.values())
+    by_bm25, firsts = noise(terms, "bm25"), set()
+    for number, fold in enumerate(found.folds):
+        first = terms[best_of(by_bm25, fold_of != number)]
+        fused = [DEFAULTS, *fusion_settings(first)]
+        assert fold.chosen == fused[best_of(noise(fused, "hybrid"), fold_of != number)]
+        assert fold.tuned == pytest.approx(noise([fold.chosen], "hybrid")[0, fold_of == number].mean())
+        firsts.add(first)
+    assert len(firsts) > 1  # else it compares little
+
+
+def test_the_untuned_settings_are_kept_where_they_fuse_best():
+    qrels, queries = judged(60)
+
+    def measure(settings, retriever):
+        best = [one.bm25.k1 == 2.0 if retriever == "bm25" else one == DEFAULTS for one in settings]
+        return noise(settings[:1], "same") / 2 + 0.1 * np.array(best)[:, None]
+
+    found = tune(qrels, queries, DEFAULTS, 5, measure)
+    assert {found.chosen, *(fold.chosen for fold in found.folds)} == {DEFAULTS}
+
+
 def test_a_loss_is_never_recommended(monkeypatch):
     qrels, queries = judged(60)
     monkeypatch.setattr(tuning, "best_of", lambda values, of: len(values) - 1)
@@ -231,19 +257,15 @@ def test_an_unknown_metric_is_an_error_that_lists_them():
         check_metric("ndcg@5")
 
 
-@pytest.mark.parametrize("measure", [noise, helped])
-def test_the_written_settings_are_the_chosen_ones(tmp_path, measure):
+def test_the_written_settings_are_the_chosen_ones():
     qrels, queries = judged(60)
-    untuned = RetrievalConfig(sublinear_tf=False)
-    found = tune(qrels, queries, untuned, 5, measure)
-    tree = yaml.safe_load(fragment(found, "ndcg@10"))
-    assert list(tree) == ["retrieval"]
-    section = validate_section(RetrievalConfig, untuned.model_dump() | tree["retrieval"] | {
-        "bm25": untuned.bm25.model_dump() | tree["retrieval"]["bm25"]
-    }, "tuned.yaml")  # fmt: skip
-    assert searched(section) == searched(found.chosen) and not section.sublinear_tf
-    overrides = [f"retrieval.{name}={json.dumps(value)}" for name, value in tree["retrieval"].items()]
-    assert searched(load_retrieval(None, overrides)) == searched(found.chosen)
+    untuned = RetrievalConfig(sublinear_tf=False, rrf_k=9, fusion_normalization="z-score")
+    found = tune(qrels, queries, untuned, 5, helped)
+    for chosen in fusion_settings(untuned.model_copy(update={"bm25": found.chosen.bm25})):
+        tree = yaml.safe_load(fragment(replace(found, chosen=chosen), "ndcg@10"))
+        assert list(tree) == ["retrieval"] and tree["retrieval"] == searched(chosen)
+        written = {**tree["retrieval"], "bm25": {**untuned.bm25.model_dump(), **tree["retrieval"]["bm25"]}}
+        assert validate_section(RetrievalConfig, untuned.model_dump() | written, "tuned.yaml") == chosen
 
 
 def test_the_report(tmp_path):
