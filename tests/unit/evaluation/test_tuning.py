@@ -164,6 +164,23 @@ def test_a_fold_chooses_among_fusions_of_its_own_terms_and_the_untuned():
     assert len(firsts) > 1  # else it compares little
 
 
+def test_the_last_fusion_of_each_terms_is_among_them():
+    qrels, queries = judged(60)
+
+    def measure(settings, retriever):
+        if retriever == "bm25":
+            return noise(settings, retriever)
+        return (
+            noise(settings[:1], "same") / 2 + 0.4 * np.array([not one.fusion_weights.bm25 for one in settings])[:, None]
+        )
+
+    fold_of, found = assign_folds(qrels, list(queries), 5), tune(qrels, queries, DEFAULTS, 5, measure)
+    terms = term_settings(DEFAULTS, queries.values())
+    firsts = [terms[best_of(noise(terms, "bm25"), fold_of != number)] for number in range(5)]
+    assert [fold.chosen for fold in found.folds] == [fusion_settings(first)[-1] for first in firsts]
+    assert len(set(firsts)) > 1
+
+
 def test_the_untuned_settings_are_kept_where_they_fuse_best():
     qrels, queries = judged(60)
 
