@@ -29,7 +29,7 @@ from ragray.retrieval.analyzer import is_chinese
 from ragray.schema import stable_digest
 
 K1S = (0.6, 0.9, 1.2, 1.6, 2.0, 3.0)
-BS = (0.3, 0.45, 0.6, 0.75, 0.9)
+BS = (0.3, 0.5, 0.75, 0.9, 1.0)
 RRF_KS = (5, 10, 20, 60, 100)
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of BM25 in the fusion; the rest is TF-IDF's
 
