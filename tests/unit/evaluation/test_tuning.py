@@ -20,7 +20,7 @@ from ragray.evaluation.tuning_report import fragment, searched, tuning_tree, ver
 from ragray.evaluation.tuning_values import Judged, check_metric, values_of
 from ragray.schema import Passage, stable_digest, table_of
 
-DEFAULTS = RetrievalConfig()
+START = RetrievalConfig(fusion="rrf", fusion_weights=FusionWeights(bm25=1.0, tfidf=1.0))
 
 
 def judged(count: int) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
@@ -37,9 +37,9 @@ def noise(settings: Sequence[RetrievalConfig], retriever: str) -> np.ndarray:
 
 
 def test_every_combination_is_tried_once_and_the_untuned_first():
-    found = term_settings(DEFAULTS, ["如何 train"])
+    found = term_settings(START, ["如何 train"])
     analyzers = {(a.chinese, a.stem, a.stop_words) for a in (one.analyzer for one in found)}
-    assert found[0] == DEFAULTS and len(found) == len(set(found)) == 12 * 6 * 5
+    assert found[0] == START and len(found) == len(set(found)) == 12 * 6 * 5
     assert len(analyzers) == 12
     other = RetrievalConfig(bm25=Bm25Config(variant="plus", k1=1.1, b=0.2), rrf_k=7)
     grid = term_settings(other, ["train"])
@@ -55,9 +55,9 @@ def test_options_that_touch_no_query_stay_as_they_are():
 
 
 def test_fusions_differ_in_fusion_alone_and_include_each_list_alone():
-    found = fusion_settings(DEFAULTS)
-    assert found[0] == DEFAULTS and len(found) == len(set(found)) == 1 + 5 * 7 + 3 * 7 + 2
-    assert {(one.analyzer, one.bm25) for one in found} == {(DEFAULTS.analyzer, DEFAULTS.bm25)}
+    found = fusion_settings(START)
+    assert found[0] == START and len(found) == len(set(found)) == 1 + 5 * 7 + 3 * 7 + 2
+    assert {(one.analyzer, one.bm25) for one in found} == {(START.analyzer, START.bm25)}
     weights = [(one.fusion_weights.bm25, one.fusion_weights.tfidf) for one in found]
     assert (1.0, 0.0) in weights and (0.0, 1.0) in weights and (0.7, 0.3) in weights
 
@@ -98,7 +98,7 @@ def test_a_query_has_no_say_in_its_own_figure():
     """Making one fold's values anything else changes what is chosen without other folds, never without itself."""
     qrels, queries = judged(60)
     fold_of = assign_folds(qrels, list(queries), 5)
-    first = tune(qrels, queries, DEFAULTS, 5, noise)
+    first = tune(qrels, queries, START, 5, noise)
     for fold in range(5):
 
         def spoiled(settings, retriever, of=fold_of == fold):
@@ -106,7 +106,7 @@ def test_a_query_has_no_say_in_its_own_figure():
             values[:, of] = 1.0 - values[:, of]
             return values
 
-        again = tune(qrels, queries, DEFAULTS, 5, spoiled)
+        again = tune(qrels, queries, START, 5, spoiled)
         assert again.folds[fold].chosen == first.folds[fold].chosen
         assert again.held_out[fold_of == fold] == pytest.approx(1.0 - first.held_out[fold_of == fold])
     assert again.chosen != first.chosen
@@ -114,7 +114,7 @@ def test_a_query_has_no_say_in_its_own_figure():
 
 def test_noise_is_not_recommended_though_it_looks_better_where_it_was_chosen():
     qrels, queries = judged(60)
-    found = tune(qrels, queries, DEFAULTS, 5, noise)
+    found = tune(qrels, queries, START, 5, noise)
     assert found.chosen_mean > found.before.mean() + 0.05
     assert abs(found.held_out.mean() - found.before.mean()) < 0.1
     assert not found.better and verdict(found).startswith("Keep the settings")
@@ -129,14 +129,14 @@ def helped(settings: Sequence[RetrievalConfig], retriever: str) -> np.ndarray:
 
 def test_settings_that_help_are_found_and_recommended():
     qrels, queries = judged(60)
-    found = tune(qrels, queries, DEFAULTS, 5, helped)
+    found = tune(qrels, queries, START, 5, helped)
     assert (found.chosen.bm25.k1, found.chosen.fusion) == (2.0, "convex")
     assert all(fold.chosen == found.chosen for fold in found.folds)
     assert found.held_out - found.before == pytest.approx(0.3)
     assert sum(fold.queries for fold in found.folds) == 60
     assert found.better and verdict(found).startswith("Use the tuned settings")
     means = dict(found.terms)
-    assert means[DEFAULTS] == pytest.approx(means[max(means, key=means.get)] - 0.1)
+    assert means[START] == pytest.approx(means[max(means, key=means.get)] - 0.1)
 
 
 def test_untuned_settings_stay_where_nothing_is_better():
@@ -152,12 +152,12 @@ def test_untuned_settings_stay_where_nothing_is_better():
 
 def test_a_fold_chooses_among_fusions_of_its_own_terms_and_the_untuned():
     qrels, queries = judged(60)
-    fold_of, found = assign_folds(qrels, list(queries), 5), tune(qrels, queries, DEFAULTS, 5, noise)
-    terms = term_settings(DEFAULTS, queries.values())
+    fold_of, found = assign_folds(qrels, list(queries), 5), tune(qrels, queries, START, 5, noise)
+    terms = term_settings(START, queries.values())
     by_bm25, firsts = noise(terms, "bm25"), set()
     for number, fold in enumerate(found.folds):
         first = terms[best_of(by_bm25, fold_of != number)]
-        fused = [DEFAULTS, *fusion_settings(first)]
+        fused = [START, *fusion_settings(first)]
         assert fold.chosen == fused[best_of(noise(fused, "hybrid"), fold_of != number)]
         assert fold.tuned == pytest.approx(noise([fold.chosen], "hybrid")[0, fold_of == number].mean())
         firsts.add(first)
@@ -174,8 +174,8 @@ def test_the_last_fusion_of_each_terms_is_among_them():
             noise(settings[:1], "same") / 2 + 0.4 * np.array([not one.fusion_weights.bm25 for one in settings])[:, None]
         )
 
-    fold_of, found = assign_folds(qrels, list(queries), 5), tune(qrels, queries, DEFAULTS, 5, measure)
-    terms = term_settings(DEFAULTS, queries.values())
+    fold_of, found = assign_folds(qrels, list(queries), 5), tune(qrels, queries, START, 5, measure)
+    terms = term_settings(START, queries.values())
     firsts = [terms[best_of(noise(terms, "bm25"), fold_of != number)] for number in range(5)]
     assert [fold.chosen for fold in found.folds] == [fusion_settings(first)[-1] for first in firsts]
     assert len(set(firsts)) > 1
@@ -185,11 +185,11 @@ def test_the_untuned_settings_are_kept_where_they_fuse_best():
     qrels, queries = judged(60)
 
     def measure(settings, retriever):
-        best = [one.bm25.k1 == 2.0 if retriever == "bm25" else one == DEFAULTS for one in settings]
+        best = [one.bm25.k1 == 2.0 if retriever == "bm25" else one == START for one in settings]
         return noise(settings[:1], "same") / 2 + 0.1 * np.array(best)[:, None]
 
-    found = tune(qrels, queries, DEFAULTS, 5, measure)
-    assert {found.chosen, *(fold.chosen for fold in found.folds)} == {DEFAULTS}
+    found = tune(qrels, queries, START, 5, measure)
+    assert {found.chosen, *(fold.chosen for fold in found.folds)} == {START}
 
 
 def test_a_loss_is_never_recommended(monkeypatch):
@@ -199,12 +199,12 @@ def test_a_loss_is_never_recommended(monkeypatch):
     def worse(settings, retriever):
         return noise(settings[:1], "same") / 2 + np.array([0.5 * (one == settings[0]) for one in settings])[:, None]
 
-    found = tune(qrels, queries, DEFAULTS, 5, worse)
+    found = tune(qrels, queries, START, 5, worse)
     assert found.difference.mean < 0 and found.difference.p_value < 0.05 and not found.better
 
 
 SETTINGS = (
-    DEFAULTS,
+    START,
     RetrievalConfig(bm25=Bm25Config(variant="plus", k1=3.0, b=0.1), fusion="convex"),
     RetrievalConfig(fusion="convex", fusion_normalization="z-score", fusion_weights=FusionWeights(bm25=0.2)),
     RetrievalConfig(rrf_k=1, fusion_depth=2),
@@ -263,7 +263,7 @@ def test_queries_that_find_nothing_or_have_nothing_score_0(beir):
 
 
 def test_settings_of_two_analyzers_are_refused(collection):
-    both = (DEFAULTS, RetrievalConfig(analyzer=AnalyzerConfig(stem=False)))
+    both = (START, RetrievalConfig(analyzer=AnalyzerConfig(stem=False)))
     with pytest.raises(ValueError, match="too many values"):
         values_of(table_of(Passage, ()), Judged({}, {}, "map"), both, "bm25")
 
@@ -276,7 +276,7 @@ def test_an_unknown_metric_is_an_error_that_lists_them():
 
 def test_the_written_settings_are_the_chosen_ones():
     qrels, queries = judged(60)
-    untuned = RetrievalConfig(sublinear_tf=False, rrf_k=9, fusion_normalization="z-score")
+    untuned = START.model_copy(update={"sublinear_tf": False, "rrf_k": 9, "fusion_normalization": "z-score"})
     found = tune(qrels, queries, untuned, 5, helped)
     for chosen in fusion_settings(untuned.model_copy(update={"bm25": found.chosen.bm25})):
         tree = yaml.safe_load(fragment(replace(found, chosen=chosen), "ndcg@10"))
@@ -288,7 +288,7 @@ def test_the_written_settings_are_the_chosen_ones():
 def test_the_report(tmp_path):
     qrels, queries = judged(60)
     queries["q3"] = "<script>alert(1)</script>"
-    found = tune(qrels, queries, DEFAULTS, 5, helped)
+    found = tune(qrels, queries, START, 5, helped)
     write_tuning(tmp_path, found, queries, "map", "60 judged queries.")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "charts", "report.html", "report.md", "tune.json", "tuned.yaml",
@@ -312,7 +312,7 @@ def test_the_report(tmp_path):
 
 def test_a_search_that_changes_nothing_has_a_report_too(tmp_path):
     qrels, queries = judged(10)
-    found = tune(qrels, queries, DEFAULTS, 2, lambda settings, retriever: np.full((len(settings), 10), 0.5))
+    found = tune(qrels, queries, START, 2, lambda settings, retriever: np.full((len(settings), 10), 0.5))
     write_tuning(tmp_path, found, queries, "map", "")
     assert "0 better" in (tmp_path / "report.md").read_text()
 
