@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import ragray
-from ragray import cli_live
+from ragray import cli_live, cli_tune
 from ragray.config import RunConfig
 from ragray.config_loading import load_config, load_retrieval
 from ragray.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, RagrayError
@@ -42,6 +42,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_live.app, name="live")
+app.command("tune")(cli_tune.tune)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The run's YAML file.")]
 SetOption = Annotated[

@@ -32,8 +32,8 @@ class Bm25Config(Section):
 class FusionWeights(Section):
     """How much each ranked list counts, at least 0; only their ratio changes the order."""
 
-    bm25: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="of the list by BM25")
-    tfidf: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="of the list by TF-IDF")
+    bm25: float = Field(0.7, ge=0.0, allow_inf_nan=False, description="of the list by BM25")
+    tfidf: float = Field(0.3, ge=0.0, allow_inf_nan=False, description="of the list by TF-IDF")
 
     @model_validator(mode="after")
     def _check_weights(self) -> FusionWeights:
@@ -48,7 +48,9 @@ class RetrievalConfig(Section):
     analyzer: AnalyzerConfig = AnalyzerConfig()
     bm25: Bm25Config = Bm25Config()
     sublinear_tf: bool = Field(True, description="TF-IDF uses 1 + log(tf)")
-    fusion: Literal["rrf", "convex"] = Field("rrf", description="by ranks, or by the weighted sum of normalized scores")
+    fusion: Literal["rrf", "convex"] = Field(
+        "convex", description="by ranks, or by the weighted sum of normalized scores"
+    )
     fusion_weights: FusionWeights = FusionWeights()
     fusion_depth: int | Literal["all"] = Field(
         100, description="ranks of each list that are fused; all: every passage that shares a term with the query"

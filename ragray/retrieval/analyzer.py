@@ -5,6 +5,7 @@ version and options, and opening it with another analyzer is an error: terms mad
 
     Latin words    lower-cased, without stop words, stemmed   "the Training clusters" -> train cluster
     identifiers    whole and by their parts                   train.lora.rank -> train.lora.rank train lora rank
+                   - and _ in them left out, digits apart     IL-6, IL6 -> il6 il 6
     versions       whole and shortened                        2.60.1 -> 2.60.1 2.60
     Chinese        dictionary words, bigrams, or both         K8s集群 -> k8s 集群
 """
@@ -23,7 +24,7 @@ from ragray.errors import ArtifactError
 from ragray.retrieval.stopwords import CHINESE, ENGLISH
 
 NAME = "ragray"
-VERSION = 1
+VERSION = 2
 
 _CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _WORD = rf"[^\W{_CJK}]+"  # letters, digits and underscores of any script that is not written without spaces
@@ -31,6 +32,9 @@ _TOKEN = re.compile(rf"(?P<cjk>[{_CJK}]+)|(?P<word>{_WORD}(?:[.\-/:]{_WORD})*(?:
 _IDEOGRAPH = re.compile(rf"[{_CJK}]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _JOINT = re.compile(r"[.\-/:_]+")
+_LINK = re.compile(r"[-_]")
+_DIGITS = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
+_MOST_PARTS = 6  # what falls into more at its digits is a digest or a key
 _NUMBERS = re.compile(r"v?(\d+(?:\.\d+)+)")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SHORTEST_HUMP = 3  # "TorchTrainer" is two words, "LoRA" is one
@@ -69,10 +73,11 @@ class Analyzer:
             return ()
         if numbers := _NUMBERS.fullmatch(whole):
             return tuple(_shortened(numbers[1]))
-        parts = [hump for part in _JOINT.split(word) if part for hump in _humps(part)]
+        parts = _parts(word)
         if len(parts) == 1:
             return tuple(self._plain(whole))
-        return (whole, *(term for part in parts for term in self._plain(part.lower()[:_LONGEST_TERM])))
+        told = (part.lower()[:_LONGEST_TERM] for part in parts if len(part) > 1 or part.isdigit())
+        return (_LINK.sub("", whole), *(term for part in told for term in self._plain(part)))
 
     def _plain(self, word: str) -> Iterator[str]:
         if word not in self._english:
@@ -144,6 +149,13 @@ def _shortened(version: str) -> Iterator[str]:
     parts = version.split(".")
     for count in range(len(parts), 1, -1):
         yield ".".join(parts[:count])
+
+
+def _parts(word: str) -> list[str]:
+    """What is joined in a word: at marks, at humps, and between letters and digits."""
+    parts = [hump for part in _JOINT.split(word) if part for hump in _humps(part)]
+    finer = [piece for part in parts for piece in _DIGITS.split(part)]
+    return finer if len(finer) <= _MOST_PARTS else parts
 
 
 def _humps(word: str) -> list[str]:

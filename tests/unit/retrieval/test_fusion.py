@@ -225,28 +225,32 @@ def test_full_lists_equal_fusing_the_scores_of_all(rows: list[tuple[float, float
 
 def test_settings_reach_the_fusion() -> None:
     lists = {"bm25": arrays([(1, 9.0), (2, 6.0)]), "tfidf": arrays([(2, 0.9), (1, 0.1)])}
-    heavy = FusionWeights(bm25=3.0)
-    assert pairs(fuse(RetrievalConfig(), lists, {})) == pairs(rrf([[1, 2], [2, 1]]))
-    assert pairs(fuse(RetrievalConfig(rrf_k=7, fusion_weights=heavy), lists, {})) == pairs(
+    even, heavy = FusionWeights(bm25=1.0, tfidf=1.0), FusionWeights(bm25=3.0, tfidf=1.0)
+    assert pairs(fuse(RetrievalConfig(fusion="rrf", fusion_weights=even), lists, {})) == pairs(rrf([[1, 2], [2, 1]]))
+    assert pairs(fuse(RetrievalConfig(fusion="rrf", rrf_k=7, fusion_weights=heavy), lists, {})) == pairs(
         rrf([[1, 2], [2, 1]], 7, [3.0, 1.0])
     )
+    by_default = convex_combination(list(lists.values()), "theoretical", [0.7, 0.3])
+    assert pairs(fuse(RetrievalConfig(), lists, {})) == pairs(by_default)
     for normalization, best in (("theoretical", 2), ("min-max", 1), ("z-score", 1)):
         settings = RetrievalConfig(
-            fusion="convex", fusion_normalization=normalization, fusion_weights=FusionWeights(bm25=1.2)
+            fusion="convex", fusion_normalization=normalization, fusion_weights=FusionWeights(bm25=1.2, tfidf=1.0)
         )
         expected = convex_combination(list(lists.values()), normalization, [1.2, 1.0])  # type: ignore[arg-type]
         assert pairs(fuse(settings, lists, {})) == pairs(expected)
         assert expected.documents[0] == best
-    least = fuse(RetrievalConfig(fusion="convex"), lists, {"bm25": 6.0})
+    least = fuse(RetrievalConfig(fusion="convex", fusion_weights=even), lists, {"bm25": 6.0})
     assert dict(pairs(least)) == {1: approx(1 + 1 / 9), 2: approx(1.0)}
 
 
 def test_a_third_list_joins_by_its_name() -> None:
     class ThreeWeights(FusionWeights):
+        bm25: float = 1.0
+        tfidf: float = 1.0
         dense: float = 2.0
 
     lists = {"bm25": arrays([(1, 9.0)]), "tfidf": arrays([(2, 0.9)]), "dense": arrays([(3, 0.4), (2, -0.2)])}
-    settings = RetrievalConfig(fusion_weights=ThreeWeights())
+    settings = RetrievalConfig(fusion="rrf", fusion_weights=ThreeWeights())
     assert pairs(fuse(settings, lists, {})) == pairs(rrf([[1], [2], [3, 2]], weights=[1.0, 1.0, 2.0]))
     settings = RetrievalConfig(fusion="convex", fusion_weights=ThreeWeights())
     fused = dict(pairs(fuse(settings, lists, {"dense": -1.0})))

@@ -45,7 +45,17 @@ def test_equal_documents_stand_in_index_order(index: HybridIndex) -> None:
     assert hits[0].bm25_score == hits[1].bm25_score
 
 
-def test_the_fused_score_is_rrf_of_the_ranks_shown(index: HybridIndex) -> None:
+def test_the_fused_score_is_the_weighted_sum_of_shares_of_the_best(index: HybridIndex) -> None:
+    hits = index.search("train the model on gpus", 10)
+    best_bm25, best_tfidf = max(hit.bm25_score for hit in hits), max(hit.tfidf_score for hit in hits)
+    for hit in hits:
+        assert hit.score == pytest.approx(0.7 * hit.bm25_score / best_bm25 + 0.3 * hit.tfidf_score / best_tfidf)
+
+
+def test_the_fused_score_is_rrf_of_the_ranks_shown(tmp_path: Path) -> None:
+    even = FusionWeights(bm25=1.0, tfidf=1.0)
+    build_index(PASSAGES, RetrievalConfig(fusion="rrf", fusion_weights=even), tmp_path)
+    index = HybridIndex.open(tmp_path)
     hits = index.search("train the model on gpus", 10)
     for hit in hits:
         assert hit.bm25_rank is not None and hit.tfidf_rank is not None
@@ -158,11 +168,11 @@ def test_passages_come_back_whole(index: HybridIndex) -> None:
 
 
 def test_passages_beyond_one_row_group(tmp_path: Path) -> None:
-    many = [passage(f"d{number}", "", f"word{number}") for number in range(600)]
+    many = [passage(f"d{number}", "", f"w{number}") for number in range(600)]
     build_index(many, RetrievalConfig(), tmp_path)
     opened = HybridIndex.open(tmp_path)
-    assert [opened.passage(f"d{n}").text for n in (0, 255, 256, 599)] == ["word0", "word255", "word256", "word599"]
-    assert found(opened, "word599") == ["d599"]
+    assert [opened.passage(f"d{n}").text for n in (0, 255, 256, 599)] == ["w0", "w255", "w256", "w599"]
+    assert found(opened, "w599") == ["d599"]
 
 
 def test_the_same_passages_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -173,7 +183,9 @@ def test_the_same_passages_give_the_same_bytes(folder: Path, tmp_path: Path) -> 
 
 
 def test_the_index_knows_its_settings(tmp_path: Path) -> None:
-    settings = RetrievalConfig(analyzer=AnalyzerConfig(stem=False), rrf_k=7)
+    settings = RetrievalConfig(
+        analyzer=AnalyzerConfig(stem=False), fusion="rrf", fusion_weights=FusionWeights(bm25=1.0, tfidf=1.0), rrf_k=7
+    )
     build_index(PASSAGES, settings, tmp_path)
     opened = HybridIndex.open(tmp_path)
     assert opened.settings == settings

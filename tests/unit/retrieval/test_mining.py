@@ -15,7 +15,8 @@ OPEN = GuardConfig(margin=0.0, max_likeness=1.0, covering=1.0)
 
 
 def record(topic: str, n: int) -> QARecord:
-    answer = f"The {topic} number {n} is set by option{n} of the {topic} section, see chapter{n}."
+    letter = "abcdef"[n]
+    answer = f"The {topic} number {n} is set by option{letter} of the {topic} section, see chapter{letter}."
     return QARecord(f"{topic}-{n}", f"How is {topic} {n} set?", answer, "en", "f", 1, f"g-{topic}-{n // 2}", "train")
 
 

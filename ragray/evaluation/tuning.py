@@ -1,0 +1,207 @@
+"""Which settings of the retriever to try, which of them is chosen, and what the choice is worth on other queries.
+
+In: judged queries, settings to start from, and a function that measures settings. Out: a `Tuning`. The search has two
+steps, because both rankings depend on terms and BM25, and their fusion on neither: first analyzer, k1 and b by BM25
+alone, all of their combinations; then, with what was chosen, the fusion.
+
+A setting that was chosen on some queries looks better on them than it is. So both steps are done again without
+each fold of the queries, and what they choose is measured on that fold alone: of these values are the figures of a
+report. Queries with the same relevant documents, such as rewordings of one question, are in one fold.
+
+Source: Stone 1974, "Cross-Validatory Choice and Assessment of Statistical Predictions".
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragray.config import AnalyzerConfig, Bm25Config, FusionWeights, RetrievalConfig
+from ragray.errors import ConfigError
+from ragray.evaluation.significance import Difference, Resampling
+from ragray.retrieval.analyzer import is_chinese
+from ragray.schema import stable_digest
+
+K1S = (0.6, 0.9, 1.2, 1.6, 2.0, 3.0)
+BS = (0.3, 0.5, 0.75, 0.9, 1.0)
+RRF_KS = (5, 10, 20, 60, 100)
+SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of BM25 in the fusion; the rest is TF-IDF's
+
+SIGNIFICANT = 0.05  # p below which tuned settings are recommended
+SAMPLES, SEED = 10_000, 17  # of the test
+
+Values = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Retriever = Literal["bm25", "hybrid"]
+Measure = Callable[[Sequence[RetrievalConfig], Retriever], Values]  # [settings, queries], queries in their order
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """What was chosen without some queries, and its mean over them."""
+
+    queries: int
+    chosen: RetrievalConfig
+    tuned: float
+    untuned: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What a search found. All values are of one metric."""
+
+    untuned: RetrievalConfig
+    chosen: RetrievalConfig  # on all queries
+    chosen_mean: float  # over the queries that it was chosen on, so on the high side
+    queries: tuple[str, ...]  # ids
+    held_out: Values  # [queries], each by the settings that were chosen without its fold
+    before: Values  # [queries], by the untuned settings
+    folds: tuple[Fold, ...]
+    difference: Difference  # of `held_out` and `before`
+    terms: tuple[tuple[RetrievalConfig, float], ...]  # first step: each setting and its mean by BM25 alone
+    fusions: tuple[tuple[RetrievalConfig, float], ...]  # second step: the untuned settings, then those with a fusion
+
+    @property
+    def better(self) -> bool:
+        """Whether tuned settings are recommended: better on held-out queries by more than chance explains."""
+        return self.difference.mean > 0.0 and self.difference.p_value < SIGNIFICANT
+
+
+def tune(
+    qrels: Mapping[str, Mapping[str, int]],
+    queries: Mapping[str, str],
+    untuned: RetrievalConfig,
+    folds: int,
+    measure: Measure,
+) -> Tuning:
+    """Search settings on judged queries.
+
+    Args:
+        qrels: query -> document -> grade.
+        queries: id -> text of the judged queries; their order is that of all values.
+        untuned: what to start from; fields that are not searched stay as they are.
+        folds: how many parts the queries are cut into, at least 2.
+        measure: the metric of each setting for each query.
+
+    Raises:
+        ConfigError: there are fewer groups of queries than folds.
+    """
+    fold_of = assign_folds(qrels, list(queries), folds)
+    training = [fold_of != fold for fold in range(folds)] + [np.ones(len(queries), np.bool_)]
+    terms = term_settings(untuned, queries.values())
+    by_bm25 = measure(terms, "bm25")
+    firsts = [best_of(by_bm25, of) for of in training]
+    fused = {first: fusion_settings(terms[first]) for first in sorted(set(firsts))}
+    asked = [untuned, *itertools.chain.from_iterable(fused.values())]
+    measured = measure(asked, "hybrid")
+    rows, start = {}, 1
+    for first, settings in fused.items():  # the untuned settings stand before each, so that ties keep them
+        rows[first] = np.array([0, *range(start, start + len(settings))])
+        start += len(settings)
+    chosen = [int(rows[first][best_of(measured[rows[first]], of)]) for first, of in zip(firsts, training, strict=True)]
+    held_out = measured[np.array(chosen)[fold_of], np.arange(len(queries))]
+    before = measured[0]
+    return Tuning(
+        untuned=untuned,
+        chosen=asked[chosen[-1]],
+        chosen_mean=float(measured[chosen[-1]].mean()),
+        queries=tuple(queries),
+        held_out=held_out,
+        before=before,
+        folds=tuple(
+            Fold(int(of.sum()), asked[chosen[fold]], float(held_out[of].mean()), float(before[of].mean()))
+            for fold, of in enumerate(fold_of == fold for fold in range(folds))
+        ),
+        difference=Resampling(SAMPLES, SEED).compare(held_out.tolist(), before.tolist(), "tune"),
+        terms=_with_means(terms, by_bm25),
+        fusions=_with_means([asked[row] for row in rows[firsts[-1]]], measured[rows[firsts[-1]]]),
+    )
+
+
+def term_settings(untuned: RetrievalConfig, queries: Iterable[str]) -> list[RetrievalConfig]:
+    """The untuned settings, then all others of analyzer, k1 and b; options that no query is touched by stay.
+
+    Args:
+        untuned: what to start from.
+        queries: their texts.
+    """
+    texts = list(queries)
+    chinese = any(is_chinese(character) for text in texts for character in text)
+    latin = any(character.isascii() and character.isalpha() for text in texts for character in text)
+    kept = untuned.analyzer
+    analyzers = [
+        AnalyzerConfig(chinese=way, stem=stem, stop_words=stop_words)
+        for way in (("both", "bigrams", "words") if chinese else (kept.chinese,))
+        for stem in ((True, False) if latin else (kept.stem,))
+        for stop_words in (True, False)
+    ]
+    k1s, bs = sorted({*K1S, untuned.bm25.k1}), sorted({*BS, untuned.bm25.b})
+    found = [
+        untuned.model_copy(update={"analyzer": a, "bm25": Bm25Config(variant=untuned.bm25.variant, k1=k1, b=b)})
+        for a, k1, b in itertools.product(analyzers, k1s, bs)
+    ]
+    return [untuned, *(one for one in found if one != untuned)]
+
+
+def fusion_settings(settings: RetrievalConfig) -> list[RetrievalConfig]:
+    """The settings, then themselves with every other fusion: by ranks, by scores, and of one list alone."""
+    found = [{"fusion": "rrf", "rrf_k": k, "fusion_weights": _weights(share)} for k in RRF_KS for share in SHARES]
+    found += [
+        {"fusion": "convex", "fusion_normalization": normalization, "fusion_weights": _weights(share)}
+        for normalization in ("theoretical", "min-max", "z-score")
+        for share in SHARES
+    ]
+    found += [{"fusion": "rrf", "fusion_weights": _weights(share)} for share in (1.0, 0.0)]
+    others = [settings.model_copy(update=changed) for changed in found]
+    return [settings, *(one for one in others if one != settings)]
+
+
+def assign_folds(qrels: Mapping[str, Mapping[str, int]], queries: Sequence[str], folds: int) -> NDArray[np.int64]:
+    """The fold of each query, int64 [queries]; those with the same relevant documents share one.
+
+    Groups go to the fold with the fewest queries, the largest first, in an order that depends on ids alone.
+
+    Raises:
+        ConfigError: there are fewer groups than folds.
+    """
+    groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place, query in enumerate(queries):
+        relevant = tuple(sorted(document for document, grade in qrels[query].items() if grade > 0))
+        groups[relevant or (f"none of {query}",)].append(place)
+    if len(groups) < folds:
+        raise ConfigError(
+            f"{len(groups)} groups of queries with the same relevant documents cannot be cut into {folds} folds",
+            f"write --folds {len(groups)}" if len(groups) > 1 else "judge more queries",
+        )
+    ordered = sorted(groups.values(), key=lambda of: (-len(of), stable_digest(SEED, "fold", queries[of[0]])))
+    sizes, fold_of = [0] * folds, np.zeros(len(queries), np.int64)
+    for places in ordered:
+        fold = min(range(folds), key=sizes.__getitem__)
+        fold_of[places] = fold
+        sizes[fold] += len(places)
+    return fold_of
+
+
+def best_of(values: Values, of: Flags) -> int:
+    """The row with the highest mean over some queries; of equal ones the first.
+
+    Args:
+        values: float64 [settings, queries].
+        of: bool [queries], those that count.
+    """
+    means = values[:, of].mean(axis=1)
+    return int(np.flatnonzero(means >= means.max() - 1e-12)[0])
+
+
+def _weights(share: float) -> FusionWeights:
+    return FusionWeights(bm25=share, tfidf=round(1.0 - share, 10))
+
+
+def _with_means(settings: Sequence[RetrievalConfig], values: Values) -> tuple[tuple[RetrievalConfig, float], ...]:
+    return tuple(zip(settings, values.mean(axis=1).tolist(), strict=True))

@@ -1,0 +1,256 @@
+"""What a search for settings found, for people and for programs.
+
+In: a `Tuning`. Out: `report.html`, `report.md` with `charts/*.svg`, `tune.json`, and `tuned.yaml`, the settings as a
+part of a run's file. No times are in them: equal searches give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ragray.config import RetrievalConfig
+from ragray.evaluation.sections import Report, Rows, Section, Tile, write_report
+from ragray.evaluation.significance import CONFIDENCE
+from ragray.evaluation.tuning import SIGNIFICANT, Tuning
+from ragray.evaluation.tuning_charts import draw_heat_map, draw_wins_and_losses
+
+CHARTS = {
+    "heat_map": "Mean of the metric by BM25 alone for each k1 and b, with the chosen analyzer",
+    "wins_and_losses": "Queries whose value changed, from the greatest win to the greatest loss",
+}
+_EXAMPLES = 5  # of queries that won, and of those that lost
+_FUSIONS = 12  # listed
+
+
+def write_tuning(folder: Path, tuning: Tuning, queries: Mapping[str, str], metric: str, described: str) -> None:
+    """Write all files of a search.
+
+    Args:
+        folder: where to.
+        tuning: what was found.
+        queries: id -> text.
+        metric: its name.
+        described: the collection, in a sentence.
+    """
+    write_report(folder, _report(tuning, queries, metric, described))
+    tree = tuning_tree(tuning, metric)
+    (folder / "tune.json").write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "tuned.yaml").write_text(fragment(tuning, metric), encoding="utf-8")
+
+
+def verdict(tuning: Tuning) -> str:
+    """What to do, and why."""
+    gap = tuning.difference
+    measured = f"{gap.mean:+.4f} on held-out queries, p = {gap.p_value:.4f}"
+    if tuning.better:
+        return f"Use the tuned settings: {measured}."
+    return f"Keep the settings as they were: tuned ones are not significantly better ({measured})."
+
+
+def searched(settings: RetrievalConfig) -> dict[str, Any]:
+    """The fields that a search sets, below `retrieval`; of the fusion those that its method reads."""
+    constant = "rrf_k" if settings.fusion == "rrf" else "fusion_normalization"
+    tree = settings.model_dump()
+    return {
+        "analyzer": tree["analyzer"],
+        "bm25": {"k1": settings.bm25.k1, "b": settings.bm25.b},
+        "fusion": settings.fusion,
+        "fusion_weights": tree["fusion_weights"],
+        constant: tree[constant],
+    }
+
+
+def fragment(tuning: Tuning, metric: str) -> str:
+    """The chosen settings in YAML, to be put into a run's file."""
+    gap = tuning.difference
+    lines = [
+        f"# By `ragray tune` on {gap.n} queries. {metric} on held-out queries: {tuning.held_out.mean():.4f}, before",
+        f"# {tuning.before.mean():.4f}. {verdict(tuning)}",
+    ]
+    return "\n".join(lines) + "\n" + yaml.safe_dump({"retrieval": searched(tuning.chosen)}, sort_keys=False)
+
+
+def tuning_tree(tuning: Tuning, metric: str) -> dict[str, Any]:
+    """All that was found, as JSON has it."""
+    return {
+        "metric": metric,
+        "better": tuning.better,
+        "verdict": verdict(tuning),
+        "untuned": searched(tuning.untuned),
+        "tuned": searched(tuning.chosen),
+        "held_out_mean": float(tuning.held_out.mean()),
+        "untuned_mean": float(tuning.before.mean()),
+        "tuned_mean_where_chosen": tuning.chosen_mean,
+        "difference": asdict(tuning.difference),
+        "folds": [
+            {"queries": fold.queries, "chosen": searched(fold.chosen), "tuned": fold.tuned, "untuned": fold.untuned}
+            for fold in tuning.folds
+        ],
+        "terms": [{"settings": _terms(settings), "mean": mean} for settings, mean in tuning.terms],
+        "fusions": [{"settings": searched(settings), "mean": mean} for settings, mean in tuning.fusions],
+        "queries": {
+            query: {"tuned": tuned, "untuned": untuned}
+            for query, tuned, untuned in zip(
+                tuning.queries, tuning.held_out.tolist(), tuning.before.tolist(), strict=True
+            )
+        },
+    }
+
+
+def _report(tuning: Tuning, queries: Mapping[str, str], metric: str, described: str) -> Report:
+    gaps = (tuning.held_out - tuning.before).tolist()
+    charts = {
+        "heat_map": draw_heat_map(_grid(tuning), _place(tuning.chosen), _place(tuning.untuned)),
+        "wins_and_losses": draw_wins_and_losses(gaps, metric),
+    }
+    return Report(
+        title="Settings of the retriever, tuned",
+        introduction=f"{verdict(tuning)} {described} The metric is {metric}. Figures of tuned settings are of queries "
+        f"that took no part in choosing them, {len(tuning.folds)} folds; in brackets the {CONFIDENCE:.0%} interval.",
+        tiles=_tiles(tuning, gaps, metric),
+        sections=(
+            _settings(tuning), _folds(tuning), _terms_and_bm25(tuning), _analyzers(tuning), _fusions(tuning),
+            _changes(tuning, gaps, queries),
+        ),
+        charts=charts,
+        described=CHARTS,
+    )  # fmt: skip
+
+
+def _tiles(tuning: Tuning, gaps: Sequence[float], metric: str) -> tuple[Tile, ...]:
+    gap = tuning.difference
+    signs = Counter(int(np.sign(gap)) for gap in gaps)
+    return (
+        (f"{metric}, tuned", f"{tuning.held_out.mean():.4f}", "on held-out queries"),
+        (f"{metric}, untuned", f"{tuning.before.mean():.4f}", "on the same queries"),
+        ("Difference", f"{gap.mean:+.4f}", f"[{gap.low:+.4f}, {gap.high:+.4f}]"),
+        ("p", f"{gap.p_value:.4f}", f"paired randomization test; below {SIGNIFICANT} is significant"),
+        ("Queries", f"{signs[1]} better", f"{signs[-1]} worse, {signs[0]} as before"),
+    )
+
+
+def _settings(tuning: Tuning) -> Section:
+    before, after = _dotted(tuning.untuned), _dotted(tuning.chosen)
+    in_folds = [_dotted(fold.chosen) for fold in tuning.folds]
+    rows: Rows = tuple(
+        (
+            f"retrieval.{name}",
+            before.get(name, "-"),
+            after.get(name, "-"),
+            f"{sum(chosen.get(name) == after.get(name) for chosen in in_folds)} of {len(in_folds)}",
+        )
+        for name in sorted({*before, *after})
+    )
+    note = (
+        "Tuned: chosen on all queries, as in tuned.yaml. The last column counts the folds without which the same was "
+        "chosen; where they differ, the queries do not tell these values apart."
+    )
+    return Section("Settings", note, ("Setting", "Untuned", "Tuned", "Also chosen in folds"), rows)
+
+
+def _folds(tuning: Tuning) -> Section:
+    rows: Rows = tuple(
+        (
+            str(number), str(fold.queries), f"{fold.tuned:.4f}", f"{fold.untuned:.4f}",
+            f"{fold.tuned - fold.untuned:+.4f}", _in_words(fold.chosen),
+        )
+        for number, fold in enumerate(tuning.folds, 1)
+    )  # fmt: skip
+    note = "Settings were chosen on the other folds, then measured on this one. Each query is in one fold."
+    header = ("Fold", "Queries", "Tuned", "Untuned", "Difference", "Chosen without it")
+    return Section("Cross-validation", note, header, rows)
+
+
+def _terms_and_bm25(tuning: Tuning) -> Section:
+    note = (
+        f"Means over all queries by BM25 alone, with the chosen analyzer ({_analyzer_in_words(tuning.chosen)}). "
+        "Neighbours that hardly differ say that the choice between them hardly matters."
+    )
+    return Section("k1 and b", note, (), (), "heat_map")
+
+
+def _analyzers(tuning: Tuning) -> Section:
+    best: dict[str, tuple[RetrievalConfig, float]] = {}
+    for settings, mean in tuning.terms:
+        words = _analyzer_in_words(settings)
+        if words not in best or mean > best[words][1]:
+            best[words] = settings, mean
+    ordered = sorted(best.items(), key=lambda item: -item[1][1])
+    rows: Rows = tuple((words, f"{s.bm25.k1:g}", f"{s.bm25.b:g}", f"{mean:.4f}") for words, (s, mean) in ordered)
+    note = "Each way to make terms with its best k1 and b, by BM25 alone, over all queries."
+    return Section("Analyzers", note, ("Analyzer", "k1", "b", "Mean"), rows)
+
+
+def _fusions(tuning: Tuning) -> Section:
+    untuned, *rest = tuning.fusions
+    ordered = sorted(rest, key=lambda item: -item[1])[:_FUSIONS]
+    rows: Rows = tuple(
+        (name, _fusion_in_words(settings), f"{mean:.4f}")
+        for name, (settings, mean) in [("untuned", untuned), *((str(n), one) for n, one in enumerate(ordered, 1))]
+    )
+    note = f"The best {len(ordered)} of {len(rest)}, over all queries, with the chosen analyzer, k1 and b."
+    return Section("Fusions", note, ("Rank", "Fusion", "Mean"), rows)
+
+
+def _changes(tuning: Tuning, gaps: Sequence[float], queries: Mapping[str, str]) -> Section:
+    order = sorted(range(len(gaps)), key=lambda place: (-gaps[place], place))
+    shown = [place for place in order[:_EXAMPLES] if gaps[place] > 0]
+    shown += [place for place in order[-_EXAMPLES:] if gaps[place] < 0]
+    rows: Rows = tuple(
+        (
+            tuning.queries[place], queries[tuning.queries[place]], f"{tuning.before[place]:.4f}",
+            f"{tuning.held_out[place]:.4f}", f"{gaps[place]:+.4f}",
+        )
+        for place in shown
+    )  # fmt: skip
+    note = "Held-out queries: the greatest wins and losses. The values of all are in tune.json."
+    return Section("Wins and losses", note, ("Id", "Query", "Untuned", "Tuned", "Change"), rows, "wins_and_losses")
+
+
+def _grid(tuning: Tuning) -> dict[tuple[float, float], float]:
+    """(k1, b) -> mean by BM25 alone, with the chosen analyzer."""
+    return {_place(settings): mean for settings, mean in tuning.terms if settings.analyzer == tuning.chosen.analyzer}
+
+
+def _place(settings: RetrievalConfig) -> tuple[float, float]:
+    return settings.bm25.k1, settings.bm25.b
+
+
+def _terms(settings: RetrievalConfig) -> dict[str, Any]:
+    return {name: value for name, value in searched(settings).items() if name in ("analyzer", "bm25")}
+
+
+def _dotted(settings: RetrievalConfig) -> dict[str, str]:
+    """`bm25.k1` -> its value, of all fields that a search sets."""
+    found: dict[str, str] = {}
+    for name, value in searched(settings).items():
+        parts = {f"{name}.{part}": one for part, one in value.items()} if isinstance(value, dict) else {name: value}
+        found |= {dotted: json.dumps(one) if isinstance(one, bool) else str(one) for dotted, one in parts.items()}
+    return found
+
+
+def _in_words(settings: RetrievalConfig) -> str:
+    bm25 = settings.bm25
+    return f"{_analyzer_in_words(settings)}; k1 {bm25.k1:g}, b {bm25.b:g}; {_fusion_in_words(settings)}"
+
+
+def _analyzer_in_words(settings: RetrievalConfig) -> str:
+    analyzer = settings.analyzer
+    stem = "stems" if analyzer.stem else "no stems"
+    return f"Chinese {analyzer.chinese}, {stem}, {'without' if analyzer.stop_words else 'with'} stop words"
+
+
+def _fusion_in_words(settings: RetrievalConfig) -> str:
+    weights = settings.fusion_weights
+    if not weights.tfidf or not weights.bm25:
+        return "BM25 alone" if weights.bm25 else "TF-IDF alone"
+    how = f"rrf, k {settings.rrf_k}" if settings.fusion == "rrf" else f"convex, {settings.fusion_normalization}"
+    return f"{how}, BM25 {weights.bm25:g} to TF-IDF {weights.tfidf:g}"

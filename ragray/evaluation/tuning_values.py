@@ -1,0 +1,122 @@
+"""A metric of many settings of the retriever, for each query of a test collection.
+
+In: documents, queries, judgements, and settings that share an analyzer. Out: one value for each setting and query,
+equal to what `ragray evaluate retrieval` measures. Texts are cut into terms once; k1 and b weigh the same postings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+
+from ragray.config import RetrievalConfig
+from ragray.errors import ConfigError
+from ragray.evaluation.retrieval import measure
+from ragray.evaluation.search_quality import DEPTH, METRICS
+from ragray.evaluation.tuning import Retriever, Values
+from ragray.retrieval.analyzer import Analyzer
+from ragray.retrieval.fusion import fuse
+from ragray.retrieval.index import SEGMENT, HybridIndex, write_version
+from ragray.retrieval.postings import Queries, Ranked
+from ragray.retrieval.segment import Segment, write_segment
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Judged queries, and the metric that counts."""
+
+    queries: Mapping[str, str]  # id -> text
+    qrels: Mapping[str, Mapping[str, int]]
+    metric: str  # of `METRICS`
+
+    @property
+    def depth(self) -> int:
+        """Documents of a ranking that the metric sees: the number in its name."""
+        return int(found[1]) if (found := re.search(r"@(\d+)$", self.metric)) else DEPTH
+
+
+def check_metric(name: str) -> str:
+    """The name of a known metric.
+
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    if name not in METRICS:
+        raise ConfigError(f"--metric {name}: no such metric", f"write one of {', '.join(METRICS)}")
+    return name
+
+
+def values_of(documents: pa.Table, judged: Judged, settings: Sequence[RetrievalConfig], retriever: Retriever) -> Values:
+    """The metric of each setting for each query, float64 [settings, queries].
+
+    Args:
+        documents: with the schema of `Passage`.
+        judged: the queries.
+        settings: with the same analyzer.
+        retriever: whose ranking is measured.
+
+    Raises:
+        ValueError: the settings have several analyzers.
+    """
+    (analyzer,) = {one.analyzer for one in settings}
+    alike: defaultdict[RetrievalConfig, list[int]] = defaultdict(list)  # settings whose two rankings are the same
+    for place, one in enumerate(settings):
+        alike[_of_lists(one)].append(place)
+    values = np.zeros((len(settings), len(judged.queries)))
+    with TemporaryDirectory(prefix="ragray-tune-") as name:
+        folder = Path(name) / SEGMENT
+        folder.mkdir()
+        write_segment(documents, Analyzer(analyzer).terms, folder)
+        segment = Segment(folder)
+        for number, (of_lists, places) in enumerate(alike.items()):
+            version = Path(name) / str(number)
+            version.mkdir()
+            live = np.ones(len(segment), np.bool_)
+            write_version([(segment, live)], [f"../{SEGMENT}"], of_lists, version)
+            index = HybridIndex.open(version)
+            for place, rankings in zip(places, _rankings(index, judged, settings, places, retriever), strict=True):
+                by_query = measure(rankings, judged.qrels, {judged.metric: METRICS[judged.metric]})[judged.metric]
+                values[place] = [by_query[query] for query in judged.queries]
+    return values
+
+
+def _of_lists(settings: RetrievalConfig) -> RetrievalConfig:
+    """The settings with those of the fusion at their defaults, but for its depth."""
+    fields = ("analyzer", "bm25", "sublinear_tf", "fusion_depth")
+    return RetrievalConfig(**{field: getattr(settings, field) for field in fields})
+
+
+def _rankings(
+    index: HybridIndex, judged: Judged, settings: Sequence[RetrievalConfig], places: Sequence[int], retriever: Retriever
+) -> list[dict[str, list[str]]]:
+    """For each of some settings, whose two rankings `index` makes: query -> documents, best first."""
+    asked = index.corpus.queries([index.terms(text) for text in judged.queries.values()])
+    fused_depth = None if index.settings.fusion_depth == "all" else index.settings.fusion_depth
+    lists = list(index.corpus.search_each(asked, judged.depth if retriever == "bm25" else fused_depth))
+    name = index.corpus.doc_id
+    if retriever == "bm25":
+        ranked = {q: [name(n) for n in bm25[0].tolist()] for q, (bm25, _) in zip(judged.queries, lists, strict=True)}
+        return [ranked] * len(places)
+    return [_fused(index, judged, settings[place], asked, lists) for place in places]
+
+
+def _fused(
+    index: HybridIndex,
+    judged: Judged,
+    settings: RetrievalConfig,
+    asked: Queries,
+    lists: Sequence[tuple[Ranked, Ranked]],
+) -> dict[str, list[str]]:
+    """Query -> documents by the fusion of its two rankings, as `HybridIndex.search_batch` fuses them."""
+    rankings = {}
+    for number, (query, (bm25, tfidf)) in enumerate(zip(judged.queries, lists, strict=True)):
+        fused = fuse(settings, {"bm25": bm25, "tfidf": tfidf}, {"bm25": float(asked.floors[number])})
+        rankings[query] = [index.corpus.doc_id(n) for n in fused.first(judged.depth).documents.tolist()]
+    return rankings
