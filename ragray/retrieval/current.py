@@ -17,6 +17,7 @@ from ragray.retrieval.index import HybridIndex, version_folder
 
 _LOOK_EVERY_S = 0.1
 _RETRY_S = 2.0  # after which a version that could not be opened is tried again
+_TRIAL_CHARS = 200
 _TRIAL = "warm up 预热"  # loads the tokenizers of both languages
 
 
@@ -32,11 +33,9 @@ class CurrentIndex:
         ArtifactError: the current version is missing or damaged; there is no earlier one to stay with.
     """
 
-    def __init__(
-        self, root: Path, look_every_s: float = _LOOK_EVERY_S, logger: logging.Logger = logging.getLogger(__name__)
-    ) -> None:
+    def __init__(self, root: Path, look_every_s: float = _LOOK_EVERY_S, logger: logging.Logger | None = None) -> None:
         self.root = Path(root)
-        self._look_every_s, self._logger = look_every_s, logger
+        self._look_every_s, self._logger = look_every_s, logger or logging.getLogger(__name__)
         self._opening = threading.Lock()
         self._look_at = 0.0  # monotonic time, seconds
         self._failure = ""
@@ -111,7 +110,7 @@ def _tried(index: HybridIndex) -> HybridIndex:
     try:
         for part in index.corpus.parts:
             first = part.segment.passage(0)
-            index.search(f"{_TRIAL} {first.title} {first.text}", 1)
+            index.search(f"{_TRIAL} {first.title} {first.text[:_TRIAL_CHARS]}", 1)
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise ArtifactError(f"{index.folder}: the index is damaged: {error}", "`ragray live roll-back`") from None
     return index

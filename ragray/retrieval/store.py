@@ -110,11 +110,6 @@ class IndexStore:
         self._check()
         return int(version_folder(self.root).name)
 
-    @staticmethod
-    def is_at(root: Path) -> bool:
-        """Whether there is a store in this folder."""
-        return (Path(root) / "versions").is_dir()
-
     def versions(self) -> list[int]:
         """The numbers of all versions that are kept, ascending.
 
@@ -274,7 +269,7 @@ class IndexStore:
             yield
 
     def _check(self) -> None:
-        if not self.is_at(self.root):
+        if not (self.root / "versions").is_dir():
             raise ArtifactError(
                 f"{self.root}: no changing index here", "make one: `ragray live create STORE --from INDEX`"
             )
