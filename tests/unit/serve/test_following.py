@@ -3,37 +3,29 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PASSAGES, undecided  # type: ignore[import-not-found]
 from test_ingress import QUESTION, Client, sse  # type: ignore[import-not-found]
 
-from ragray.config import RetrievalConfig
 from ragray.engine.protocol import SamplingParams
 from ragray.retrieval.current import CurrentIndex
-from ragray.retrieval.index import build_index
+from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.store import IndexStore
 from ragray.schema import Passage
-from ragray.serve.chat import Ask, Chat, Reply, Turn
+from ragray.serve.chat import Ask, Reply, Turn
 from ragray.serve.ingress import Door
-from ragray.serve.retriever import Retriever
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> IndexStore:
-    (tmp_path / "built").mkdir()
-    build_index(PASSAGES, RetrievalConfig(), tmp_path / "built")
-    return IndexStore.create(tmp_path / "store", tmp_path / "built")
+def store(index: HybridIndex, tmp_path: Path) -> IndexStore:
+    return IndexStore.create(tmp_path / "store", index.folder)
 
 
 @pytest.fixture
 def door(store: IndexStore, make_door: Callable[..., Door]) -> Door:
-    made = make_door()
-    retriever = Retriever(CurrentIndex(store.root, look_every_s=0), undecided(0.2))
-    return replace(made, retriever=retriever, chat=Chat(retriever, made.generator, 10, made.lineage))
+    return make_door(follow=store.root)
 
 
 @pytest.fixture
@@ -110,22 +102,22 @@ def test_a_version_that_cannot_be_opened_shows_in_readyz(client: Client, store: 
         time.sleep(0.1)
 
 
-def test_other_questions_are_answered_while_a_version_opens(store: IndexStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    current = CurrentIndex(store.root, look_every_s=0)
-    retriever = Retriever(current, undecided(0.2))
+def test_other_questions_are_answered_while_a_version_opens(
+    door: Door, store: IndexStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.update([installing("A zebra.")])
-    opened = current._open
+    opened = CurrentIndex._open
 
-    def slowly() -> Any:
+    def slowly(current: CurrentIndex) -> HybridIndex:
         time.sleep(0.5)
-        return opened()
+        return opened(current)
 
-    monkeypatch.setattr(current, "_open", slowly)
+    monkeypatch.setattr(CurrentIndex, "_open", slowly)
 
     async def both() -> tuple[str, list[str]]:
-        finder = asyncio.create_task(retriever.search("zebra", 1))
+        finder = asyncio.create_task(door.retriever.search("zebra", 1))
         await asyncio.sleep(0.05)
-        meanwhile = [(await retriever.search("install", 1)).lineage["index_version"] for _ in range(5)]
+        meanwhile = [(await door.retriever.search("install", 1)).lineage["index_version"] for _ in range(5)]
         return (await finder).lineage["index_version"], meanwhile
 
     assert asyncio.run(both()) == ("2", ["1"] * 5)
