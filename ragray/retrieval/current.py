@@ -111,6 +111,6 @@ def _tried(index: HybridIndex) -> HybridIndex:
         for part in index.corpus.parts:
             first = part.segment.passage(0)
             index.search(f"{_TRIAL} {first.title} {first.text[:_TRIAL_CHARS]}", 1)
-    except (OSError, ValueError, IndexError, KeyError) as error:
+    except (OSError, EOFError, ValueError, IndexError, KeyError) as error:
         raise ArtifactError(f"{index.folder}: the index is damaged: {error}", "`ragray live roll-back`") from None
     return index

@@ -145,9 +145,10 @@ def open_corpus(folder: Path, description: Mapping[str, Any], segments: Sequence
         held = description["segments"]
         starts = np.cumsum([0, *(numbers["documents"] for numbers in held)]).tolist()
         places = range(len(held)) if segments is None else segments
+        segments_of = {place: Segment(folder / held[place]["path"]) for place in places}
         parts = [
-            Postings(Segment(folder / held[place]["path"]), folder / str(place), settings, corpus, held[place])
-            for place in places
+            Postings(segment, folder / str(place), settings, corpus, held[place], len(held) == 1)
+            for place, segment in segments_of.items()
         ]
         return Corpus(parts, [starts[place] for place in places], mapped(folder, "frequencies"), corpus, settings)
 
@@ -159,7 +160,7 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ArtifactError(f"{folder}: no index here: {error.filename or error}", _REBUILD) from None
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise ArtifactError(f"{folder}: the index is damaged: {error}", _REBUILD) from None
 
 

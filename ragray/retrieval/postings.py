@@ -74,11 +74,13 @@ class Postings:
         settings: of both models.
         corpus: the numbers of the corpus.
         numbers: those of the segment.
+        alone: whether it is the only one of its index: then its terms are all terms.
     """
 
     def __init__(
-        self, segment: Segment, folder: Path, settings: RetrievalConfig, corpus: dict[str, Any], numbers: dict[str, Any]
-    ) -> None:
+        self, segment: Segment, folder: Path, settings: RetrievalConfig, corpus: dict[str, Any],
+        numbers: dict[str, Any], alone: bool,
+    ) -> None:  # fmt: skip
         self.segment = segment
         self._settings = settings
         self._model = model_of(settings, numbers, corpus["mean_length"])
@@ -86,7 +88,7 @@ class Postings:
             segment.lengths, *(mapped(folder, name) for name in Documents._fields if name != "lengths")
         )
         self.gone: Ints = mapped(folder, "gone")
-        self._places: Ints | None = mapped(folder, "places") if (folder / "places.npy").exists() else None
+        self._places: Ints | None = None if alone else mapped(folder, "places")
 
     def __len__(self) -> int:
         return len(self.segment)

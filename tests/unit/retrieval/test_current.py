@@ -17,6 +17,7 @@ from small_corpus import PASSAGES, passage  # type: ignore[import-not-found]
 
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError
+from ragray.manifest import files_below
 from ragray.retrieval.current import CurrentIndex, version_of
 from ragray.retrieval.index import HybridIndex, build_index
 from ragray.retrieval.store import IndexStore
@@ -107,6 +108,27 @@ def test_a_damaged_version_leaves_the_one_before(
         CurrentIndex(store.root)  # who has no version before says so
     store.roll_back(1)
     assert (version_of(current.now()), current.failure) == (1, "")
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, cut, lambda path: path.write_bytes(b"")], ids=["gone", "cut", "empty"])
+def test_damage_to_any_file_leaves_the_version_before(
+    spoil: Callable[[Path], object], store: IndexStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragray.retrieval.current._RETRY_S", 0.0)
+    store.update([passage("new", "", "fresh new words")], ["demo"])
+    new = store.root / "segments" / store.open().corpus.parts[-1].segment.folder.name
+    for path in [folder / name for folder in (store.root / "versions/00000002", new) for name in files_below(folder)]:
+        store.roll_back(1)
+        current = CurrentIndex(store.root, look_every_s=0)
+        kept = path.read_bytes()
+        spoil(path)
+        (store.root / "CURRENT").write_text("2\n")
+        found = version_of(current.now())
+        assert found == (2 if path.name == "digest.txt" and path.exists() else 1), path.name
+        assert bool(current.failure) == (found == 1)
+        assert ids(current.now(), "quantize")[0] == "quantize"
+        path.unlink(missing_ok=True)
+        path.write_bytes(kept)
 
 
 def test_a_failed_version_is_tried_again(store: IndexStore, monkeypatch: pytest.MonkeyPatch) -> None:
