@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragray.config import RetrievalConfig
-from ragray.retrieval import bm25, tfidf
+from ragray.retrieval import bm25, tfidf, topk
 from ragray.retrieval.postings import Floats, Postings, Queries, QueryTerms, Ranked
 from ragray.retrieval.segment import Ints
 from ragray.schema import Passage
@@ -217,8 +217,6 @@ class Corpus:
     def _room(self) -> Any:
         """Working memory of this thread."""
         if not hasattr(self._thread, "room"):
-            from ragray.retrieval import topk
-
             self._thread.room = topk.room()
         return self._thread.room
 
