@@ -34,12 +34,17 @@ class FusionWeights(Section):
 
     bm25: float = Field(0.7, ge=0.0, allow_inf_nan=False, description="of the list by BM25")
     tfidf: float = Field(0.3, ge=0.0, allow_inf_nan=False, description="of the list by TF-IDF")
+    dense: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="of the list by embeddings, where there is one")
 
-    @model_validator(mode="after")
-    def _check_weights(self) -> FusionWeights:
-        if not any(dict(self).values()):
-            raise ValueError("retrieval.fusion_weights: at least one must be above 0")
-        return self
+
+class DenseConfig(Section):
+    """A third ranked list, by embeddings; needs the extra `dense`."""
+
+    model: str = Field(description="local folder of a sentence-transformers model, with safetensors")
+    precision: Literal["float32", "float16"] = Field(
+        "float32", description="of the stored vectors; float16 takes half the disk and more time"
+    )
+    batch_size: Positive = Field(32, description="passages embedded at once")
 
 
 class RetrievalConfig(Section):
@@ -52,6 +57,7 @@ class RetrievalConfig(Section):
         "convex", description="by ranks, or by the weighted sum of normalized scores"
     )
     fusion_weights: FusionWeights = FusionWeights()
+    dense: DenseConfig | None = Field(None, description="embeddings, off by default")
     fusion_depth: int | Literal["all"] = Field(
         100, description="ranks of each list that are fused; all: every passage that shares a term with the query"
     )
@@ -69,6 +75,13 @@ class RetrievalConfig(Section):
         0.05,
         description="share of answerable questions that the decline threshold may refuse, on validation data",
     )
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> RetrievalConfig:
+        weights = self.fusion_weights
+        if not (weights.bm25 or weights.tfidf or (weights.dense and self.dense)):
+            raise ValueError("retrieval.fusion_weights: at least one must be above 0")
+        return self
 
     @field_validator("fusion_depth", mode="before")
     @classmethod

@@ -33,7 +33,7 @@ INDEX_CODE = tuple(
     f"retrieval.{name}"
     for name in (
         "analyzer", "bm25", "chunks", "counting", "index", "scoring", "segment", "statistics", "stopwords", "strings",
-        "tfidf",
+        "tfidf", "vectors",
     )
 )  # fmt: skip
 _PART_PASSAGES = 20_000  # of a task, at least
@@ -112,7 +112,7 @@ def build_in_parts(passages: pa.Table, settings: RetrievalConfig, folder: Path, 
 
 
 def _write_part(passages: pa.Table, settings: RetrievalConfig, folder: Path) -> None:
-    write_segment(passages, Analyzer(settings.analyzer).terms, folder)
+    write_segment(passages, Analyzer(settings.analyzer).terms, folder, settings.dense)
 
 
 def _settings(config: RunConfig) -> Mapping[str, Any]:

@@ -50,6 +50,8 @@ class Citation:
     bm25_score: float
     tfidf_rank: int | None
     tfidf_score: float
+    dense_rank: int | None = None  # of embeddings, where the index has them
+    dense_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +228,8 @@ def _citation(index: HybridIndex, number: int, hit: Hit) -> Citation:
         bm25_score=hit.bm25_score,
         tfidf_rank=hit.tfidf_rank,
         tfidf_score=hit.tfidf_score,
+        dense_rank=hit.dense_rank,
+        dense_score=hit.dense_score,
     )
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from ragray.errors import ArtifactError
+from ragray.errors import ArtifactError, RagrayError
 from ragray.retrieval.index import HybridIndex, version_folder
 
 _LOOK_EVERY_S = 0.1
@@ -76,7 +76,7 @@ class CurrentIndex:
                 self._index = self._open()
                 self._logger.info("%s: version %d is searched now", self.root, version_of(self._index))
             self._failure = ""
-        except ArtifactError as error:
+        except RagrayError as error:
             self._look_at = time.monotonic() + _RETRY_S
             if error.message != self._failure:
                 kept = version_of(self._index)
@@ -90,7 +90,7 @@ class CurrentIndex:
             place = version_folder(self.root)
             try:
                 return _tried(HybridIndex.open(place))
-            except ArtifactError:
+            except RagrayError:
                 if version_folder(self.root) == place:
                     raise
                 # pruned before it was open: there is a newer one

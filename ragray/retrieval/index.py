@@ -6,6 +6,7 @@ explains its answers. The folder records the analyzer and all settings: the quer
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,10 +23,12 @@ from ragray.errors import ArtifactError, DataError
 from ragray.manifest import content_digest, file_digest, folder_digest
 from ragray.retrieval.analyzer import Analyzer, check_analyzer
 from ragray.retrieval.corpus import Corpus
+from ragray.retrieval.dense import LEAST, Dense
 from ragray.retrieval.fusion import fuse
 from ragray.retrieval.postings import Postings, QueryTerms, Ranked
 from ragray.retrieval.segment import TITLE_WEIGHT, Flags, Ints, Segment, mapped, write_segment
 from ragray.retrieval.statistics import write_statistics
+from ragray.retrieval.vectors import Known, Vectors, known_of
 from ragray.schema import Passage, table_of
 
 FORMAT_VERSION = 3
@@ -47,6 +50,8 @@ class Hit:
     bm25_score: float
     tfidf_rank: int | None
     tfidf_score: float
+    dense_rank: int | None = None
+    dense_score: float | None = None  # the cosine of embeddings; None where the index has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ def build_index(passages: Sequence[Passage] | pa.Table, settings: RetrievalConfi
     table = passages if isinstance(passages, pa.Table) else table_of(Passage, passages)
     segment = folder / SEGMENT
     segment.mkdir(exist_ok=True)
-    write_segment(table, Analyzer(settings.analyzer).terms, segment)
+    write_segment(table, Analyzer(settings.analyzer).terms, segment, settings.dense)
     return write_version([(Segment(segment), np.ones(len(table), np.bool_))], [SEGMENT], settings, folder)
 
 
@@ -97,6 +102,8 @@ def write_version(
         "corpus": corpus,
         "counts": counts,
     }
+    if settings.dense is not None:
+        known["dense"] = known_of([segment.folder for segment, _ in parts])._asdict()
     named = [
         {"path": path, "documents": len(segment), **of_segment}
         for path, (segment, _), of_segment in zip(paths, parts, numbers, strict=True)
@@ -174,6 +181,7 @@ class HybridIndex:
         self.digest: str = description["digest"]
         self.analyzer = check_analyzer(description["analyzer"], str(folder))
         self.corpus = corpus
+        self.dense: Dense | None = None
 
     @classmethod
     def open(cls, folder: Path) -> HybridIndex:
@@ -186,6 +194,7 @@ class HybridIndex:
         description = described(place)
         with _explained(place):
             opened = cls(place, description, open_corpus(place, description))
+            opened.dense = _open_dense(opened, description)
         opened.search("", 1)  # loads compiled code now, not when the first question comes
         opened.corpus.parts[0].load()
         return opened
@@ -194,11 +203,11 @@ class HybridIndex:
         return len(self.corpus)
 
     def search(self, query: str, top_k: int, exclude: Collection[str] = ()) -> list[Hit]:
-        """The best `top_k` documents for `query`, fused from both lists to `settings.fusion_depth` each.
+        """The best `top_k` documents for `query`, fused from all lists to `settings.fusion_depth` each.
 
         Args:
-            query: any text; without a term that the index knows, nothing is found.
-            top_k: how many at most; not more than both lists hold together.
+            query: any text; without a term that the index knows, nothing is found, unless it has embeddings.
+            top_k: how many at most; not more than the lists hold together.
             exclude: ids of documents that are treated as absent from the lists.
         """
         return self.search_batch([query], top_k, [exclude])[0]
@@ -211,21 +220,33 @@ class HybridIndex:
         absent = [self._numbers(ids) for ids in exclude] if exclude else None
         depth = None if self.settings.fusion_depth == "all" else self.settings.fusion_depth
         lists = self.corpus.search_each(asked, depth, absent)
-        return [self._fused(asked[number], found, top_k) for number, found in enumerate(lists)]
+        cut = [query[:MAX_QUERY_CHARS] for query in queries]
+        dense = itertools.repeat(None) if self.dense is None else self.dense.search_each(cut, depth, absent)
+        return [
+            self._fused(asked[number], found, near, top_k)
+            for number, (found, near) in enumerate(zip(lists, dense, strict=False))
+        ]
 
     def lists(self, queries: Sequence[str], depth: int) -> Iterator[tuple[Ranked, Ranked]]:
         """The `depth` best documents of each query by BM25 and by cosine, as numbers in index order; not fused."""
         return self.corpus.search_each(self.corpus.queries([self.terms(query) for query in queries]), depth)
 
-    def _fused(self, query: QueryTerms, found: tuple[Ranked, Ranked], top_k: int) -> list[Hit]:
-        by_bm25, by_tfidf = found
-        fused = fuse(self.settings, {"bm25": by_bm25, "tfidf": by_tfidf}, {"bm25": query.floor}).first(top_k)
+    def _fused(
+        self, query: QueryTerms, found: tuple[Ranked, Ranked], near: tuple[Ranked, Vectors] | None, top_k: int
+    ) -> list[Hit]:
+        lists, least = {"bm25": found[0], "tfidf": found[1]}, {"bm25": query.floor}
+        if near is not None:
+            lists["dense"], least["dense"] = near[0], LEAST
+        fused = fuse(self.settings, lists, least).first(top_k)
         shown = self.corpus.found(query, fused.documents.tolist())
-        rows = zip(shown, fused.scores.tolist(), *fused.ranks.tolist(), strict=True)
+        rows = zip(shown, fused.scores.tolist(), fused.ranks.T.tolist(), strict=True)
         return [
-            Hit(one.doc_id, rank, score, bm25_rank or None, one.bm25, tfidf_rank or None, one.cosine)
-            for rank, (one, score, bm25_rank, tfidf_rank) in enumerate(rows, 1)
-        ]
+            Hit(
+                one.doc_id, rank, score, ranks[0] or None, one.bm25, ranks[1] or None, one.cosine,
+                None if near is None else ranks[2] or None, None if near is None else float(near[1][one.document]),
+            )
+            for rank, (one, score, ranks) in enumerate(rows, 1)
+        ]  # fmt: skip
 
     def _numbers(self, doc_ids: Collection[str]) -> Ints:
         """The numbers of documents, ascending; ids that the index does not hold are passed over."""
@@ -271,6 +292,15 @@ class HybridIndex:
         if number is None:
             raise DataError(f"{self.folder}: no document {doc_id!r}", "use a doc_id that a search returned")
         return number
+
+
+def _open_dense(index: HybridIndex, description: Mapping[str, Any]) -> Dense | None:
+    if index.settings.dense is None:
+        return None
+    parts = index.corpus.parts
+    live = np.concatenate([part.live for part in parts])
+    folders = [part.segment.folder for part in parts]
+    return Dense(index.settings.dense, Known(**description["dense"]), folders, live)
 
 
 def _content_digest(folder: Path, segments: Sequence[Segment], known: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ the same bytes, also where they were merged from parts.
     lengths.npy        uint32  [documents]  terms of each document
     ids.*, ids.order.npy   ids of the documents, and their numbers sorted by id
     passages.parquet   the passages
+    vectors.*          where the index has embeddings, see `dense`
     digest.txt         SHA-256 over the names and bytes of the other files
 """
 
@@ -28,11 +29,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ragray.compiled import kernel
+from ragray.config import DenseConfig
 from ragray.errors import DataError
 from ragray.manifest import folder_digest
 from ragray.retrieval.chunks import Packed, chunk_size, pack, unpack
 from ragray.retrieval.counting import TermCounts, TermsOf, count_terms
 from ragray.retrieval.strings import Strings, byte_order, write_strings
+from ragray.retrieval.vectors import merge_vectors, write_vectors
 from ragray.schema import Passage, records_of
 
 Ints = NDArray[np.int64]
@@ -45,20 +48,24 @@ _REMEMBERED_GROUPS = 256
 _FEW = 32  # postings that are ordered by insertion
 
 
-def write_segment(passages: pa.Table, terms_of: TermsOf, folder: Path) -> None:
+def write_segment(passages: pa.Table, terms_of: TermsOf, folder: Path, dense: DenseConfig | None = None) -> None:
     """Write a segment of passages in their order.
 
     Args:
         passages: with the schema of `Passage`.
         terms_of: the analyzer.
         folder: an empty folder.
+        dense: the model of the passages' vectors; None: they have none.
 
     Raises:
         DataError: two passages have the same id, or one repeats a term too often.
+        ConfigError: the model cannot be loaded.
     """
     title, text = (_single(passages.column(name)) for name in ("title", "text"))
     write_counts(count_terms([(title, TITLE_WEIGHT), (text, 1)], terms_of), folder)
     _write_passages(passages, folder)
+    if dense is not None:
+        write_vectors(passages, dense, folder)
     _seal(folder)
 
 
@@ -176,6 +183,7 @@ def merge_segments(parts: Sequence[tuple[Segment, Flags]], folder: Path) -> None
     )
     tables = [segment.table().filter(pa.array(live)) for segment, live in parts]
     _write_passages(pa.concat_tables([Passage.schema.empty_table(), *tables]), folder)
+    merge_vectors([segment.folder for segment, _ in parts], [live for _, live in parts], folder)
     _seal(folder)
 
 

@@ -146,7 +146,9 @@ class IndexStore:
             parts = [part for part in _without(self._parts(opened), gone) if part.live.any()]
             if len(table):
                 terms_of = Analyzer(opened.settings.analyzer).terms
-                name = self._add(lambda folder: write_segment(table, terms_of, folder))
+                if opened.dense is not None:
+                    opened.dense.encoder()  # the same model as before
+                name = self._add(lambda folder: write_segment(table, terms_of, folder, opened.settings.dense))
                 parts.append(_Part(name, np.ones(len(table), np.bool_)))
             replaced = len(gone) - len(set(delete))
             version = self._commit(parts, opened.settings, self._next())

@@ -42,6 +42,8 @@ class FoundPassage:
     source: str
     kind: str
     lang: str
+    dense_rank: int | None = None  # of embeddings, where the index has them
+    dense_score: float | None = None
     terms: tuple[TermContribution, ...] | None = None  # what each adds to the scores, where that was asked for
 
     def to_json(self) -> dict[str, Any]:
@@ -150,6 +152,8 @@ def _found(index: HybridIndex, query: str, hit: Hit, explain: bool) -> FoundPass
         source=passage.source,
         kind=passage.kind,
         lang=passage.lang,
+        dense_rank=hit.dense_rank,
+        dense_score=hit.dense_score,
         terms=tuple(index.explain(query, hit.doc_id)) if explain else None,
     )
 

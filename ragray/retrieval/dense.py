@@ -1,0 +1,98 @@
+"""The passages nearest to a query by embeddings: exact search over memory-mapped vectors.
+
+In: an opened index's vectors and queries. Out: for each query the documents with the greatest inner products, which are
+cosines because all vectors have length 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragray.config import DenseConfig
+from ragray.errors import ArtifactError
+from ragray.retrieval.corpus import ranked
+from ragray.retrieval.fusion import Ranked
+from ragray.retrieval.vectors import Encoder, Known, Vectors, encoder_of, known_of, open_vectors
+
+LEAST = -1.0  # a cosine
+_ROWS = 8192  # vectors that are multiplied at once
+_QUERIES = 16  # that are answered together
+
+
+class Dense:
+    """The vectors of an opened index; the model is loaded when the first query comes.
+
+    Args:
+        settings: names the model.
+        recorded: what the index says of it.
+        segments: their folders.
+        live: bool [documents of all segments]: those that are not gone.
+
+    Raises:
+        ArtifactError: the vectors are not those of the segments' documents.
+    """
+
+    def __init__(
+        self, settings: DenseConfig, recorded: Known, segments: Sequence[Path], live: NDArray[np.bool_]
+    ) -> None:
+        self._settings, self._recorded, self._live = settings, recorded, live
+        self._parts = [open_vectors(folder) for folder in segments]
+        shapes = [part.shape[1:] for part in self._parts]
+        if known_of(segments) != recorded or sum(map(len, self._parts)) != len(live) or set(shapes) != {recorded[1:]}:
+            raise ArtifactError(f"{segments[0].parent}: the vectors are not those of this index", "build it again")
+
+    def encoder(self) -> Encoder:
+        """The model that made the vectors.
+
+        Raises:
+            ConfigError: see `Encoder`.
+            ArtifactError: the folder holds another model now.
+        """
+        encoder = encoder_of(self._settings.model)
+        if encoder.known != self._recorded:
+            raise ArtifactError(
+                f"{self._settings.model}: not the model that the index was made with "
+                f"(SHA-256 {encoder.known.model[:12]}, recorded {self._recorded.model[:12]})",
+                "put that model back, or build the index again",
+            )
+        return encoder
+
+    def search_each(
+        self, queries: Sequence[str], depth: int | None, absent: Sequence[NDArray[np.int64]] | None
+    ) -> Iterator[tuple[Ranked, Vectors]]:
+        """For each query, the `depth` nearest documents with their cosines, equal ones in document order; and the
+        cosines of all documents, float32 [documents]. A blank query is near to nothing.
+
+        Args:
+            queries: texts.
+            depth: how many at most; None: all.
+            absent: for each query: documents to pass over.
+        """
+        for begin in range(0, len(queries), _QUERIES):
+            group = queries[begin : begin + _QUERIES]
+            asked = [place for place, query in enumerate(group) if query.strip()]
+            cosines = np.zeros((len(group), len(self._live)), np.float32)
+            if asked:
+                vectors = self.encoder().queries([group[place] for place in asked])
+                cosines[asked] = np.concatenate([_products(part, vectors) for part in self._parts], axis=1)
+            for place, row in enumerate(cosines):
+                usable = self._live.copy() if place in asked else np.zeros(len(row), np.bool_)
+                if absent is not None:
+                    usable[absent[begin + place]] = False
+                scores = row.astype(np.float64)
+                documents = ranked(scores, np.flatnonzero(usable), len(row) if depth is None else depth)
+                yield (documents, scores[documents]), row
+
+
+def _products(vectors: NDArray[Any], queries: Vectors) -> Vectors:
+    """float32 [queries, documents]."""
+    found = np.empty((len(queries), len(vectors)), np.float32)
+    for begin in range(0, len(vectors), _ROWS):
+        rows = vectors[begin : begin + _ROWS].astype(np.float32, copy=False)
+        np.matmul(queries, rows.T, out=found[:, begin : begin + len(rows)])
+    return found

@@ -1,0 +1,167 @@
+"""Embeddings: passages and queries as vectors of length 1, and the files of a segment that hold them.
+
+In: a sentence-transformers model in a local folder, texts. Out: vectors, and for a segment
+
+    vectors.npy    float32 or float16  [documents, dimensions]
+    vectors.json   SHA-256 of the model, dimensions
+
+A model is a folder of JSON and safetensors: pickled weights and models that bring code of their own are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ragray.config import DenseConfig
+from ragray.errors import ArtifactError, ConfigError
+from ragray.manifest import files_below, folder_digest
+
+Vectors = NDArray[np.float32]
+
+FILE, DESCRIPTION = "vectors.npy", "vectors.json"
+_PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"}
+_OWN_CLASSES = "sentence_transformers."
+_QUERIES = 32  # that are embedded together
+
+
+class Known(NamedTuple):
+    """What an index records of its embeddings."""
+
+    model: str  # digest of the model's folder
+    dimensions: int
+
+
+class Encoder:
+    """A loaded model; safe to share between threads."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load it.
+
+        Raises:
+            ConfigError: sentence-transformers is not installed, or this is no model that may be loaded.
+        """
+        digest = _checked(folder)
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise ConfigError(
+                "retrieval.dense: sentence-transformers is not installed", "pip install 'ragray[dense]'"
+            ) from None
+        try:
+            self._model = SentenceTransformer(
+                str(folder), device="cpu", trust_remote_code=False, local_files_only=True,
+                model_kwargs={"use_safetensors": True},
+            )  # fmt: skip
+        except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
+            raise ConfigError(f"{folder}: cannot be loaded: {error}", "name a sentence-transformers model") from None
+        self.known = Known(digest, int(self._model.get_embedding_dimension()))
+        self._lock = threading.Lock()
+
+    def passages(self, table: pa.Table, batch_size: int) -> Vectors:
+        """float32 [passages, dimensions], each of length 1; zeros for an empty passage.
+
+        Args:
+            table: with the schema of `Passage`.
+            batch_size: passages embedded at once.
+        """
+        pairs = zip(table.column("title").to_pylist(), table.column("text").to_pylist(), strict=True)
+        return self._encode(
+            self._model.encode_document, [f"{title}\n{text}".strip() for title, text in pairs], batch_size
+        )
+
+    def queries(self, queries: Sequence[str]) -> Vectors:
+        """float32 [queries, dimensions], each of length 1; zeros for a blank query."""
+        return self._encode(self._model.encode_query, list(queries), _QUERIES)
+
+    def _encode(self, encode: Any, texts: list[str], batch_size: int) -> Vectors:
+        found = np.zeros((len(texts), self.known.dimensions), np.float32)
+        if places := [place for place, text in enumerate(texts) if text.strip()]:
+            with self._lock:
+                found[places] = encode(
+                    [texts[place] for place in places], batch_size=batch_size, normalize_embeddings=True,
+                    show_progress_bar=False,
+                )  # fmt: skip
+        return found
+
+
+@lru_cache(maxsize=2)
+def encoder_of(model: str) -> Encoder:
+    """The encoder of a model's folder, loaded once in a process.
+
+    Raises:
+        ConfigError: see `Encoder`.
+    """
+    return Encoder(Path(model))
+
+
+def write_vectors(table: pa.Table, settings: DenseConfig, folder: Path) -> None:
+    """Write the vectors of a segment's passages."""
+    encoder = encoder_of(settings.model)
+    _write(encoder.passages(table, settings.batch_size).astype(settings.precision), encoder.known, folder)
+
+
+def merge_vectors(folders: Sequence[Path], live: Sequence[NDArray[np.bool_]], target: Path) -> None:
+    """Write the vectors of the live documents of several segments, in their order; nothing where none has any.
+
+    Raises:
+        ArtifactError: the segments have vectors of different models.
+    """
+    if not any((folder / FILE).exists() for folder in folders):
+        return
+    vectors = [open_vectors(folder) for folder in folders]
+    _write(np.concatenate([rows[kept] for rows, kept in zip(vectors, live, strict=True)]), known_of(folders), target)
+
+
+def open_vectors(folder: Path) -> NDArray[Any]:
+    """[documents, dimensions], memory-mapped."""
+    return np.asarray(np.load(folder / FILE, mmap_mode="r", allow_pickle=False))
+
+
+def known_of(folders: Sequence[Path]) -> Known:
+    """What the segments of an index record, which must be the same.
+
+    Raises:
+        ArtifactError: they do not.
+    """
+    found = {Known(**json.loads((folder / DESCRIPTION).read_text("utf-8"))) for folder in folders}
+    if len(found) != 1:
+        raise ArtifactError(f"{folders[0].parent}: segments have vectors of different models", "build the index again")
+    return found.pop()
+
+
+def _write(vectors: NDArray[Any], known: Known, folder: Path) -> None:
+    np.save(folder / FILE, vectors)
+    (folder / DESCRIPTION).write_text(json.dumps(known._asdict()) + "\n", encoding="utf-8")
+
+
+def _checked(folder: Path) -> str:
+    """The digest of a model that may be loaded.
+
+    Raises:
+        ConfigError: it may not, or is none.
+    """
+    modules = folder / "modules.json"
+    if not modules.is_file():
+        raise ConfigError(f"{folder}: no sentence-transformers model here", "name its local folder: nothing is fetched")
+    names = files_below(folder)
+    if pickled := [name for name in names if Path(name).suffix in _PICKLED]:
+        raise ConfigError(
+            f"{folder}: {pickled[0]} may hold pickled objects, which run code when they are read",
+            "save the model as safetensors and remove that file",
+        )
+    try:
+        classes = [module["type"] for module in json.loads(modules.read_text("utf-8"))]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{modules}: damaged: {error}", "name a sentence-transformers model") from None
+    if foreign := [name for name in classes if not str(name).startswith(_OWN_CLASSES)]:
+        raise ConfigError(f"{folder}: {foreign[0]} is code of its own", "name a model of standard modules")
+    return folder_digest(folder)

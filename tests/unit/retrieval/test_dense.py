@@ -1,0 +1,145 @@
+"""Embeddings as a third list: exact, of the recorded model, and of nothing that could run code of its own."""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_corpus import PASSAGES, passage  # type: ignore[import-not-found]
+from tiny_encoder import make_encoder  # type: ignore[import-not-found]
+
+from ragray.config import RetrievalConfig
+from ragray.errors import ArtifactError, ConfigError
+from ragray.retrieval.current import CurrentIndex, version_of
+from ragray.retrieval.index import HybridIndex, build_index
+from ragray.retrieval.store import IndexStore
+from ragray.retrieval.vectors import Encoder, encoder_of
+
+pytest.importorskip("sentence_transformers", reason="the extra dense is not installed")
+
+QUERIES = ["how do I stop training", "量化模型", "zzzz", "two gpus make demo"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    folder.mkdir()
+    return Path(make_encoder(folder))
+
+
+def with_dense(model: Path, **more: Any) -> RetrievalConfig:
+    dense = {"model": str(model), **more.pop("dense", {})}
+    return RetrievalConfig.model_validate({"dense": dense, **more})
+
+
+def built(folder: Path, settings: RetrievalConfig, passages: Any = PASSAGES) -> HybridIndex:
+    folder.mkdir()
+    build_index(passages, settings, folder)
+    return HybridIndex.open(folder)
+
+
+def cosines(model: Path, query: str) -> dict[str, float]:
+    """By the model itself, one text at a time, without ragray."""
+    from sentence_transformers import SentenceTransformer
+
+    loaded = SentenceTransformer(str(model), device="cpu")
+    asked, norm, found = loaded.encode([query])[0], np.linalg.norm, {}
+    for p in PASSAGES:
+        text = f"{p.title}\n{p.text}".strip()
+        vector = loaded.encode([text])[0] if text else np.zeros(16)
+        found[p.doc_id] = float(asked @ vector / norm(asked) / max(float(norm(vector)), 1e-9))
+    return found
+
+
+@pytest.mark.parametrize(("precision", "near"), [("float32", 1e-5), ("float16", 2e-3)])
+def test_the_list_is_that_of_the_model_s_cosines(precision: str, near: float, model: Path, tmp_path: Path) -> None:
+    settings = with_dense(model, dense={"precision": precision}, fusion_weights={"bm25": 0, "tfidf": 0})
+    index = built(tmp_path / "index", settings)
+    for query in QUERIES:
+        expected = cosines(model, query)
+        hits = index.search(query, 20)
+        assert len(hits) == len(PASSAGES)  # also for a query of unknown words
+        assert [hit.dense_rank for hit in hits] == list(range(1, len(hits) + 1))
+        for hit in hits:
+            assert hit.dense_score == pytest.approx(expected[hit.doc_id], abs=near)
+            assert hit.score == pytest.approx(1 / (60 + hit.rank))
+        best = [expected[hit.doc_id] for hit in hits]
+        assert all(a >= b - near for a, b in itertools.pairwise(best))
+
+
+def test_three_lists_are_fused_by_their_ranks(model: Path, tmp_path: Path) -> None:
+    index = built(tmp_path / "index", with_dense(model, fusion_weights={"dense": 0.5}))
+    plain = built(tmp_path / "plain", RetrievalConfig())
+    for query in QUERIES:
+        sparse = {hit.doc_id: hit for hit in plain.search(query, 20)}
+        hits = index.search(query, 20)
+        for hit in hits:
+            other = sparse.get(hit.doc_id)
+            assert (hit.bm25_rank, hit.tfidf_rank) == ((other.bm25_rank, other.tfidf_rank) if other else (None, None))
+            assert hit.dense_rank is not None
+            ranks = [(1.0, hit.bm25_rank), (1.0, hit.tfidf_rank), (0.5, hit.dense_rank)]
+            assert hit.score == pytest.approx(math.fsum(weight / (60 + rank) for weight, rank in ranks if rank))
+        assert index.search_batch(QUERIES, 20)[QUERIES.index(query)][0].doc_id == hits[0].doc_id
+    assert index.search(" \n", 5) == []
+    assert all(hit.dense_score is None for hit in plain.search("stop training", 5))
+
+
+def test_documents_that_are_excluded_or_gone_are_not_near(model: Path, tmp_path: Path) -> None:
+    built(tmp_path / "built", with_dense(model))
+    store = IndexStore.create(tmp_path / "store", tmp_path / "built")
+    assert {h.doc_id for h in store.open().search("zzzz", 20, ["gpu", "demo"])} == {
+        p.doc_id for p in PASSAGES
+    } - {"gpu", "demo"}  # fmt: skip
+    current = CurrentIndex(store.root, look_every_s=0)
+    store.update([passage("new", "stop training", "now"), passage("gpu", "two gpus", "again")], ["demo"])
+    live = [p for p in PASSAGES if p.doc_id not in ("demo", "gpu")]
+    live += [passage("new", "stop training", "now"), passage("gpu", "two gpus", "again")]
+    rebuilt = built(tmp_path / "rebuilt", with_dense(model), live)
+    for number in range(2):
+        opened = current.now()
+        assert version_of(opened) == 2 + number
+        for query in QUERIES:
+            hits, expected = opened.search(query, 20), rebuilt.search(query, 20)
+            assert [h.doc_id for h in hits] == [h.doc_id for h in expected]
+            assert [h.dense_score for h in hits] == pytest.approx([h.dense_score for h in expected], abs=1e-6)
+        store.compact(all_segments=True)
+
+
+def test_another_model_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    make_encoder(folder)
+    index = built(tmp_path / "index", with_dense(folder))
+    assert index.search("stop", 1)
+    (tmp_path / "other").mkdir()
+    make_encoder(tmp_path / "other", seed=1)
+    (folder / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    encoder_of.cache_clear()  # as a new process
+    with pytest.raises(ArtifactError, match="not the model that the index was made with"):
+        HybridIndex.open(tmp_path / "index").search("stop", 1)
+    store = IndexStore.create(tmp_path / "store", tmp_path / "index")
+    with pytest.raises(ArtifactError, match="not the model"):
+        store.update([passage("new", "", "text")])
+
+
+def test_models_that_could_run_code_are_refused(model: Path, tmp_path: Path) -> None:
+    def damaged(name: str, text: str) -> Path:
+        folder = tmp_path / name.replace("/", "_")
+        folder.mkdir()
+        for path in model.rglob("*"):
+            target = folder / path.relative_to(model)
+            target.mkdir() if path.is_dir() else target.write_bytes(path.read_bytes())
+        (folder / name).write_text(text)
+        return folder
+
+    with pytest.raises(ConfigError, match="pickled"):
+        Encoder(damaged("1_Pooling/pytorch_model.bin", "x"))
+    with pytest.raises(ConfigError, match="code of its own"):
+        Encoder(damaged("modules.json", '[{"idx": 0, "name": "0", "path": "", "type": "my_module.Model"}]'))
+    (tmp_path / "modules.json" / "modules.json").write_text("{")
+    with pytest.raises(ConfigError, match="damaged"):
+        Encoder(tmp_path / "modules.json")
+    with pytest.raises(ConfigError, match="nothing is fetched"):
+        Encoder(tmp_path / "absent")
