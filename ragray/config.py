@@ -47,6 +47,13 @@ class DenseConfig(Section):
     batch_size: Positive = Field(32, description="passages embedded at once")
 
 
+class RerankerConfig(Section):
+    """A cross-encoder reads question and passage together and orders the first hits anew; needs the extra `dense`."""
+
+    model: str = Field(description="local folder of a cross-encoder, with safetensors")
+    depth: Positive = Field(20, description="hits that it reads; those behind them keep their order")
+
+
 class RetrievalConfig(Section):
     """The hybrid retriever, and how much of its result the model reads."""
 
@@ -58,6 +65,7 @@ class RetrievalConfig(Section):
     )
     fusion_weights: FusionWeights = FusionWeights()
     dense: DenseConfig | None = Field(None, description="embeddings, off by default")
+    reranker: RerankerConfig | None = Field(None, description="off by default")
     fusion_depth: int | Literal["all"] = Field(
         100, description="ranks of each list that are fused; all: every passage that shares a term with the query"
     )

@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ragray.retrieval.corpus import Corpus
 from ragray.retrieval.dense import LEAST, Dense
 from ragray.retrieval.fusion import fuse
 from ragray.retrieval.postings import Postings, QueryTerms, Ranked
+from ragray.retrieval.reranker import digest_of, reranker_of
 from ragray.retrieval.segment import TITLE_WEIGHT, Flags, Ints, Segment, mapped, write_segment
 from ragray.retrieval.statistics import write_statistics
 from ragray.retrieval.vectors import Known, Vectors, known_of
@@ -52,6 +53,7 @@ class Hit:
     tfidf_score: float
     dense_rank: int | None = None
     dense_score: float | None = None  # the cosine of embeddings; None where the index has none
+    rerank_score: float | None = None  # by which the first hits are ordered where the index has a reranker
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,8 @@ def write_version(
     }
     if settings.dense is not None:
         known["dense"] = known_of([segment.folder for segment, _ in parts])._asdict()
+    if settings.reranker is not None:
+        known["reranker"] = digest_of(Path(settings.reranker.model))
     named = [
         {"path": path, "documents": len(segment), **of_segment}
         for path, (segment, _), of_segment in zip(paths, parts, numbers, strict=True)
@@ -182,6 +186,7 @@ class HybridIndex:
         self.analyzer = check_analyzer(description["analyzer"], str(folder))
         self.corpus = corpus
         self.dense: Dense | None = None
+        self._reranker: str = description.get("reranker", "")
 
     @classmethod
     def open(cls, folder: Path) -> HybridIndex:
@@ -222,10 +227,12 @@ class HybridIndex:
         lists = self.corpus.search_each(asked, depth, absent)
         cut = [query[:MAX_QUERY_CHARS] for query in queries]
         dense = itertools.repeat(None) if self.dense is None else self.dense.search_each(cut, depth, absent)
-        return [
-            self._fused(asked[number], found, near, top_k)
+        best = max(top_k, self.settings.reranker.depth) if self.settings.reranker and top_k > 0 else top_k
+        hits = (
+            self._fused(asked[number], found, near, best)
             for number, (found, near) in enumerate(zip(lists, dense, strict=False))
-        ]
+        )
+        return [self._reranked(query, of_query)[: max(top_k, 0)] for query, of_query in zip(cut, hits, strict=True)]
 
     def lists(self, queries: Sequence[str], depth: int) -> Iterator[tuple[Ranked, Ranked]]:
         """The `depth` best documents of each query by BM25 and by cosine, as numbers in index order; not fused."""
@@ -247,6 +254,17 @@ class HybridIndex:
             )
             for rank, (one, score, ranks) in enumerate(rows, 1)
         ]  # fmt: skip
+
+    def _reranked(self, query: str, hits: list[Hit]) -> list[Hit]:
+        """The first hits in the order of the reranker's scores, equal ones in that of fusion, before the others."""
+        settings = self.settings.reranker
+        if settings is None or not hits:
+            return hits
+        first = hits[: settings.depth]
+        scores = reranker_of(settings, self._reranker).scores(query, [self.passage(hit.doc_id) for hit in first])
+        order = sorted(range(len(first)), key=lambda place: -scores[place])
+        ordered = [replace(first[place], rank=k, rerank_score=scores[place]) for k, place in enumerate(order, 1)]
+        return ordered + hits[settings.depth :]
 
     def _numbers(self, doc_ids: Collection[str]) -> Ints:
         """The numbers of documents, ascending; ids that the index does not hold are passed over."""

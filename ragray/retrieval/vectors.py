@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -49,20 +49,8 @@ class Encoder:
         Raises:
             ConfigError: sentence-transformers is not installed, or this is no model that may be loaded.
         """
-        digest = _checked(folder)
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError:
-            raise ConfigError(
-                "retrieval.dense: sentence-transformers is not installed", "pip install 'ragray[dense]'"
-            ) from None
-        try:
-            self._model = SentenceTransformer(
-                str(folder), device="cpu", trust_remote_code=False, local_files_only=True,
-                model_kwargs={"use_safetensors": True},
-            )  # fmt: skip
-        except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
-            raise ConfigError(f"{folder}: cannot be loaded: {error}", "name a sentence-transformers model") from None
+        digest = checked_model(folder, "modules.json")
+        self._model = load_model(folder, "SentenceTransformer")
         self.known = Known(digest, int(self._model.get_embedding_dimension()))
         self._lock = threading.Lock()
 
@@ -143,25 +131,47 @@ def _write(vectors: NDArray[Any], known: Known, folder: Path) -> None:
     (folder / DESCRIPTION).write_text(json.dumps(known._asdict()) + "\n", encoding="utf-8")
 
 
-def _checked(folder: Path) -> str:
+def checked_model(folder: Path, needed: str) -> str:
     """The digest of a model that may be loaded.
+
+    Args:
+        folder: of the model.
+        needed: a file that it must have.
 
     Raises:
         ConfigError: it may not, or is none.
     """
-    modules = folder / "modules.json"
-    if not modules.is_file():
-        raise ConfigError(f"{folder}: no sentence-transformers model here", "name its local folder: nothing is fetched")
-    names = files_below(folder)
-    if pickled := [name for name in names if Path(name).suffix in _PICKLED]:
+    if not (folder / needed).is_file():
+        raise ConfigError(f"{folder}: no model with {needed} here", "name its local folder: nothing is fetched")
+    if pickled := [name for name in files_below(folder) if Path(name).suffix in _PICKLED]:
         raise ConfigError(
             f"{folder}: {pickled[0]} may hold pickled objects, which run code when they are read",
             "save the model as safetensors and remove that file",
         )
+    modules = folder / "modules.json"
     try:
-        classes = [module["type"] for module in json.loads(modules.read_text("utf-8"))]
+        classes = [module["type"] for module in json.loads(modules.read_text("utf-8"))] if modules.exists() else []
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{modules}: damaged: {error}", "name a sentence-transformers model") from None
     if foreign := [name for name in classes if not str(name).startswith(_OWN_CLASSES)]:
         raise ConfigError(f"{folder}: {foreign[0]} is code of its own", "name a model of standard modules")
     return folder_digest(folder)
+
+
+def load_model(folder: Path, kind: Literal["SentenceTransformer", "CrossEncoder"]) -> Any:
+    """A checked model, loaded without network and without code of its own.
+
+    Raises:
+        ConfigError: sentence-transformers is not installed, or cannot load it.
+    """
+    try:
+        import sentence_transformers
+    except ImportError:
+        raise ConfigError(f"{folder}: sentence-transformers is not installed", "pip install 'ragray[dense]'") from None
+    try:
+        return getattr(sentence_transformers, kind)(
+            str(folder), device="cpu", trust_remote_code=False, local_files_only=True,
+            model_kwargs={"use_safetensors": True},
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
+        raise ConfigError(f"{folder}: cannot be loaded: {error}", f"name the folder of a {kind}") from None

@@ -44,6 +44,7 @@ class FoundPassage:
     lang: str
     dense_rank: int | None = None  # of embeddings, where the index has them
     dense_score: float | None = None
+    rerank_score: float | None = None  # of the cross-encoder, where the index has one
     terms: tuple[TermContribution, ...] | None = None  # what each adds to the scores, where that was asked for
 
     def to_json(self) -> dict[str, Any]:
@@ -154,6 +155,7 @@ def _found(index: HybridIndex, query: str, hit: Hit, explain: bool) -> FoundPass
         lang=passage.lang,
         dense_rank=hit.dense_rank,
         dense_score=hit.dense_score,
+        rerank_score=hit.rerank_score,
         terms=tuple(index.explain(query, hit.doc_id)) if explain else None,
     )
 

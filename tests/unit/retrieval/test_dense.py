@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from small_corpus import PASSAGES, passage  # type: ignore[import-not-found]
-from tiny_encoder import make_encoder  # type: ignore[import-not-found]
+from tiny_encoder import make_encoder, make_reranker  # type: ignore[import-not-found]
 
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, ConfigError
 from ragray.retrieval.current import CurrentIndex, version_of
 from ragray.retrieval.index import HybridIndex, build_index
+from ragray.retrieval.reranker import Reranker
 from ragray.retrieval.store import IndexStore
 from ragray.retrieval.vectors import Encoder, encoder_of
 
@@ -143,3 +144,49 @@ def test_models_that_could_run_code_are_refused(model: Path, tmp_path: Path) -> 
         Encoder(tmp_path / "modules.json")
     with pytest.raises(ConfigError, match="nothing is fetched"):
         Encoder(tmp_path / "absent")
+
+
+def test_the_reranker_orders_the_first_hits_by_what_it_says(tmp_path: Path) -> None:
+    from sentence_transformers import CrossEncoder
+
+    folder = tmp_path / "reranker"
+    folder.mkdir()
+    make_reranker(folder)
+    plain = built(tmp_path / "plain", RetrievalConfig())
+    settings = RetrievalConfig.model_validate({"reranker": {"model": str(folder), "depth": 3}})
+    index = built(tmp_path / "index", settings)
+    judge = CrossEncoder(str(folder), device="cpu")
+    query = "how do I train on two gpus, make demo, stop the checkpoint"
+    before = plain.search(query, 10)
+    assert len(before) > 3
+    said = {
+        hit.doc_id: float(judge.predict([(query, f"{p.title}\n{p.text}")])[0])
+        for hit in before[:3]
+        for p in [plain.passage(hit.doc_id)]
+    }
+    expected = sorted(said, key=lambda doc_id: -said[doc_id])
+    assert expected != [hit.doc_id for hit in before[:3]], "the test would see nothing"
+    hits = index.search(query, 10)
+    assert [hit.doc_id for hit in hits] == expected + [hit.doc_id for hit in before[3:]]
+    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+    assert [hit.rerank_score for hit in hits[:3]] == pytest.approx([said[doc_id] for doc_id in expected], abs=1e-5)
+    assert all(hit.rerank_score is None for hit in hits[3:])
+    assert {hit.doc_id: (hit.score, hit.bm25_rank) for hit in hits} == {
+        hit.doc_id: (hit.score, hit.bm25_rank) for hit in before
+    }
+    assert index.search(query, 1) == hits[:1]  # it reads as many for fewer hits
+    assert (index.search("zzzz", 5), index.search(query, 0)) == ([], [])
+
+
+def test_another_reranker_and_one_of_classes_are_refused(tmp_path: Path) -> None:
+    folder, other, classes = (tmp_path / name for name in ("model", "other", "classes"))
+    for place in (folder, other, classes):
+        place.mkdir()
+    make_reranker(folder)
+    make_reranker(other, seed=1)
+    index = built(tmp_path / "index", RetrievalConfig.model_validate({"reranker": {"model": str(folder)}}))
+    (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+    with pytest.raises(ArtifactError, match="not the reranker that the index was made with"):
+        index.search("stop", 1)
+    with pytest.raises(ConfigError, match="3 classes"):
+        Reranker(make_reranker(classes, classes=3))

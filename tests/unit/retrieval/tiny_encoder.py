@@ -1,31 +1,15 @@
-"""A sentence-transformers model with random weights, made in a second: a BERT of one layer, mean pooling."""
+"""Models with random weights, made in a second, as sentence-transformers reads them: BERTs of one layer."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 
 def make_encoder(folder: Path, seed: int = 0) -> Path:
     """Write the model to a folder as sentence-transformers saves one."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import BertModel
 
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    texts = ["how do i train on two gpus and stop training", "怎么量化模型 如何部署服务", "make demo checkpoint"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=300, special_tokens=[*special.values(), "[MASK]"], show_progress=False
-    )
-    raw.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=64, mask_token="[MASK]", **special)
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=64,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    BertModel(_config(folder, seed)).save_pretrained(folder)
     (folder / "1_Pooling").mkdir()
     pooling = {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
@@ -37,3 +21,38 @@ def make_encoder(folder: Path, seed: int = 0) -> Path:
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 64, "do_lower_case": True}))
     return folder
+
+
+def make_reranker(folder: Path, seed: int = 0, classes: int = 1) -> Path:
+    """Write a cross-encoder to a folder: a BERT with a head for each class."""
+    from transformers import BertForSequenceClassification
+
+    config = _config(folder, seed)
+    config.num_labels = classes
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def _config(folder: Path, seed: int) -> Any:
+    """Write a tokenizer to a folder; the configuration of a model for it."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, PreTrainedTokenizerFast
+
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    texts = ["how do i train on two gpus and stop training", "怎么量化模型 如何部署服务", "make demo checkpoint"]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=300, special_tokens=[*special.values(), "[MASK]"], show_progress=False
+    )
+    raw.train_from_iterator(texts, trainer)
+    ends = [(token, raw.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
+    raw.post_processor = processors.BertProcessing(*ends)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=64, mask_token="[MASK]", **special)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    return BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64, initializer_range=1.0,
+    )  # fmt: skip
