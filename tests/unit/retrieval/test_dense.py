@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def with_dense(model: Path, **more: Any) -> RetrievalConfig:
     dense = {"model": str(model), **more.pop("dense", {})}
-    return RetrievalConfig.model_validate({"dense": dense, **more})
+    return RetrievalConfig.model_validate({"dense": dense, "fusion": "rrf", **more})
 
 
 def built(folder: Path, settings: RetrievalConfig, passages: Any = PASSAGES) -> HybridIndex:
@@ -71,7 +71,7 @@ def test_the_list_is_that_of_the_model_s_cosines(precision: str, near: float, mo
 
 
 def test_three_lists_are_fused_by_their_ranks(model: Path, tmp_path: Path) -> None:
-    index = built(tmp_path / "index", with_dense(model, fusion_weights={"dense": 0.5}))
+    index = built(tmp_path / "index", with_dense(model, fusion_weights={"bm25": 1.0, "tfidf": 1.0, "dense": 0.5}))
     plain = built(tmp_path / "plain", RetrievalConfig())
     for query in QUERIES:
         sparse = {hit.doc_id: hit for hit in plain.search(query, 20)}
