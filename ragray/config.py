@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from ragray.config_data import AugmentConfig, DataConfig, Positive, Section, Share
+
+
+def _without_none(tree: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A dumped section without what is not set: an index without embeddings records nothing of them."""
+    return {name: value for name, value in tree.items() if value is not None or name not in names}
 
 
 class AnalyzerConfig(Section):
@@ -34,7 +39,15 @@ class FusionWeights(Section):
 
     bm25: float = Field(0.7, ge=0.0, allow_inf_nan=False, description="of the list by BM25")
     tfidf: float = Field(0.3, ge=0.0, allow_inf_nan=False, description="of the list by TF-IDF")
-    dense: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="of the list by embeddings, where there is one")
+    dense: float | None = Field(
+        None, ge=0.0, allow_inf_nan=False,
+        description="of the list by embeddings; none: as much as the two others together, with convex and theoretical "
+        "4 times as much",
+    )  # fmt: skip
+
+    @model_serializer(mode="wrap")
+    def _recorded(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_none(dump(self), "dense")
 
 
 class DenseConfig(Section):
@@ -84,10 +97,14 @@ class RetrievalConfig(Section):
         description="share of answerable questions that the decline threshold may refuse, on validation data",
     )
 
+    @model_serializer(mode="wrap")
+    def _recorded(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_none(dump(self), "dense", "reranker")
+
     @model_validator(mode="after")
     def _check_weights(self) -> RetrievalConfig:
         weights = self.fusion_weights
-        if not (weights.bm25 or weights.tfidf or (weights.dense and self.dense)):
+        if not (weights.bm25 or weights.tfidf or (self.dense and weights.dense != 0.0)):
             raise ValueError("retrieval.fusion_weights: at least one must be above 0")
         return self
 

@@ -144,7 +144,12 @@ def search_lines(index: HybridIndex, query: str, hits: Sequence[Hit], explain: b
             f"{hit.rank}. {passage.title or passage.text[:60]}  ({hit.doc_id})\n"
             f"   fused {hit.score:.4f}, BM25 rank {hit.bm25_rank or '-'} score {hit.bm25_score:.3f},"
             f" TF-IDF rank {hit.tfidf_rank or '-'} score {hit.tfidf_score:.3f}"
-            + (f", embeddings rank {hit.dense_rank or '-'} cosine {hit.dense_score:.3f}" if hit.dense_score else "")
+            + (
+                f", embeddings rank {hit.dense_rank or '-'} cosine {hit.dense_score:.3f}"
+                if hit.dense_score is not None
+                else ""
+            )
+            + (f", reranker {hit.rerank_score:.3f}" if hit.rerank_score is not None else "")
         )
         if explain:
             lines += [

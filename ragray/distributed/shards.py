@@ -17,7 +17,7 @@ import numpy as np
 
 from ragray.config import RetrievalConfig
 from ragray.distributed.task_errors import plain_errors
-from ragray.errors import ArtifactError
+from ragray.errors import ConfigError
 from ragray.retrieval.corpus import Corpus, Found, merged, weigh
 from ragray.retrieval.index import HybridIndex, described, open_corpus, version_folder
 from ragray.retrieval.postings import Queries, QueryTerms, Ranked
@@ -200,13 +200,17 @@ def open_sharded(folder: Path, shards: int, options: Mapping[str, Any] | None = 
 
     Raises:
         ArtifactError: there is no index, or it is damaged.
+        ConfigError: the index has embeddings.
     """
     import ray
 
     place = version_folder(Path(folder)).absolute()
     description = described(place)
     if "dense" in description:
-        raise ArtifactError(f"{place}: an index with embeddings is not searched by shards", "use `HybridIndex.open`")
+        raise ConfigError(
+            f"{place}: has embeddings, which shards do not search",
+            "open it whole by `HybridIndex.open`, or index without `retrieval.dense`",
+        )
     sizes = [segment["documents"] for segment in description["segments"]]
     groups = [group for group in np.array_split(np.arange(len(sizes)), shards) if len(group)]
     starts = np.cumsum([0, *sizes])

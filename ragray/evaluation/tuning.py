@@ -151,13 +151,14 @@ def term_settings(untuned: RetrievalConfig, queries: Iterable[str]) -> list[Retr
 
 def fusion_settings(settings: RetrievalConfig) -> list[RetrievalConfig]:
     """The settings, then themselves with every other fusion: by ranks, by scores, and of one list alone."""
-    found = [{"fusion": "rrf", "rrf_k": k, "fusion_weights": _weights(share)} for k in RRF_KS for share in SHARES]
+    kept = settings.fusion_weights
+    found = [{"fusion": "rrf", "rrf_k": k, "fusion_weights": _weights(kept, share)} for k in RRF_KS for share in SHARES]
     found += [
-        {"fusion": "convex", "fusion_normalization": normalization, "fusion_weights": _weights(share)}
+        {"fusion": "convex", "fusion_normalization": normalization, "fusion_weights": _weights(kept, share)}
         for normalization in ("theoretical", "min-max", "z-score")
         for share in SHARES
     ]
-    found += [{"fusion": "rrf", "fusion_weights": _weights(share)} for share in (1.0, 0.0)]
+    found += [{"fusion": "rrf", "fusion_weights": _weights(kept, share)} for share in (1.0, 0.0)]
     others = [settings.model_copy(update=changed) for changed in found]
     return [settings, *(one for one in others if one != settings)]
 
@@ -199,8 +200,9 @@ def best_of(values: Values, of: Flags) -> int:
     return int(np.flatnonzero(means >= means.max() - 1e-12)[0])
 
 
-def _weights(share: float) -> FusionWeights:
-    return FusionWeights(bm25=share, tfidf=round(1.0 - share, 10))
+def _weights(kept: FusionWeights, share: float) -> FusionWeights:
+    """Weights of BM25 and TF-IDF; those of lists that are not searched stay."""
+    return kept.model_copy(update={"bm25": share, "tfidf": round(1.0 - share, 10)})
 
 
 def _with_means(settings: Sequence[RetrievalConfig], values: Values) -> tuple[tuple[RetrievalConfig, float], ...]:

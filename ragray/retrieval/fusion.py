@@ -49,11 +49,25 @@ def fuse(settings: RetrievalConfig, lists: Mapping[str, Ranked], least: Mapping[
         lists: by name.
         least: see `convex_combination`; 0 for a list that is not named.
     """
-    weights = [getattr(settings.fusion_weights, name) for name in lists]
+    weights = [weight_of(settings, name) for name in lists]
     if settings.fusion == "rrf":
         return reciprocal_rank_fusion([documents for documents, _ in lists.values()], settings.rrf_k, weights)
     lows = [least.get(name, 0.0) for name in lists]
     return convex_combination(list(lists.values()), settings.fusion_normalization, weights, lows)
+
+
+def weight_of(settings: RetrievalConfig, name: str) -> float:
+    """The weight of a list.
+
+    Unless it is set, embeddings count as much as both lists of words together. With `theoretical` it is 4 times as
+    much: from -1 up, the cosines of the passages that matter span a small part of the scale.
+    """
+    weights = settings.fusion_weights
+    given: float | None = getattr(weights, name)
+    if given is not None:
+        return given
+    words = weights.bm25 + weights.tfidf or 1.0
+    return 4.0 * words if settings.fusion == "convex" and settings.fusion_normalization == "theoretical" else words
 
 
 def reciprocal_rank_fusion(lists: Sequence[Ints], k: int, weights: Sequence[float] | None = None) -> Fused:

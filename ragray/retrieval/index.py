@@ -1,4 +1,4 @@
-"""The hybrid index: BM25 and TF-IDF over the same postings, fused by rank.
+"""The hybrid index: BM25 and TF-IDF over the same postings and, where it has them, embeddings; fused to one list.
 
 In: passages. Out: a folder (`build_index`), and `HybridIndex.open`, which memory-maps it, searches it and
 explains its answers. The folder records the analyzer and all settings: the query side asks the index, never the user.
@@ -23,13 +23,13 @@ from ragray.errors import ArtifactError, DataError
 from ragray.manifest import content_digest, file_digest, folder_digest
 from ragray.retrieval.analyzer import Analyzer, check_analyzer
 from ragray.retrieval.corpus import Corpus
-from ragray.retrieval.dense import LEAST, Dense
+from ragray.retrieval.dense import LEAST, Dense, Near
 from ragray.retrieval.fusion import fuse
 from ragray.retrieval.postings import Postings, QueryTerms, Ranked
 from ragray.retrieval.reranker import digest_of, reranker_of
 from ragray.retrieval.segment import TITLE_WEIGHT, Flags, Ints, Segment, mapped, write_segment
 from ragray.retrieval.statistics import write_statistics
-from ragray.retrieval.vectors import Known, Vectors, known_of
+from ragray.retrieval.vectors import Known, known_of
 from ragray.schema import Passage, table_of
 
 FORMAT_VERSION = 3
@@ -207,6 +207,11 @@ class HybridIndex:
     def __len__(self) -> int:
         return len(self.corpus)
 
+    @property
+    def runs_models(self) -> bool:
+        """Whether a search runs a neural model, which takes much longer than the rest of it."""
+        return self.settings.dense is not None or self.settings.reranker is not None
+
     def search(self, query: str, top_k: int, exclude: Collection[str] = ()) -> list[Hit]:
         """The best `top_k` documents for `query`, fused from all lists to `settings.fusion_depth` each.
 
@@ -238,19 +243,17 @@ class HybridIndex:
         """The `depth` best documents of each query by BM25 and by cosine, as numbers in index order; not fused."""
         return self.corpus.search_each(self.corpus.queries([self.terms(query) for query in queries]), depth)
 
-    def _fused(
-        self, query: QueryTerms, found: tuple[Ranked, Ranked], near: tuple[Ranked, Vectors] | None, top_k: int
-    ) -> list[Hit]:
+    def _fused(self, query: QueryTerms, found: tuple[Ranked, Ranked], near: Near | None, top_k: int) -> list[Hit]:
         lists, least = {"bm25": found[0], "tfidf": found[1]}, {"bm25": query.floor}
         if near is not None:
-            lists["dense"], least["dense"] = near[0], LEAST
+            lists["dense"], least["dense"] = near.counted(self.settings, lists), LEAST
         fused = fuse(self.settings, lists, least).first(top_k)
         shown = self.corpus.found(query, fused.documents.tolist())
         rows = zip(shown, fused.scores.tolist(), fused.ranks.T.tolist(), strict=True)
         return [
             Hit(
                 one.doc_id, rank, score, ranks[0] or None, one.bm25, ranks[1] or None, one.cosine,
-                None if near is None else ranks[2] or None, None if near is None else float(near[1][one.document]),
+                *((None, None) if near is None else near.shown(one.document, ranks[2])),
             )
             for rank, (one, score, ranks) in enumerate(rows, 1)
         ]  # fmt: skip

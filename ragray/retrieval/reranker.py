@@ -5,6 +5,7 @@ In: a question and passages. Out: a score for each, higher for a better one, to 
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from ragray.config import RerankerConfig
-from ragray.errors import ArtifactError, ConfigError
+from ragray.errors import ArtifactError, ConfigError, EngineError
 from ragray.retrieval.vectors import checked_model, load_model
 from ragray.schema import Passage
 
 _BATCH = 32
+_KIND = "ForSequenceClassification"  # of a model with a head; another would get one of random weights
 
 
 class Reranker:
@@ -31,6 +33,7 @@ class Reranker:
                 of several classes.
         """
         self.digest = digest_of(folder)
+        _check_kind(folder / "config.json")
         self._model = load_model(folder, "CrossEncoder")
         if self._model.num_labels != 1:
             raise ConfigError(
@@ -39,13 +42,31 @@ class Reranker:
         self._lock = threading.Lock()
 
     def scores(self, query: str, passages: Sequence[Passage]) -> list[float]:
-        """A score for each passage."""
+        """A score for each passage.
+
+        Raises:
+            EngineError: the model gives values that are no numbers.
+        """
         pairs = [(query, f"{passage.title}\n{passage.text}".strip()) for passage in passages]
         if not pairs:
             return []
         with self._lock:
             found = self._model.predict(pairs, batch_size=_BATCH, show_progress_bar=False)
-        return [float(score) for score in np.asarray(found, np.float64).reshape(len(pairs))]
+        scores = np.asarray(found, np.float64).reshape(len(pairs))
+        if not np.isfinite(scores).all():
+            raise EngineError("the reranker gives values that are no numbers", "use another model")
+        return [float(score) for score in scores]
+
+
+def _check_kind(config: Path) -> None:
+    try:
+        kinds = list(json.loads(config.read_text("utf-8"))["architectures"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{config}: damaged: {error}", "name a cross-encoder") from None
+    if not any(str(kind).endswith(_KIND) for kind in kinds):
+        raise ConfigError(
+            f"{config}: {', '.join(map(str, kinds))} is no cross-encoder", f"name one of a class ...{_KIND}"
+        )
 
 
 def digest_of(folder: Path) -> str:

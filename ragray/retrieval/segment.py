@@ -10,7 +10,7 @@ the same bytes, also where they were merged from parts.
     lengths.npy        uint32  [documents]  terms of each document
     ids.*, ids.order.npy   ids of the documents, and their numbers sorted by id
     passages.parquet   the passages
-    vectors.*          where the index has embeddings, see `dense`
+    vectors.*          where the index has embeddings, see `vectors`
     digest.txt         SHA-256 over the names and bytes of the other files
 """
 

@@ -5,14 +5,15 @@ In: a sentence-transformers model in a local folder, texts. Out: vectors, and fo
     vectors.npy    float32 or float16  [documents, dimensions]
     vectors.json   SHA-256 of the model, dimensions
 
-A model is a folder of JSON and safetensors: pickled weights and models that bring code of their own are refused.
+A model is a folder of JSON and safetensors: pickled weights and models that bring code of their own are refused. Its
+classes are named in JSON, and sentence-transformers imports what stands there: so only the known ones are let through.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,15 +23,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ragray.config import DenseConfig
-from ragray.errors import ArtifactError, ConfigError
-from ragray.manifest import files_below, folder_digest
+from ragray.errors import ArtifactError, ConfigError, EngineError
+from ragray.manifest import content_digest, file_digest, files_below
 
 Vectors = NDArray[np.float32]
 
 FILE, DESCRIPTION = "vectors.npy", "vectors.json"
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"}
+_CODE = {".py", ".pyc", ".so"}
 _OWN_CLASSES = "sentence_transformers."
+_KNOWN_CLASSES = {"Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "StaticEmbedding"}
+_OF_DOWNLOADS = {".cache", ".git"}  # folders that change with each download of the same model
 _QUERIES = 32  # that are embedded together
+_ROWS = 4096  # passages, or vectors, that are held in memory at once
 
 
 class Known(NamedTuple):
@@ -78,6 +83,8 @@ class Encoder:
                     [texts[place] for place in places], batch_size=batch_size, normalize_embeddings=True,
                     show_progress_bar=False,
                 )  # fmt: skip
+        if not np.isfinite(found).all():
+            raise EngineError("the embedding model gives values that are no numbers", "use another model")
         return found
 
 
@@ -92,9 +99,15 @@ def encoder_of(model: str) -> Encoder:
 
 
 def write_vectors(table: pa.Table, settings: DenseConfig, folder: Path) -> None:
-    """Write the vectors of a segment's passages."""
+    """Write the vectors of a segment's passages, some thousand at a time.
+
+    Raises:
+        ConfigError: see `Encoder`.
+        EngineError: the model gives values that are no numbers.
+    """
     encoder = encoder_of(settings.model)
-    _write(encoder.passages(table, settings.batch_size).astype(settings.precision), encoder.known, folder)
+    parts = (encoder.passages(table.slice(begin, _ROWS), settings.batch_size) for begin in range(0, len(table), _ROWS))
+    _write(parts, len(table), np.dtype(settings.precision), encoder.known, folder)
 
 
 def merge_vectors(folders: Sequence[Path], live: Sequence[NDArray[np.bool_]], target: Path) -> None:
@@ -105,8 +118,13 @@ def merge_vectors(folders: Sequence[Path], live: Sequence[NDArray[np.bool_]], ta
     """
     if not any((folder / FILE).exists() for folder in folders):
         return
-    vectors = [open_vectors(folder) for folder in folders]
-    _write(np.concatenate([rows[kept] for rows, kept in zip(vectors, live, strict=True)]), known_of(folders), target)
+    known, vectors = known_of(folders), [open_vectors(folder) for folder in folders]
+    parts = (
+        rows[begin : begin + _ROWS][kept[begin : begin + _ROWS]]
+        for rows, kept in zip(vectors, live, strict=True)
+        for begin in range(0, len(rows), _ROWS)
+    )
+    _write(parts, sum(int(kept.sum()) for kept in live), vectors[0].dtype, known, target)
 
 
 def open_vectors(folder: Path) -> NDArray[Any]:
@@ -126,8 +144,13 @@ def known_of(folders: Sequence[Path]) -> Known:
     return found.pop()
 
 
-def _write(vectors: NDArray[Any], known: Known, folder: Path) -> None:
-    np.save(folder / FILE, vectors)
+def _write(parts: Iterable[NDArray[Any]], count: int, dtype: np.dtype[Any], known: Known, folder: Path) -> None:
+    """Write what `np.save` would write of all parts together."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count, known.dimensions)}
+    with (folder / FILE).open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for rows in parts:
+            stream.write(rows.astype(dtype, copy=False).tobytes())
     (folder / DESCRIPTION).write_text(json.dumps(known._asdict()) + "\n", encoding="utf-8")
 
 
@@ -143,19 +166,27 @@ def checked_model(folder: Path, needed: str) -> str:
     """
     if not (folder / needed).is_file():
         raise ConfigError(f"{folder}: no model with {needed} here", "name its local folder: nothing is fetched")
-    if pickled := [name for name in files_below(folder) if Path(name).suffix in _PICKLED]:
+    files = files_below(folder)
+    if pickled := [name for name in files if Path(name).suffix in _PICKLED]:
         raise ConfigError(
             f"{folder}: {pickled[0]} may hold pickled objects, which run code when they are read",
             "save the model as safetensors and remove that file",
         )
+    if code := [name for name in files if Path(name).suffix in _CODE]:
+        raise ConfigError(f"{folder}: {code[0]} is code of its own", "name a model of standard modules")
     modules = folder / "modules.json"
     try:
         classes = [module["type"] for module in json.loads(modules.read_text("utf-8"))] if modules.exists() else []
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{modules}: damaged: {error}", "name a sentence-transformers model") from None
-    if foreign := [name for name in classes if not str(name).startswith(_OWN_CLASSES)]:
-        raise ConfigError(f"{folder}: {foreign[0]} is code of its own", "name a model of standard modules")
-    return folder_digest(folder)
+    if foreign := [name for name in classes if not _is_known(str(name))]:
+        raise ConfigError(f"{folder}: {foreign[0]} is not read", f"name a model of {', '.join(sorted(_KNOWN_CLASSES))}")
+    kept = [name for name in files if Path(name).parts[0] not in _OF_DOWNLOADS]
+    return content_digest({name: file_digest(folder / name) for name in kept})
+
+
+def _is_known(name: str) -> bool:
+    return name.startswith(_OWN_CLASSES) and name.rpartition(".")[2] in _KNOWN_CLASSES
 
 
 def load_model(folder: Path, kind: Literal["SentenceTransformer", "CrossEncoder"]) -> Any:
@@ -168,10 +199,21 @@ def load_model(folder: Path, kind: Literal["SentenceTransformer", "CrossEncoder"
         import sentence_transformers
     except ImportError:
         raise ConfigError(f"{folder}: sentence-transformers is not installed", "pip install 'ragray[dense]'") from None
+    from safetensors import SafetensorError
+
     try:
         return getattr(sentence_transformers, kind)(
             str(folder), device="cpu", trust_remote_code=False, local_files_only=True,
             model_kwargs={"use_safetensors": True},
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        ImportError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise ConfigError(f"{folder}: cannot be loaded: {error}", f"name the folder of a {kind}") from None

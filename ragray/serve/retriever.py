@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from ragray.engine.assistant import Retrieved, retrieve
 from ragray.serve.artifacts import open_artifact
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from ragray.retrieval.confidence import Confidence
     from ragray.retrieval.current import CurrentIndex
     from ragray.retrieval.index import Hit, HybridIndex, TermContribution
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +106,13 @@ class Retriever:
     async def retrieve(self, question: str) -> Retrieved:
         """The passages that the model reads, and whether they answer the question."""
         index = await self._latest()
-        return replace(retrieve(index, self._confidence, question), lineage=self._lineage(index))
+        found = await _aside(index, retrieve, index, self._confidence, question)
+        return replace(found, lineage=self._lineage(index))
 
     async def search(self, query: str, top_k: int, explain: bool = False) -> Found:
         """The best `top_k` passages, with `explain` also what each term adds to their scores."""
         index = await self._latest()
-        hits = index.search(query, top_k)
+        hits = await _aside(index, index.search, query, top_k)
         return Found(tuple(_found(index, query, hit, explain) for hit in hits), self._lineage(index))
 
     async def followed(self) -> Followed | None:
@@ -136,6 +142,11 @@ class Retriever:
         from ragray.retrieval.current import version_of
 
         return {"index": index.digest, "index_version": str(version_of(index))}
+
+
+async def _aside(index: HybridIndex, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """The result of a search; in a thread where it runs a model, so that other requests go on meanwhile."""
+    return await asyncio.to_thread(call, *args, **kwargs) if index.runs_models else call(*args, **kwargs)
 
 
 def _found(index: HybridIndex, query: str, hit: Hit, explain: bool) -> FoundPassage:

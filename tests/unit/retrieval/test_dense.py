@@ -1,26 +1,36 @@
 """Embeddings as a third list: exact, of the recorded model, and of nothing that could run code of its own."""
 
+import asyncio
 import itertools
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from small_corpus import PASSAGES, passage  # type: ignore[import-not-found]
-from tiny_encoder import make_encoder, make_reranker  # type: ignore[import-not-found]
+from tiny_encoder import make_encoder, make_reranker, spoil  # type: ignore[import-not-found]
 
-from ragray.config import RetrievalConfig
-from ragray.errors import ArtifactError, ConfigError
+from ragray.config import RetrievalConfig, RunConfig
+from ragray.distributed.index import STAGE
+from ragray.distributed.shards import open_sharded
+from ragray.errors import ArtifactError, ConfigError, EngineError
+from ragray.retrieval.confidence import Confidence
 from ragray.retrieval.current import CurrentIndex, version_of
 from ragray.retrieval.index import HybridIndex, build_index
 from ragray.retrieval.reranker import Reranker
 from ragray.retrieval.store import IndexStore
-from ragray.retrieval.vectors import Encoder, encoder_of
+from ragray.retrieval.vectors import encoder_of
+from ragray.serve.retriever import Retriever
+from ragray.terminal import search_lines
 
 pytest.importorskip("sentence_transformers", reason="the extra dense is not installed")
 
 QUERIES = ["how do I stop training", "量化模型", "zzzz", "two gpus make demo"]
+SMALLEST = {"name": "t", "output": "out", "data": {"faq": [{"path": "a"}]}, "train": {"base_model": "m"}}
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +97,66 @@ def test_three_lists_are_fused_by_their_ranks(model: Path, tmp_path: Path) -> No
     assert all(hit.dense_score is None for hit in plain.search("stop training", 5))
 
 
+@pytest.mark.parametrize("depth", [2, 100])
+def test_cosines_count_for_all_documents_with_the_theoretical_normalization(
+    depth: int, model: Path, tmp_path: Path
+) -> None:
+    settings = with_dense(model, fusion="convex", fusion_depth=depth, fusion_weights={"dense": 2.0})
+    index, cut = built(tmp_path / "index", settings), 0
+    for query in QUERIES:
+        (words, cosine), expected = next(index.lists([query], depth)), cosines(model, query)
+        nearest = sorted(expected, key=lambda doc_id: -expected[doc_id])
+        known = {index.corpus.doc_id(n) for n in (*words[0].tolist(), *cosine[0].tolist())} | set(nearest[:depth])
+        hits = index.search(query, 20)
+        assert {hit.doc_id for hit in hits} == known
+        for hit in hits:
+            near = (expected[hit.doc_id] + 1) / (expected[nearest[0]] + 1)
+            number = index.number(hit.doc_id)
+            shares = [
+                dict(zip(docs.tolist(), (s / s[0]).tolist(), strict=True)) for docs, s in (words, cosine) if len(s)
+            ]
+            of_words = [share.get(number, 0.0) for share in shares] or [0.0, 0.0]
+            assert hit.score == pytest.approx(0.7 * of_words[0] + 0.3 * of_words[1] + 2.0 * near, abs=1e-5)
+            assert hit.dense_rank == (nearest.index(hit.doc_id) + 1 if hit.doc_id in nearest[:depth] else None)
+            cut += hit.dense_rank is None
+    assert bool(cut) == (depth == 2)  # else it compares little
+
+
+def test_an_index_without_embeddings_records_nothing_of_them(tmp_path: Path) -> None:
+    index = built(tmp_path / "index", RetrievalConfig())
+    text = (tmp_path / "index" / "index.json").read_text()
+    assert not any(word in text for word in ("dense", "rerank", "vectors"))
+    assert not [*(tmp_path / "index").rglob("vectors*")]
+    assert "dense" not in json.dumps(STAGE.settings(RunConfig.model_validate(SMALLEST)))
+    assert index.settings == RetrievalConfig() and not index.runs_models
+    assert index.settings.model_dump()["fusion_weights"] == {"bm25": 0.7, "tfidf": 0.3}
+
+
+def test_a_set_weight_is_recorded(model: Path, tmp_path: Path) -> None:
+    settings = with_dense(model, fusion_weights={"dense": 0.0})
+    assert built(tmp_path / "index", settings).settings == settings
+    with pytest.raises(ValidationError, match="at least one must be above 0"):
+        RetrievalConfig.model_validate({"fusion_weights": {"bm25": 0, "tfidf": 0, "dense": 1.0}})
+
+
+def test_shards_refuse_embeddings(model: Path, tmp_path: Path) -> None:
+    built(tmp_path / "index", with_dense(model))
+    with pytest.raises(ConfigError, match="has embeddings, which shards do not search") as refused:
+        open_sharded(tmp_path / "index", 2)
+    assert refused.value.exit_code == 2
+
+
+def test_the_command_line_and_the_service_show_cosines(model: Path, tmp_path: Path) -> None:
+    index = built(tmp_path / "index", with_dense(model))
+    hits = index.search("stop training", 3)
+    lines = search_lines(index, "stop training", [replace(hits[0], dense_score=0.0), *hits[1:]], False, False)
+    assert "embeddings rank " in lines[0] and "cosine 0.000" in lines[0] and len(lines) == 3
+    found = asyncio.run(Retriever(index, cast(Confidence, None)).search("stop training", 3, explain=True))
+    assert [one.dense_score for one in found.hits] == [hit.dense_score for hit in hits]
+    shown = found.hits[0].to_json()
+    assert sum(term["bm25"] for term in shown["terms"]) == pytest.approx(hits[0].bm25_score)
+
+
 def test_documents_that_are_excluded_or_gone_are_not_near(model: Path, tmp_path: Path) -> None:
     built(tmp_path / "built", with_dense(model))
     store = IndexStore.create(tmp_path / "store", tmp_path / "built")
@@ -125,27 +195,6 @@ def test_another_model_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         store.update([passage("new", "", "text")])
 
 
-def test_models_that_could_run_code_are_refused(model: Path, tmp_path: Path) -> None:
-    def damaged(name: str, text: str) -> Path:
-        folder = tmp_path / name.replace("/", "_")
-        folder.mkdir()
-        for path in model.rglob("*"):
-            target = folder / path.relative_to(model)
-            target.mkdir() if path.is_dir() else target.write_bytes(path.read_bytes())
-        (folder / name).write_text(text)
-        return folder
-
-    with pytest.raises(ConfigError, match="pickled"):
-        Encoder(damaged("1_Pooling/pytorch_model.bin", "x"))
-    with pytest.raises(ConfigError, match="code of its own"):
-        Encoder(damaged("modules.json", '[{"idx": 0, "name": "0", "path": "", "type": "my_module.Model"}]'))
-    (tmp_path / "modules.json" / "modules.json").write_text("{")
-    with pytest.raises(ConfigError, match="damaged"):
-        Encoder(tmp_path / "modules.json")
-    with pytest.raises(ConfigError, match="nothing is fetched"):
-        Encoder(tmp_path / "absent")
-
-
 def test_the_reranker_orders_the_first_hits_by_what_it_says(tmp_path: Path) -> None:
     from sentence_transformers import CrossEncoder
 
@@ -178,9 +227,9 @@ def test_the_reranker_orders_the_first_hits_by_what_it_says(tmp_path: Path) -> N
     assert (index.search("zzzz", 5), index.search(query, 0)) == ([], [])
 
 
-def test_another_reranker_and_one_of_classes_are_refused(tmp_path: Path) -> None:
-    folder, other, classes = (tmp_path / name for name in ("model", "other", "classes"))
-    for place in (folder, other, classes):
+def test_another_reranker_and_those_of_no_single_score_are_refused(tmp_path: Path) -> None:
+    folder, other, classes, headless = (tmp_path / name for name in ("model", "other", "classes", "headless"))
+    for place in (folder, other, classes, headless):
         place.mkdir()
     make_reranker(folder)
     make_reranker(other, seed=1)
@@ -190,3 +239,8 @@ def test_another_reranker_and_one_of_classes_are_refused(tmp_path: Path) -> None
         index.search("stop", 1)
     with pytest.raises(ConfigError, match="3 classes"):
         Reranker(make_reranker(classes, classes=3))
+    with pytest.raises(ConfigError, match="BertModel is no cross-encoder"):  # its head would have random weights
+        Reranker(make_encoder(headless))
+    spoil(other)
+    with pytest.raises(EngineError, match="no numbers"):
+        Reranker(other).scores("stop", PASSAGES[:1])

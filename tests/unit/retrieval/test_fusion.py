@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pytest import approx
 
 from ragray.config import FusionWeights, RetrievalConfig
-from ragray.retrieval.fusion import Fused, convex_combination, fuse, normalized, reciprocal_rank_fusion
+from ragray.retrieval.fusion import Fused, convex_combination, fuse, normalized, reciprocal_rank_fusion, weight_of
 
 Scored = list[tuple[int, float]]
 
@@ -255,3 +256,15 @@ def test_a_third_list_joins_by_its_name() -> None:
     settings = RetrievalConfig(fusion="convex", fusion_weights=ThreeWeights())
     fused = dict(pairs(fuse(settings, lists, {"dense": -1.0})))
     assert fused == {1: 1.0, 2: approx(1.0 + 2 * 0.8 / 1.4), 3: 2.0}
+
+
+def test_embeddings_weigh_as_much_as_words_unless_that_is_set() -> None:
+    def weight(**settings: Any) -> float:
+        return weight_of(RetrievalConfig.model_validate(settings), "dense")
+
+    assert weight(fusion="convex", fusion_normalization="theoretical") == 4.0
+    assert weight(fusion="convex", fusion_normalization="min-max") == weight(fusion="rrf") == 1.0
+    assert weight(fusion="rrf", fusion_weights={"bm25": 1.0, "tfidf": 1.0}) == 2.0
+    assert weight(fusion_weights={"dense": 0.5}) == 0.5
+    alone = {"bm25": 0, "tfidf": 0}
+    assert weight(fusion="rrf", fusion_weights=alone, dense={"model": "folder"}) == 1.0

@@ -33,6 +33,15 @@ def make_reranker(folder: Path, seed: int = 0, classes: int = 1) -> Path:
     return folder
 
 
+def spoil(folder: Path) -> None:
+    """Make the weights of a model NaN."""
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    file = folder / "model.safetensors"
+    save_file({name: np.full_like(values, np.nan) for name, values in load_file(file).items()}, file, {"format": "pt"})
+
+
 def _config(folder: Path, seed: int) -> Any:
     """Write a tokenizer to a folder; the configuration of a model for it."""
     import torch
