@@ -21,7 +21,8 @@ from ragray.retrieval.vectors import Encoder, Known, Vectors, encoder_of, known_
 
 LEAST = -1.0  # a cosine
 _ROWS = 8192  # vectors that are multiplied at once
-_QUERIES = 16  # that are answered together
+_QUERIES = 16  # that are answered together, where no more than so many cosines are held:
+_COSINES = 1 << 26
 
 
 class Near(NamedTuple):
@@ -97,8 +98,9 @@ class Dense:
             depth: how many at most; None: all.
             absent: for each query: documents to pass over.
         """
-        for begin in range(0, len(queries), _QUERIES):
-            group = queries[begin : begin + _QUERIES]
+        at_once = max(1, min(_QUERIES, _COSINES // max(len(self._live), 1)))
+        for begin in range(0, len(queries), at_once):
+            group = queries[begin : begin + at_once]
             asked = [place for place, query in enumerate(group) if query.strip()]
             cosines = np.zeros((len(group), len(self._live)), np.float32)
             if asked:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ragray.config import RerankerConfig
 from ragray.errors import ArtifactError, ConfigError, EngineError
-from ragray.retrieval.vectors import checked_model, load_model
+from ragray.retrieval.local_models import checked_model, load_model
 from ragray.schema import Passage
 
 _BATCH = 32

@@ -4,9 +4,6 @@ In: a sentence-transformers model in a local folder, texts. Out: vectors, and fo
 
     vectors.npy    float32 or float16  [documents, dimensions]
     vectors.json   SHA-256 of the model, dimensions
-
-A model is a folder of JSON and safetensors: pickled weights and models that bring code of their own are refused. Its
-classes are named in JSON, and sentence-transformers imports what stands there: so only the known ones are let through.
 """
 
 from __future__ import annotations
@@ -16,24 +13,19 @@ import threading
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ragray.config import DenseConfig
-from ragray.errors import ArtifactError, ConfigError, EngineError
-from ragray.manifest import content_digest, file_digest, files_below
+from ragray.errors import ArtifactError, EngineError
+from ragray.retrieval.local_models import checked_model, load_model
 
 Vectors = NDArray[np.float32]
 
 FILE, DESCRIPTION = "vectors.npy", "vectors.json"
-_PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"}
-_CODE = {".py", ".pyc", ".so"}
-_OWN_CLASSES = "sentence_transformers."
-_KNOWN_CLASSES = {"Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "StaticEmbedding"}
-_OF_DOWNLOADS = {".cache", ".git"}  # folders that change with each download of the same model
 _QUERIES = 32  # that are embedded together
 _ROWS = 4096  # passages, or vectors, that are held in memory at once
 
@@ -152,68 +144,3 @@ def _write(parts: Iterable[NDArray[Any]], count: int, dtype: np.dtype[Any], know
         for rows in parts:
             stream.write(rows.astype(dtype, copy=False).tobytes())
     (folder / DESCRIPTION).write_text(json.dumps(known._asdict()) + "\n", encoding="utf-8")
-
-
-def checked_model(folder: Path, needed: str) -> str:
-    """The digest of a model that may be loaded.
-
-    Args:
-        folder: of the model.
-        needed: a file that it must have.
-
-    Raises:
-        ConfigError: it may not, or is none.
-    """
-    if not (folder / needed).is_file():
-        raise ConfigError(f"{folder}: no model with {needed} here", "name its local folder: nothing is fetched")
-    files = files_below(folder)
-    if pickled := [name for name in files if Path(name).suffix in _PICKLED]:
-        raise ConfigError(
-            f"{folder}: {pickled[0]} may hold pickled objects, which run code when they are read",
-            "save the model as safetensors and remove that file",
-        )
-    if code := [name for name in files if Path(name).suffix in _CODE]:
-        raise ConfigError(f"{folder}: {code[0]} is code of its own", "name a model of standard modules")
-    modules = folder / "modules.json"
-    try:
-        classes = [module["type"] for module in json.loads(modules.read_text("utf-8"))] if modules.exists() else []
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{modules}: damaged: {error}", "name a sentence-transformers model") from None
-    if foreign := [name for name in classes if not _is_known(str(name))]:
-        raise ConfigError(f"{folder}: {foreign[0]} is not read", f"name a model of {', '.join(sorted(_KNOWN_CLASSES))}")
-    kept = [name for name in files if Path(name).parts[0] not in _OF_DOWNLOADS]
-    return content_digest({name: file_digest(folder / name) for name in kept})
-
-
-def _is_known(name: str) -> bool:
-    return name.startswith(_OWN_CLASSES) and name.rpartition(".")[2] in _KNOWN_CLASSES
-
-
-def load_model(folder: Path, kind: Literal["SentenceTransformer", "CrossEncoder"]) -> Any:
-    """A checked model, loaded without network and without code of its own.
-
-    Raises:
-        ConfigError: sentence-transformers is not installed, or cannot load it.
-    """
-    try:
-        import sentence_transformers
-    except ImportError:
-        raise ConfigError(f"{folder}: sentence-transformers is not installed", "pip install 'ragray[dense]'") from None
-    from safetensors import SafetensorError
-
-    try:
-        return getattr(sentence_transformers, kind)(
-            str(folder), device="cpu", trust_remote_code=False, local_files_only=True,
-            model_kwargs={"use_safetensors": True},
-        )  # fmt: skip
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        ImportError,
-        AttributeError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
-        raise ConfigError(f"{folder}: cannot be loaded: {error}", f"name the folder of a {kind}") from None

@@ -97,6 +97,12 @@ def test_three_lists_are_fused_by_their_ranks(model: Path, tmp_path: Path) -> No
     assert all(hit.dense_score is None for hit in plain.search("stop training", 5))
 
 
+def test_lists_of_no_weight_add_nothing_to_it(model: Path, tmp_path: Path) -> None:
+    alone = with_dense(model, fusion="convex", fusion_depth=2, fusion_weights={"bm25": 0, "tfidf": 0})
+    index = built(tmp_path / "index", alone)
+    assert [[hit.dense_rank for hit in index.search(query, 20)] for query in QUERIES] == [[1, 2]] * len(QUERIES)
+
+
 @pytest.mark.parametrize("depth", [2, 100])
 def test_cosines_count_for_all_documents_with_the_theoretical_normalization(
     depth: int, model: Path, tmp_path: Path

@@ -1,7 +1,6 @@
 """Models of embeddings: which are read, and the files of their vectors."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,11 @@ from tiny_encoder import make_encoder, spoil  # type: ignore[import-not-found]
 from ragray.config import DenseConfig
 from ragray.errors import ConfigError, EngineError
 from ragray.retrieval import vectors
-from ragray.retrieval.vectors import FILE, Encoder, checked_model, encoder_of, merge_vectors, write_vectors
+from ragray.retrieval.local_models import checked_model
+from ragray.retrieval.vectors import FILE, Encoder, encoder_of, merge_vectors, write_vectors
 from ragray.schema import Passage, table_of
 
 pytest.importorskip("sentence_transformers", reason="the extra dense is not installed")
-
-Make = Callable[[str], Path]
 
 
 @pytest.fixture
@@ -37,6 +35,8 @@ def model(tmp_path: Path) -> Path:
         # the next two import classes that their own JSON names, also from files of the folder
         ("modules.json", '[{"path": "", "type": "sentence_transformers.models.Router"}]', "Router is not read"),
         ("modules.json", '[{"path": "", "type": "sentence_transformers.models.WordEmbeddings"}]', "is not read"),
+        ("modules.json", '[{"path": "../other", "type": "sentence_transformers.models.Dense"}]', "outside"),
+        ("adapter_config.json", "{}", "adapter"),
         ("model.safetensors", "cut", "cannot be loaded"),
     ],
 )
@@ -44,6 +44,13 @@ def test_models_that_could_run_code_or_are_damaged_are_refused(name: str, text: 
     (model / name).parent.mkdir(exist_ok=True)
     (model / name).write_text(text)
     with pytest.raises(ConfigError, match=match):
+        Encoder(model)
+
+
+def test_folders_that_the_digest_does_not_see_are_refused(model: Path, tmp_path: Path) -> None:
+    (model / "1_Pooling").rename(tmp_path / "elsewhere")
+    (model / "1_Pooling").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="a link to another folder"):
         Encoder(model)
 
 

@@ -1,6 +1,7 @@
 """Models with random weights, made in a second, as sentence-transformers reads them: BERTs of one layer."""
 
 import json
+import string
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,17 @@ def spoil(folder: Path) -> None:
 def _config(folder: Path, seed: int) -> Any:
     """Write a tokenizer to a folder; the configuration of a model for it."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, PreTrainedTokenizerFast
 
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     texts = ["how do i train on two gpus and stop training", "怎么量化模型 如何部署服务", "make demo checkpoint"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=300, special_tokens=[*special.values(), "[MASK]"], show_progress=False
-    )
-    raw.train_from_iterator(texts, trainer)
+    words = sorted({word for text in texts for word in text.split()})
+    characters = sorted({character for word in words for character in word} | set(string.ascii_letters))
+    # a trained vocabulary is another one each time, where pairs are equally frequent
+    pieces = dict.fromkeys([*special.values(), "[MASK]", *words, *characters, *(f"##{one}" for one in characters)])
+    raw = Tokenizer(models.WordPiece({piece: n for n, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     ends = [(token, raw.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
     raw.post_processor = processors.BertProcessing(*ends)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=64, mask_token="[MASK]", **special)
