@@ -8,6 +8,8 @@ version and options, and opening it with another analyzer is an error: terms mad
                    - and _ in them left out, digits apart     IL-6, IL6 -> il6 il 6
     versions       whole and shortened                        2.60.1 -> 2.60.1 2.60
     Chinese        dictionary words, bigrams, or both         K8s集群 -> k8s 集群
+
+A user's dictionary and synonyms are part of the options, by their content: `terms` reads them as `WordRules`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from functools import lru_cache
 from typing import Any
 
 from ragray.config import AnalyzerConfig
-from ragray.errors import ArtifactError
+from ragray.config_words import SynonymRule, chain, contradiction, synonym_rule
+from ragray.errors import ArtifactError, ConfigError
+from ragray.retrieval.phrases import Phrases, Told, Units, WordRules
 from ragray.retrieval.stopwords import CHINESE, ENGLISH
 
 NAME = "ragray"
@@ -40,10 +44,16 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SHORTEST_HUMP = 3  # "TorchTrainer" is two words, "LoRA" is one
 _IRREGULAR = {"gpus": "gpu", "cpus": "cpu", "tpus": "tpu"}  # Snowball takes them for Latin words in -us
 _LONGEST_TERM = 64  # characters; longer runs are data, not words
+_DICTIONARY, _SYNONYMS = "retrieval.analyzer.dictionary", "retrieval.analyzer.synonyms"
+_LEAVE_OUT = "leave it out, or write it as texts hold it between other words"
 
 
 class Analyzer:
-    """Turns text into terms by the given options; safe to share between threads."""
+    """Turns text into terms by the given options; safe to share between threads.
+
+    Raises:
+        ConfigError: words or synonyms have no terms or contradict each other, or a package is missing.
+    """
 
     def __init__(self, settings: AnalyzerConfig) -> None:
         self.settings = settings
@@ -51,6 +61,14 @@ class Analyzer:
         self._chinese = CHINESE if settings.stop_words else frozenset()
         self._local = threading.local()
         self._word_terms = lru_cache(maxsize=1 << 16)(self._split_word)
+        self._key = lru_cache(maxsize=1 << 16)(self._find_key)
+        if settings.simplified:
+            _check_opencc()
+        self._rules = WordRules()
+        for learn in (self._with_words, self._with_groups, self._with_rewritings):  # each uses those before
+            self._rules = learn()
+            self._word_terms.cache_clear()
+        self.joins_words = self._rules.joins_words
 
     def describe(self) -> dict[str, Any]:
         """What an index records about its analyzer."""
@@ -58,9 +76,28 @@ class Analyzer:
 
     def terms(self, text: str) -> list[str]:
         """The terms of `text` in their order, repeated as they occur."""
-        terms: list[str] = []
+        normal = self._normal(text)
+        terms, at = list[str](), 0
+        if self._rules.phrases:
+            units, edges = self._units(normal)
+            for begin, end, told in self._rules.phrases.found(units):
+                if told is not None:
+                    terms += [*self._plain_terms(normal, at, edges[begin][0]), *told]
+                    at = edges[end - 1][1]
+        return terms + self._plain_terms(normal, at, len(normal))
+
+    def _normal(self, text: str) -> str:
         normal = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text))
-        for match in _TOKEN.finditer(normal):
+        if self.settings.simplified:
+            from ragray.dataprep.language import convert_chinese
+
+            return convert_chinese(normal, "simplified")
+        return normal
+
+    def _plain_terms(self, normal: str, begin: int, end: int) -> list[str]:
+        """The terms of a part of a text, in which no phrase is looked for."""
+        terms: list[str] = []
+        for match in _TOKEN.finditer(normal, begin, end):
             if match.lastgroup == "cjk":
                 terms.extend(self._split_chinese(match.group()))
             else:
@@ -71,6 +108,8 @@ class Analyzer:
         whole = word.lower()[:_LONGEST_TERM].strip("_")
         if not whole:
             return ()
+        if stands_for := self._rules.singles.get(self._key(word)):
+            return stands_for
         if numbers := _NUMBERS.fullmatch(whole):
             return tuple(_shortened(numbers[1]))
         parts = _parts(word)
@@ -81,9 +120,12 @@ class Analyzer:
 
     def _plain(self, word: str) -> Iterator[str]:
         if word not in self._english:
-            yield self._stemmed(word) if self.settings.stem and word.isascii() and word.isalpha() else word
+            stem = self._stemmed(word)
+            yield from self._rules.singles.get(stem, (stem,))
 
     def _stemmed(self, word: str) -> str:
+        if not (self.settings.stem and word.isascii() and word.isalpha()):
+            return word
         stem: Callable[[str], str] | None = getattr(self._local, "stem", None)
         if stem is None:
             import Stemmer
@@ -95,10 +137,129 @@ class Analyzer:
         if self.settings.chinese != "words":
             yield from (pair for pair in _bigrams(run) if pair not in self._chinese)
         if self.settings.chinese != "bigrams":
-            import rjieba
-
             shorter = 0 if self.settings.chinese == "words" else 1  # a word of two characters counts twice
-            yield from (w for w in rjieba.cut(run) if len(w) > shorter and w not in self._chinese)
+            at, known = 0, self._rules.words
+            for begin, end, _ in known.found(run) if known else ():
+                yield from self._dictionary_words(run[at:begin], shorter)
+                yield run[begin:end]
+                at = end
+            yield from self._dictionary_words(run[at:], shorter)
+
+    def _dictionary_words(self, run: str, shorter: int) -> Iterator[str]:
+        import rjieba
+
+        yield from (w for w in rjieba.cut(run) if len(w) > shorter and w not in self._chinese)
+
+    def _find_key(self, word: str) -> str:
+        """What a word is recognized by in phrases: its term, or where it has several, that of the whole."""
+        whole = word.lower()[:_LONGEST_TERM].strip("_")
+        if numbers := _NUMBERS.fullmatch(whole):
+            return numbers[1]
+        return self._stemmed(whole) if whole and len(_parts(word)) == 1 else _LINK.sub("", whole)
+
+    def _units(self, normal: str) -> tuple[list[str], list[tuple[int, int]]]:
+        """(keys of words, Chinese characters, and what stands between any of them; where each begins and ends)."""
+        units: list[str] = []
+        edges: list[tuple[int, int]] = []
+        for match in _TOKEN.finditer(normal):
+            begin, end = match.span()
+            if edges and edges[-1][1] < begin:
+                between = normal[edges[-1][1] : begin]
+                units.append(" " if between.isspace() else between)
+                edges.append((edges[-1][1], begin))
+            if match.lastgroup == "cjk":
+                units += match.group()
+                edges += ((place, place + 1) for place in range(begin, end))
+            else:
+                units.append(self._key(match.group()))
+                edges.append((begin, end))
+        return units, edges
+
+    def _units_of(self, phrase: str, where: str) -> Units:
+        """The units of a user's phrase.
+
+        Raises:
+            ConfigError: it does not begin and end with a word, or has no terms.
+        """
+        normal = self._normal(phrase)
+        units, edges = self._units(normal)
+        if not edges or (edges[0][0], edges[-1][1]) != (0, len(normal)):
+            raise ConfigError(f"{where}: {phrase!r} begins or ends with a mark, which is no part of a word", _LEAVE_OUT)
+        return tuple(units)
+
+    def _with_words(self) -> WordRules:
+        """The rules of the dictionary. A word of one Latin part stays whole without any."""
+        words: dict[Units, Told] = {}
+        mixed: dict[Units, Told] = {}
+        for word in self.settings.dictionary:
+            units, normal = self._units_of(word, _DICTIONARY), self._normal(word)
+            if all(map(is_chinese, normal)):
+                words[units] = None
+            elif len(normal.split()) > 1:
+                raise ConfigError(f"{_DICTIONARY}: {word!r} has a mark that stands for white space", _LEAVE_OUT)
+            elif len(units) > 1:
+                mixed[units] = (normal.lower(), *self.terms(word))
+        return WordRules(Phrases(words), {}, Phrases({**words, **mixed}))
+
+    def _with_groups(self) -> WordRules:
+        """The rules with groups of synonyms: each phrase becomes the first one's name."""
+        told: dict[Units, tuple[str, ...]] = {}
+        for rule in self._synonym_rules:
+            if not rule.right:
+                units = [self._synonym(phrase) for phrase in rule.phrases]
+                told |= dict.fromkeys(units, ("".join("".join(units[0]).split()),))
+        return self._told_also(told)
+
+    def _with_rewritings(self) -> WordRules:
+        """The rules with rewritings: each phrase at the left becomes the terms of those at the right."""
+        told: dict[Units, tuple[str, ...]] = {}
+        line_of: dict[Units, str] = {}
+        for rule in self._synonym_rules:
+            right = tuple(dict.fromkeys(term for phrase in rule.right for term in self.terms(phrase)))
+            for phrase in rule.phrases:
+                units = self._synonym(phrase)
+                if (other := line_of.setdefault(units, rule.line)) != rule.line:
+                    raise ConfigError(contradiction(_SYNONYMS, phrase, other, rule.line), "correct one of the lines")
+                if rule.right:
+                    told[units] = right
+        for rule in self._synonym_rules:
+            for phrase in rule.right:
+                units = self._synonym(phrase)
+                if units in told and line_of[units] != rule.line:
+                    raise ConfigError(chain(_SYNONYMS, phrase, rule.line, line_of[units]), "correct one of the lines")
+        return self._told_also(told)
+
+    @property
+    def _synonym_rules(self) -> list[SynonymRule]:
+        return [synonym_rule(line, _SYNONYMS) for line in self.settings.synonyms]
+
+    def _synonym(self, phrase: str) -> Units:
+        """The units of a phrase of synonyms.
+
+        Raises:
+            ConfigError: it has no terms.
+        """
+        units = self._units_of(phrase, _SYNONYMS)
+        if not self.terms(phrase):
+            raise ConfigError(f"{_SYNONYMS}: {phrase!r} has no terms: it is a frequent function word", _LEAVE_OUT)
+        return units
+
+    def _told_also(self, told: Mapping[Units, tuple[str, ...]]) -> WordRules:
+        """The rules with phrases that stand for terms; those of one Latin word are found in identifiers too."""
+        singles = {units[0]: terms for units, terms in told.items() if len(units) == 1 and not is_chinese(units[0])}
+        phrases = {units: terms for units, terms in told.items() if units[0] not in singles or len(units) > 1}
+        known = self._rules
+        return WordRules(known.words, {**known.singles, **singles}, Phrases({**known.phrases.told, **phrases}))
+
+
+def _check_opencc() -> None:
+    try:
+        import opencc  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            "retrieval.analyzer.simplified: the package opencc is not installed",
+            "pip install 'ragray[data]', or set retrieval.analyzer.simplified to false and build the index again",
+        ) from None
 
 
 def is_chinese(character: str) -> bool:

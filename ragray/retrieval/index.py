@@ -23,7 +23,7 @@ from ragray.manifest import content_digest, file_digest, folder_digest
 from ragray.retrieval.analyzer import Analyzer, check_analyzer
 from ragray.retrieval.corpus import Corpus
 from ragray.retrieval.postings import Postings, QueryTerms, Ranked
-from ragray.retrieval.segment import TITLE_WEIGHT, Flags, Ints, Segment, mapped, write_segment
+from ragray.retrieval.segment import Flags, Ints, Segment, mapped, write_segment
 from ragray.retrieval.statistics import write_statistics
 from ragray.schema import Passage, table_of
 
@@ -66,8 +66,24 @@ def build_index(passages: Sequence[Passage] | pa.Table, settings: RetrievalConfi
     table = passages if isinstance(passages, pa.Table) else table_of(Passage, passages)
     segment = folder / SEGMENT
     segment.mkdir(exist_ok=True)
-    write_segment(table, Analyzer(settings.analyzer).terms, segment)
+    write_passages(table, settings, segment)
     return write_version([(Segment(segment), np.ones(len(table), np.bool_))], [SEGMENT], settings, folder)
+
+
+def write_passages(passages: pa.Table, settings: RetrievalConfig, folder: Path) -> None:
+    """Write the segment of an index with these settings.
+
+    Args:
+        passages: with the schema of `Passage`.
+        settings: of the index.
+        folder: an empty folder.
+
+    Raises:
+        DataError: two passages have the same id, or one repeats a term too often.
+        ConfigError: the analyzer's words or synonyms contradict each other, or a package is missing.
+    """
+    analyzer = Analyzer(settings.analyzer)
+    write_segment(passages, analyzer.terms, folder, settings.title_weight, analyzer.joins_words)
 
 
 def write_version(
@@ -91,7 +107,7 @@ def write_version(
     known = {
         "format_version": FORMAT_VERSION,
         "analyzer": Analyzer(settings.analyzer).describe(),
-        "title_weight": TITLE_WEIGHT,
+        "title_weight": settings.title_weight,
         "settings": settings.model_dump(),
         "corpus": corpus,
         "counts": counts,
@@ -171,6 +187,9 @@ class HybridIndex:
         self.settings = RetrievalConfig.model_validate(description["settings"])
         self.digest: str = description["digest"]
         self.analyzer = check_analyzer(description["analyzer"], str(folder))
+        made_with = self.analyzer.settings, description["title_weight"]
+        if made_with != (self.settings.analyzer, self.settings.title_weight):
+            raise ArtifactError(f"{folder}: its terms were made with other settings than it names", _REBUILD)
         self.corpus = corpus
 
     @classmethod
