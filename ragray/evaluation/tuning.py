@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ragray.config import AnalyzerConfig, Bm25Config, FusionWeights, RetrievalConfig
+from ragray.config import Bm25Config, FusionWeights, RetrievalConfig
 from ragray.errors import ConfigError
 from ragray.evaluation.significance import Difference, Resampling
 from ragray.retrieval.analyzer import is_chinese
@@ -136,7 +136,7 @@ def term_settings(untuned: RetrievalConfig, queries: Iterable[str]) -> list[Retr
     latin = any(character.isascii() and character.isalpha() for text in texts for character in text)
     kept = untuned.analyzer
     analyzers = [
-        AnalyzerConfig(chinese=way, stem=stem, stop_words=stop_words)
+        kept.model_copy(update={"chinese": way, "stem": stem, "stop_words": stop_words})
         for way in (("both", "bigrams", "words") if chinese else (kept.chinese,))
         for stem in ((True, False) if latin else (kept.stem,))
         for stop_words in (True, False)

@@ -1,7 +1,8 @@
 """A metric of many settings of the retriever, for each query of a test collection.
 
-In: documents, queries, judgements, and settings that share an analyzer and the weight of titles. Out: one value for each
-setting and query, equal to what `ragray evaluate retrieval` measures. Texts are cut into terms once; k1 and b weigh the same postings.
+In: documents, queries, judgements, and settings that share an analyzer and the weight of titles. Out: one value for
+each setting and query, equal to what `ragray evaluate retrieval` measures. Texts are cut into terms once; k1 and b
+weigh the same postings.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import re
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from ragray.config import AnalyzerConfig
@@ -62,8 +62,7 @@ class Analyzer:
         self._local = threading.local()
         self._word_terms = lru_cache(maxsize=1 << 16)(self._split_word)
         self._key = lru_cache(maxsize=1 << 16)(self._find_key)
-        if settings.simplified:
-            _check_opencc()
+        self._converted = _simplifier() if settings.simplified else None
         self._rules = WordRules()
         for learn in (self._with_words, self._with_groups, self._with_rewritings):  # each uses those before
             self._rules = learn()
@@ -77,22 +76,19 @@ class Analyzer:
     def terms(self, text: str) -> list[str]:
         """The terms of `text` in their order, repeated as they occur."""
         normal = self._normal(text)
+        if not self._rules.phrases.told:
+            return self._plain_terms(normal, 0, len(normal))
         terms, at = list[str](), 0
-        if self._rules.phrases:
-            units, edges = self._units(normal)
-            for begin, end, told in self._rules.phrases.found(units):
-                if told is not None:
-                    terms += [*self._plain_terms(normal, at, edges[begin][0]), *told]
-                    at = edges[end - 1][1]
+        units, edges = self._units(normal)
+        for begin, end, told in self._rules.phrases.found(units):
+            if told is not None:
+                terms += [*self._plain_terms(normal, at, edges[begin][0]), *told]
+                at = edges[end - 1][1]
         return terms + self._plain_terms(normal, at, len(normal))
 
     def _normal(self, text: str) -> str:
         normal = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text))
-        if self.settings.simplified:
-            from ragray.dataprep.language import convert_chinese
-
-            return convert_chinese(normal, "simplified")
-        return normal
+        return self._converted(normal) if self._converted else normal
 
     def _plain_terms(self, normal: str, begin: int, end: int) -> list[str]:
         """The terms of a part of a text, in which no phrase is looked for."""
@@ -136,19 +132,20 @@ class Analyzer:
     def _split_chinese(self, run: str) -> Iterator[str]:
         if self.settings.chinese != "words":
             yield from (pair for pair in _bigrams(run) if pair not in self._chinese)
-        if self.settings.chinese != "bigrams":
-            shorter = 0 if self.settings.chinese == "words" else 1  # a word of two characters counts twice
-            at, known = 0, self._rules.words
-            for begin, end, _ in known.found(run) if known else ():
-                yield from self._dictionary_words(run[at:begin], shorter)
-                yield run[begin:end]
-                at = end
-            yield from self._dictionary_words(run[at:], shorter)
+        at, known = 0, self._rules.words
+        for begin, end, _ in known.found(run) if known.told else ():
+            yield from self._dictionary_words(run[at:begin])
+            yield run[begin:end]
+            at = end
+        yield from self._dictionary_words(run[at:])
 
-    def _dictionary_words(self, run: str, shorter: int) -> Iterator[str]:
+    def _dictionary_words(self, run: str) -> list[str]:
+        if self.settings.chinese == "bigrams" or not run:
+            return []
         import rjieba
 
-        yield from (w for w in rjieba.cut(run) if len(w) > shorter and w not in self._chinese)
+        shorter = 0 if self.settings.chinese == "words" else 1  # a word of two characters counts twice
+        return [w for w in rjieba.cut(run) if len(w) > shorter and w not in self._chinese]
 
     def _find_key(self, word: str) -> str:
         """What a word is recognized by in phrases: its term, or where it has several, that of the whole."""
@@ -215,7 +212,7 @@ class Analyzer:
         told: dict[Units, tuple[str, ...]] = {}
         line_of: dict[Units, str] = {}
         for rule in self._synonym_rules:
-            right = tuple(dict.fromkeys(term for phrase in rule.right for term in self.terms(phrase)))
+            right = tuple(term for phrase in rule.right for term in self.terms(phrase))
             for phrase in rule.phrases:
                 units = self._synonym(phrase)
                 if (other := line_of.setdefault(units, rule.line)) != rule.line:
@@ -252,7 +249,12 @@ class Analyzer:
         return WordRules(known.words, {**known.singles, **singles}, Phrases({**known.phrases.told, **phrases}))
 
 
-def _check_opencc() -> None:
+def _simplifier() -> Callable[[str], str]:
+    """What turns traditional Chinese into simplified.
+
+    Raises:
+        ConfigError: opencc is not installed.
+    """
     try:
         import opencc  # noqa: F401
     except ImportError:
@@ -260,6 +262,9 @@ def _check_opencc() -> None:
             "retrieval.analyzer.simplified: the package opencc is not installed",
             "pip install 'ragray[data]', or set retrieval.analyzer.simplified to false and build the index again",
         ) from None
+    from ragray.dataprep.language import convert_chinese
+
+    return partial(convert_chinese, target="simplified")
 
 
 def is_chinese(character: str) -> bool:

@@ -3,7 +3,8 @@
 In: columns of text, and an analyzer. Out: the terms in order, and for each its documents and counts.
 
 Most analyzers make no term across white space. With these a text is taken for a sequence of runs, what stands between
-ASCII white space, and the analyzer is asked once for each distinct run: in a large corpus nearly all runs were met before.
+ASCII white space, and the analyzer is asked once for each distinct run: in a large corpus nearly all runs were met
+before.
 """
 
 from __future__ import annotations

@@ -24,9 +24,6 @@ class Phrases:
             lengths[units[0]].add(len(units))
         self._lengths = {first: sorted(of, reverse=True) for first, of in lengths.items()}
 
-    def __bool__(self) -> bool:
-        return bool(self.told)
-
     def found(self, units: Sequence[str]) -> Iterator[tuple[int, int, Told]]:
         """(place of its first unit, place after its last, what it stands for) of each phrase; none share a unit."""
         place = 0
