@@ -222,5 +222,5 @@ def test_a_title_counts_so_often(tmp_path: Path, weight: int) -> None:
 def test_a_changed_weight_is_another_setting_of_a_run() -> None:
     assert load_retrieval(None, ["retrieval.title_weight=0"]).title_weight == 0
     for wrong in ("-1", "11", "1.5"):
-        with pytest.raises(ConfigError, match="retrieval.title_weight"):
+        with pytest.raises(ConfigError, match=r"retrieval\.title_weight"):
             load_retrieval(None, [f"retrieval.title_weight={wrong}"])
