@@ -32,7 +32,7 @@ INDEX_CODE = tuple(
     f"retrieval.{name}"
     for name in (
         "analyzer", "bm25", "chunks", "counting", "index", "phrases", "scoring", "segment", "statistics", "stopwords",
-        "strings", "tfidf",
+        "strings", "tfidf", "word_rules",
     )
 )  # fmt: skip
 _PART_PASSAGES = 20_000  # of a task, at least

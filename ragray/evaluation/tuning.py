@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ragray.config import Bm25Config, FusionWeights, RetrievalConfig
 from ragray.errors import ConfigError
 from ragray.evaluation.significance import Difference, Resampling
-from ragray.retrieval.analyzer import is_chinese
+from ragray.retrieval.phrases import is_chinese
 from ragray.schema import stable_digest
 
 K1S = (0.6, 0.9, 1.2, 1.6, 2.0, 3.0)

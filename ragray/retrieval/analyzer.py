@@ -22,18 +22,16 @@ from functools import lru_cache, partial
 from typing import Any
 
 from ragray.config import AnalyzerConfig
-from ragray.config_words import SynonymRule, chain, contradiction, synonym_rule
 from ragray.errors import ArtifactError, ConfigError
-from ragray.retrieval.phrases import Phrases, Told, Units, WordRules
+from ragray.retrieval.phrases import CJK
 from ragray.retrieval.stopwords import CHINESE, ENGLISH
+from ragray.retrieval.word_rules import WordRules, with_groups, with_rewritings, with_words
 
 NAME = "ragray"
 VERSION = 2
 
-_CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
-_WORD = rf"[^\W{_CJK}]+"  # letters, digits and underscores of any script that is not written without spaces
-_TOKEN = re.compile(rf"(?P<cjk>[{_CJK}]+)|(?P<word>{_WORD}(?:[.\-/:]{_WORD})*(?:\+\+|#(?!\w))?)")
-_IDEOGRAPH = re.compile(rf"[{_CJK}]")
+_WORD = rf"[^\W{CJK}]+"  # letters, digits and underscores of any script that is not written without spaces
+_TOKEN = re.compile(rf"(?P<cjk>[{CJK}]+)|(?P<word>{_WORD}(?:[.\-/:]{_WORD})*(?:\+\+|#(?!\w))?)")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _JOINT = re.compile(r"[.\-/:_]+")
 _LINK = re.compile(r"[-_]")
@@ -44,8 +42,6 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SHORTEST_HUMP = 3  # "TorchTrainer" is two words, "LoRA" is one
 _IRREGULAR = {"gpus": "gpu", "cpus": "cpu", "tpus": "tpu"}  # Snowball takes them for Latin words in -us
 _LONGEST_TERM = 64  # characters; longer runs are data, not words
-_DICTIONARY, _SYNONYMS = "retrieval.analyzer.dictionary", "retrieval.analyzer.synonyms"
-_LEAVE_OUT = "leave it out, or write it as texts hold it between other words"
 
 
 class Analyzer:
@@ -64,8 +60,8 @@ class Analyzer:
         self._key = lru_cache(maxsize=1 << 16)(self._find_key)
         self._converted = _simplifier() if settings.simplified else None
         self._rules = WordRules()
-        for learn in (self._with_words, self._with_groups, self._with_rewritings):  # each uses those before
-            self._rules = learn()
+        for learn in (with_words, with_groups, with_rewritings):  # each reads by the rules before it
+            self._rules = learn(self._rules, settings, self)
             self._word_terms.cache_clear()
         self.joins_words = self._rules.joins_words
 
@@ -75,18 +71,19 @@ class Analyzer:
 
     def terms(self, text: str) -> list[str]:
         """The terms of `text` in their order, repeated as they occur."""
-        normal = self._normal(text)
+        normal = self.normal(text)
         if not self._rules.phrases.told:
             return self._plain_terms(normal, 0, len(normal))
         terms, at = list[str](), 0
-        units, edges = self._units(normal)
+        units, edges = self.units(normal)
         for begin, end, told in self._rules.phrases.found(units):
             if told is not None:
                 terms += [*self._plain_terms(normal, at, edges[begin][0]), *told]
                 at = edges[end - 1][1]
         return terms + self._plain_terms(normal, at, len(normal))
 
-    def _normal(self, text: str) -> str:
+    def normal(self, text: str) -> str:
+        """A text in the characters that terms are made of."""
         normal = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text))
         return self._converted(normal) if self._converted else normal
 
@@ -154,7 +151,7 @@ class Analyzer:
             return numbers[1]
         return self._stemmed(whole) if whole and len(_parts(word)) == 1 else _LINK.sub("", whole)
 
-    def _units(self, normal: str) -> tuple[list[str], list[tuple[int, int]]]:
+    def units(self, normal: str) -> tuple[list[str], list[tuple[int, int]]]:
         """(keys of words, Chinese characters, and what stands between any of them; where each begins and ends)."""
         units: list[str] = []
         edges: list[tuple[int, int]] = []
@@ -171,82 +168,6 @@ class Analyzer:
                 units.append(self._key(match.group()))
                 edges.append((begin, end))
         return units, edges
-
-    def _units_of(self, phrase: str, where: str) -> Units:
-        """The units of a user's phrase.
-
-        Raises:
-            ConfigError: it does not begin and end with a word, or has no terms.
-        """
-        normal = self._normal(phrase)
-        units, edges = self._units(normal)
-        if not edges or (edges[0][0], edges[-1][1]) != (0, len(normal)):
-            raise ConfigError(f"{where}: {phrase!r} begins or ends with a mark, which is no part of a word", _LEAVE_OUT)
-        return tuple(units)
-
-    def _with_words(self) -> WordRules:
-        """The rules of the dictionary. A word of one Latin part stays whole without any."""
-        words: dict[Units, Told] = {}
-        mixed: dict[Units, Told] = {}
-        for word in self.settings.dictionary:
-            units, normal = self._units_of(word, _DICTIONARY), self._normal(word)
-            if all(map(is_chinese, normal)):
-                words[units] = None
-            elif len(normal.split()) > 1:
-                raise ConfigError(f"{_DICTIONARY}: {word!r} has a mark that stands for white space", _LEAVE_OUT)
-            elif len(units) > 1:
-                mixed[units] = (normal.lower(), *self.terms(word))
-        return WordRules(Phrases(words), {}, Phrases({**words, **mixed}))
-
-    def _with_groups(self) -> WordRules:
-        """The rules with groups of synonyms: each phrase becomes the first one's name."""
-        told: dict[Units, tuple[str, ...]] = {}
-        for rule in self._synonym_rules:
-            if not rule.right:
-                units = [self._synonym(phrase) for phrase in rule.phrases]
-                told |= dict.fromkeys(units, ("".join("".join(units[0]).split()),))
-        return self._told_also(told)
-
-    def _with_rewritings(self) -> WordRules:
-        """The rules with rewritings: each phrase at the left becomes the terms of those at the right."""
-        told: dict[Units, tuple[str, ...]] = {}
-        line_of: dict[Units, str] = {}
-        for rule in self._synonym_rules:
-            right = tuple(term for phrase in rule.right for term in self.terms(phrase))
-            for phrase in rule.phrases:
-                units = self._synonym(phrase)
-                if (other := line_of.setdefault(units, rule.line)) != rule.line:
-                    raise ConfigError(contradiction(_SYNONYMS, phrase, other, rule.line), "correct one of the lines")
-                if rule.right:
-                    told[units] = right
-        for rule in self._synonym_rules:
-            for phrase in rule.right:
-                units = self._synonym(phrase)
-                if units in told and line_of[units] != rule.line:
-                    raise ConfigError(chain(_SYNONYMS, phrase, rule.line, line_of[units]), "correct one of the lines")
-        return self._told_also(told)
-
-    @property
-    def _synonym_rules(self) -> list[SynonymRule]:
-        return [synonym_rule(line, _SYNONYMS) for line in self.settings.synonyms]
-
-    def _synonym(self, phrase: str) -> Units:
-        """The units of a phrase of synonyms.
-
-        Raises:
-            ConfigError: it has no terms.
-        """
-        units = self._units_of(phrase, _SYNONYMS)
-        if not self.terms(phrase):
-            raise ConfigError(f"{_SYNONYMS}: {phrase!r} has no terms: it is a frequent function word", _LEAVE_OUT)
-        return units
-
-    def _told_also(self, told: Mapping[Units, tuple[str, ...]]) -> WordRules:
-        """The rules with phrases that stand for terms; those of one Latin word are found in identifiers too."""
-        singles = {units[0]: terms for units, terms in told.items() if len(units) == 1 and not is_chinese(units[0])}
-        phrases = {units: terms for units, terms in told.items() if units[0] not in singles or len(units) > 1}
-        known = self._rules
-        return WordRules(known.words, {**known.singles, **singles}, Phrases({**known.phrases.told, **phrases}))
 
 
 def _simplifier() -> Callable[[str], str]:
@@ -265,11 +186,6 @@ def _simplifier() -> Callable[[str], str]:
     from ragray.dataprep.language import convert_chinese
 
     return partial(convert_chinese, target="simplified")
-
-
-def is_chinese(character: str) -> bool:
-    """Whether a character belongs to a script written without spaces: Chinese, or Japanese syllables."""
-    return _IDEOGRAPH.match(character) is not None
 
 
 def words_of(text: str) -> list[str]:

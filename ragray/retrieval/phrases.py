@@ -6,12 +6,20 @@ the same place the longest. It exists so that words and synonyms of a user are f
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+
+CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+_RUN = re.compile(rf"[{CJK}]+")
 
 Units = tuple[str, ...]
 Told = tuple[str, ...] | None  # terms, or None: what there is stays as it is
+
+
+def is_chinese(text: str) -> bool:
+    """Whether all characters belong to a script written without spaces: Chinese, or Japanese syllables."""
+    return _RUN.fullmatch(text) is not None
 
 
 class Phrases:
@@ -41,17 +49,3 @@ class Phrases:
             if end <= len(units) and tuple(units[place:end]) in self.told:
                 return end
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class WordRules:
-    """What a user's words and synonyms change."""
-
-    words: Phrases = field(default_factory=lambda: Phrases({}))  # of Chinese characters, not to be cut
-    singles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # other single words -> what they stand for
-    phrases: Phrases = field(default_factory=lambda: Phrases({}))  # all others, and `words`, which stay as they are
-
-    @property
-    def joins_words(self) -> bool:
-        """Whether a phrase reaches across white space."""
-        return any(character.isspace() for units in self.phrases.told for unit in units for character in unit)

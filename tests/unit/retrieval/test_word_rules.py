@@ -83,6 +83,7 @@ def test_what_is_rewritten_is_not_what_it_is_rewritten_to() -> None:
     assert terms("poodle", synonyms=SYNONYMS) == ["poodle", "dog"]
     assert terms("dog", synonyms=SYNONYMS) == ["dog"]
     assert terms("a => b", synonyms=["a => 显卡", "显卡, GPU"]) == ["显卡", "b"]
+    assert terms("a", synonyms=["a => GPU card", "GPU card, 显卡", "card => 卡片"]) == ["gpucard"]
 
 
 def test_the_longest_of_words_and_synonyms_counts() -> None:
@@ -120,6 +121,8 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         ({"dictionary": ["a¨b"]}, "stands for white space"),
         ({"synonyms": ["it, 信息"], "stop_words": True}, "'it' has no terms"),
         ({"synonyms": ["GPU, 显卡", "GPUs, card"], "stem": True}, "'GPUs' is in two lines"),
+        ({"synonyms": ["x => my 显卡", "显卡 => GPU"]}, "leads to 'my 显卡'"),
+        ({"synonyms": ["x => my card", "card => GPU"]}, "leads to 'my card'"),
         ({"synonyms": ["train => 训练", "dog => training"], "stem": True}, "leads to 'training'"),
     ],
 )
