@@ -60,7 +60,7 @@ def test_files_that_cannot_be_used(tmp_path: Path, content: bytes | str | None, 
 
 def test_only_plain_files_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="not a plain file"):
-        loaded("dictionary", Path("/dev/zero"))
+        loaded("dictionary", Path("/dev/null"))
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "denied")))
     with pytest.raises(ConfigError, match="cannot be read: denied; name a readable file"):
         loaded("dictionary", Path(__file__))
