@@ -59,9 +59,10 @@ class Analyzer:
         self._word_terms = lru_cache(maxsize=1 << 16)(self._split_word)
         self._key = lru_cache(maxsize=1 << 16)(self._find_key)
         self._converted = _simplifier() if settings.simplified else None
-        self._rules = WordRules()
+        self._rules, self._replaces = WordRules(), False
         for learn in (with_words, with_groups, with_rewritings):  # each reads by the rules before it
             self._rules = learn(self._rules, settings, self)
+            self._replaces = any(told is not None for told in self._rules.phrases.told.values())
             self._word_terms.cache_clear()
         self.joins_words = self._rules.joins_words
 
@@ -72,7 +73,7 @@ class Analyzer:
     def terms(self, text: str) -> list[str]:
         """The terms of `text` in their order, repeated as they occur."""
         normal = self.normal(text)
-        if not self._rules.phrases.told:
+        if not self._replaces:
             return self._plain_terms(normal, 0, len(normal))
         terms, at = list[str](), 0
         units, edges = self.units(normal)
@@ -201,6 +202,12 @@ def words_of(text: str) -> list[str]:
     return words
 
 
+@lru_cache(maxsize=4)
+def analyzer_of(settings: AnalyzerConfig) -> Analyzer:
+    """The analyzer with these options, made once in a process: one with many synonyms takes seconds."""
+    return Analyzer(settings)
+
+
 def check_analyzer(recorded: Mapping[str, Any], where: str) -> Analyzer:
     """The analyzer that an index was made with.
 
@@ -214,7 +221,7 @@ def check_analyzer(recorded: Mapping[str, Any], where: str) -> Analyzer:
             "build the index again: remove its folder, then `ragray index --config FILE`",
         )
     try:
-        return Analyzer(AnalyzerConfig.model_validate(recorded.get("options")))
+        return analyzer_of(AnalyzerConfig.model_validate(recorded.get("options")))
     except ValueError as error:
         raise ArtifactError(
             f"{where}: its analyzer options are unknown here: {error}",

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.manifest import content_digest, file_digest, folder_digest
-from ragray.retrieval.analyzer import Analyzer, check_analyzer
+from ragray.retrieval.analyzer import analyzer_of, check_analyzer
 from ragray.retrieval.corpus import Corpus
 from ragray.retrieval.postings import Postings, QueryTerms, Ranked
 from ragray.retrieval.segment import Flags, Ints, Segment, mapped, write_segment
@@ -82,7 +82,7 @@ def write_passages(passages: pa.Table, settings: RetrievalConfig, folder: Path) 
         DataError: two passages have the same id, or one repeats a term too often.
         ConfigError: the analyzer's words or synonyms contradict each other, or a package is missing.
     """
-    analyzer = Analyzer(settings.analyzer)
+    analyzer = analyzer_of(settings.analyzer)
     write_segment(passages, analyzer.terms, folder, settings.title_weight, analyzer.joins_words)
 
 
@@ -106,7 +106,7 @@ def write_version(
     counts = {"documents": corpus["documents"], "terms": corpus["terms"], "segments": len(parts)}
     known = {
         "format_version": FORMAT_VERSION,
-        "analyzer": Analyzer(settings.analyzer).describe(),
+        "analyzer": analyzer_of(settings.analyzer).describe(),
         "title_weight": settings.title_weight,
         "settings": settings.model_dump(),
         "corpus": corpus,
