@@ -187,6 +187,9 @@ class ServeConfig(Section):
     port: int = Field(8000, ge=1, le=65535)
     max_new_tokens: Positive = Field(256, description="longest answer, tokens")
     max_question_chars: Positive = Field(2000, description="longest question, characters")
+    index_store: str | None = Field(
+        None, description="folder of a changing index (`ragray live`) to search and follow, made of the run's index"
+    )
     answer_cache_entries: int = Field(1024, ge=0, description="answers kept in memory")
     retriever_replicas: Positive = 1
     generator_replicas: Positive = 1

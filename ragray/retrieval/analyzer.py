@@ -7,7 +7,7 @@ version and options, and opening it with another analyzer is an error: terms mad
     identifiers    whole and by their parts                   train.lora.rank -> train.lora.rank train lora rank
                    - and _ in them left out, digits apart     IL-6, IL6 -> il6 il 6
     versions       whole and shortened                        2.60.1 -> 2.60.1 2.60
-    Chinese        dictionary words, bigrams, or both         K8s集群 -> k8s 集群
+    Chinese        dictionary words, bigrams, or both         K8s集群 -> k8s 8 集群
 
 A user's dictionary and synonyms are part of the options, by their content: `terms` reads them as `WordRules`.
 """

@@ -22,6 +22,7 @@ from ragray.errors import ArtifactError, DataError
 from ragray.manifest import content_digest, file_digest, folder_digest
 from ragray.retrieval.analyzer import analyzer_of, check_analyzer
 from ragray.retrieval.corpus import Corpus
+from ragray.retrieval.fusion import fuse
 from ragray.retrieval.postings import Postings, QueryTerms, Ranked
 from ragray.retrieval.segment import Flags, Ints, Segment, mapped, write_segment
 from ragray.retrieval.statistics import write_statistics
@@ -161,9 +162,10 @@ def open_corpus(folder: Path, description: Mapping[str, Any], segments: Sequence
         held = description["segments"]
         starts = np.cumsum([0, *(numbers["documents"] for numbers in held)]).tolist()
         places = range(len(held)) if segments is None else segments
+        segments_of = {place: Segment(folder / held[place]["path"]) for place in places}
         parts = [
-            Postings(Segment(folder / held[place]["path"]), folder / str(place), settings, corpus, held[place])
-            for place in places
+            Postings(segment, folder / str(place), settings, corpus, held[place], len(held) == 1)
+            for place, segment in segments_of.items()
         ]
         return Corpus(parts, [starts[place] for place in places], mapped(folder, "frequencies"), corpus, settings)
 
@@ -175,7 +177,7 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ArtifactError(f"{folder}: no index here: {error.filename or error}", _REBUILD) from None
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise ArtifactError(f"{folder}: the index is damaged: {error}", _REBUILD) from None
 
 
@@ -202,7 +204,10 @@ class HybridIndex:
         place = version_folder(Path(folder))
         description = described(place)
         with _explained(place):
-            return cls(place, description, open_corpus(place, description))
+            opened = cls(place, description, open_corpus(place, description))
+        opened.search("", 1)  # loads compiled code now, not when the first question comes
+        opened.corpus.parts[0].load()
+        return opened
 
     def __len__(self) -> int:
         return len(self.corpus)
@@ -232,8 +237,6 @@ class HybridIndex:
         return self.corpus.search_each(self.corpus.queries([self.terms(query) for query in queries]), depth)
 
     def _fused(self, query: QueryTerms, found: tuple[Ranked, Ranked], top_k: int) -> list[Hit]:
-        from ragray.retrieval.fusion import fuse
-
         by_bm25, by_tfidf = found
         fused = fuse(self.settings, {"bm25": by_bm25, "tfidf": by_tfidf}, {"bm25": query.floor}).first(top_k)
         shown = self.corpus.found(query, fused.documents.tolist())

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,9 @@ class Segment:
         self._order: Ints = mapped(folder, "ids.order")
         self._table = pq.ParquetFile(folder / "passages.parquet", memory_map=True)
         self._lock = threading.Lock()
-        self._group: Callable[[int], list[Passage]] = lru_cache(maxsize=_REMEMBERED_GROUPS)(self._read_group)
+        self._group: Callable[[int], list[Passage]] = lru_cache(maxsize=_REMEMBERED_GROUPS)(
+            partial(_read_group, self._table, self._lock)  # a method here would keep files mapped until the next gc
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -149,10 +151,6 @@ class Segment:
     def _room(self) -> tuple[Ints, Ints]:
         """For the documents of a term and how often they hold it; twice, to order them."""
         return np.empty(2 * len(self), np.int64), np.empty(2 * len(self), np.int64)
-
-    def _read_group(self, group: int) -> list[Passage]:
-        with self._lock:  # one reader at a time: an open Parquet file keeps its place
-            return records_of(Passage, self._table.read_row_group(group))
 
 
 def merge_segments(parts: Sequence[tuple[Segment, Flags]], folder: Path) -> None:
@@ -205,6 +203,11 @@ def joined_terms(parts: Sequence[tuple[Segment, Flags]]) -> tuple[pa.Array, list
 def mapped(folder: Path, name: str) -> Any:
     """An array of a folder, memory-mapped."""
     return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+
+
+def _read_group(table: pq.ParquetFile, lock: threading.Lock, group: int) -> list[Passage]:
+    with lock:  # one reader at a time: an open Parquet file keeps its place
+        return records_of(Passage, table.read_row_group(group))
 
 
 def _single(column: pa.ChunkedArray) -> pa.Array:
