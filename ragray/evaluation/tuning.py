@@ -1,10 +1,10 @@
 """Which settings of the retriever to try, which of them is chosen, and what the choice is worth on other queries.
 
-In: judged queries, settings to start from, and a function that measures settings. Out: a `Tuning`. The search has two
+In: judged queries, settings to start from, and a function that measures settings. Out: a `Tuning`. The search has three
 steps, because both rankings depend on terms and BM25, and their fusion on neither: first analyzer, k1 and b by BM25
-alone, all of their combinations; then, with what was chosen, the fusion.
+alone, all of their combinations; with what was chosen the weight of titles, also by BM25; with this the fusion.
 
-A setting that was chosen on some queries looks better on them than it is. So both steps are done again without
+A setting that was chosen on some queries looks better on them than it is. So all steps are done again without
 each fold of the queries, and what they choose is measured on that fold alone: of these values are the figures of a
 report. Queries with the same relevant documents, such as rewordings of one question, are in one fold.
 
@@ -22,14 +22,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ragray.config import AnalyzerConfig, Bm25Config, FusionWeights, RetrievalConfig
+from ragray.config import Bm25Config, FusionWeights, RetrievalConfig
 from ragray.errors import ConfigError
 from ragray.evaluation.significance import Difference, Resampling
-from ragray.retrieval.analyzer import is_chinese
+from ragray.retrieval.phrases import is_chinese
 from ragray.schema import stable_digest
 
 K1S = (0.6, 0.9, 1.2, 1.6, 2.0, 3.0)
 BS = (0.3, 0.5, 0.75, 0.9, 1.0)
+TITLE_WEIGHTS = (1, 2, 3, 5)
 RRF_KS = (5, 10, 20, 60, 100)
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of BM25 in the fusion; the rest is TF-IDF's
 
@@ -65,7 +66,8 @@ class Tuning:
     folds: tuple[Fold, ...]
     difference: Difference  # of `held_out` and `before`
     terms: tuple[tuple[RetrievalConfig, float], ...]  # first step: each setting and its mean by BM25 alone
-    fusions: tuple[tuple[RetrievalConfig, float], ...]  # second step: the untuned settings, then those with a fusion
+    titles: tuple[tuple[RetrievalConfig, float], ...]  # second step: each weight of titles and its mean by BM25 alone
+    fusions: tuple[tuple[RetrievalConfig, float], ...]  # third step: the untuned settings, then those with a fusion
 
     @property
     def better(self) -> bool:
@@ -96,8 +98,12 @@ def tune(
     training = [fold_of != fold for fold in range(folds)] + [np.ones(len(queries), np.bool_)]
     terms = term_settings(untuned, queries.values())
     by_bm25 = measure(terms, "bm25")
-    firsts = [best_of(by_bm25, of) for of in training]
-    fused = {first: fusion_settings(terms[first]) for first in sorted(set(firsts))}
+    titled = [title_settings(terms[best_of(by_bm25, of)]) for of in training]
+    weighed = list(dict.fromkeys(itertools.chain.from_iterable(titled)))
+    by_weight = dict(zip(weighed, measure(weighed, "bm25"), strict=True))
+    of_titles = [np.array([by_weight[one] for one in some]) for some in titled]
+    firsts = [some[best_of(values, of)] for some, values, of in zip(titled, of_titles, training, strict=True)]
+    fused = {first: fusion_settings(first) for first in dict.fromkeys(firsts)}
     asked = [untuned, *itertools.chain.from_iterable(fused.values())]
     measured = measure(asked, "hybrid")
     rows, start = {}, 1
@@ -120,6 +126,7 @@ def tune(
         ),
         difference=Resampling(SAMPLES, SEED).compare(held_out.tolist(), before.tolist(), "tune"),
         terms=_with_means(terms, by_bm25),
+        titles=_with_means(titled[-1], of_titles[-1]),
         fusions=_with_means([asked[row] for row in rows[firsts[-1]]], measured[rows[firsts[-1]]]),
     )
 
@@ -136,7 +143,7 @@ def term_settings(untuned: RetrievalConfig, queries: Iterable[str]) -> list[Retr
     latin = any(character.isascii() and character.isalpha() for text in texts for character in text)
     kept = untuned.analyzer
     analyzers = [
-        AnalyzerConfig(chinese=way, stem=stem, stop_words=stop_words)
+        kept.model_copy(update={"chinese": way, "stem": stem, "stop_words": stop_words})
         for way in (("both", "bigrams", "words") if chinese else (kept.chinese,))
         for stem in ((True, False) if latin else (kept.stem,))
         for stop_words in (True, False)
@@ -147,6 +154,12 @@ def term_settings(untuned: RetrievalConfig, queries: Iterable[str]) -> list[Retr
         for a, k1, b in itertools.product(analyzers, k1s, bs)
     ]
     return [untuned, *(one for one in found if one != untuned)]
+
+
+def title_settings(settings: RetrievalConfig) -> list[RetrievalConfig]:
+    """The settings, then themselves with every other weight of titles."""
+    others = (settings.model_copy(update={"title_weight": weight}) for weight in TITLE_WEIGHTS)
+    return [settings, *(one for one in others if one != settings)]
 
 
 def fusion_settings(settings: RetrievalConfig) -> list[RetrievalConfig]:

@@ -7,7 +7,6 @@ cosines because all vectors have length 1.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from ragray.config import DenseConfig, RetrievalConfig
 from ragray.errors import ArtifactError
 from ragray.retrieval.corpus import ranked
 from ragray.retrieval.fusion import Ranked, weight_of
+from ragray.retrieval.postings import Postings
 from ragray.retrieval.vectors import Encoder, Known, Vectors, encoder_of, known_of, open_vectors
 
 LEAST = -1.0  # a cosine
@@ -55,17 +55,16 @@ class Dense:
     Args:
         settings: names the model.
         recorded: what the index says of it.
-        segments: their folders.
-        live: bool [documents of all segments]: those that are not gone.
+        parts: the index's segments.
 
     Raises:
         ArtifactError: the vectors are not those of the segments' documents.
     """
 
-    def __init__(
-        self, settings: DenseConfig, recorded: Known, segments: Sequence[Path], live: NDArray[np.bool_]
-    ) -> None:
-        self._settings, self._recorded, self._live = settings, recorded, live
+    def __init__(self, settings: DenseConfig, recorded: Known, parts: Sequence[Postings]) -> None:
+        self._settings, self._recorded = settings, recorded
+        self._live = live = np.concatenate([part.live for part in parts])
+        segments = [part.segment.folder for part in parts]
         self._parts = [open_vectors(folder) for folder in segments]
         shapes = [part.shape[1:] for part in self._parts]
         if known_of(segments) != recorded or sum(map(len, self._parts)) != len(live) or set(shapes) != {recorded[1:]}:

@@ -21,13 +21,13 @@ from pydantic import ValidationError
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.manifest import content_digest, file_digest, folder_digest
-from ragray.retrieval.analyzer import Analyzer, check_analyzer
+from ragray.retrieval.analyzer import analyzer_of, check_analyzer
 from ragray.retrieval.corpus import Corpus
 from ragray.retrieval.dense import LEAST, Dense, Near
 from ragray.retrieval.fusion import fuse
 from ragray.retrieval.postings import Postings, QueryTerms, Ranked
 from ragray.retrieval.reranker import digest_of, reranker_of
-from ragray.retrieval.segment import TITLE_WEIGHT, Flags, Ints, Segment, mapped, write_segment
+from ragray.retrieval.segment import Flags, Ints, Segment, mapped, write_segment
 from ragray.retrieval.statistics import write_statistics
 from ragray.retrieval.vectors import Known, known_of
 from ragray.schema import Passage, table_of
@@ -74,8 +74,25 @@ def build_index(passages: Sequence[Passage] | pa.Table, settings: RetrievalConfi
     table = passages if isinstance(passages, pa.Table) else table_of(Passage, passages)
     segment = folder / SEGMENT
     segment.mkdir(exist_ok=True)
-    write_segment(table, Analyzer(settings.analyzer).terms, segment, settings.dense)
+    write_passages(table, settings, segment)
     return write_version([(Segment(segment), np.ones(len(table), np.bool_))], [SEGMENT], settings, folder)
+
+
+def write_passages(passages: pa.Table, settings: RetrievalConfig, folder: Path) -> None:
+    """Write the segment of an index with these settings.
+
+    Args:
+        passages: with the schema of `Passage`.
+        settings: of the index.
+        folder: an empty folder.
+
+    Raises:
+        DataError: two passages have the same id, or one repeats a term too often.
+        ConfigError: the analyzer's words or synonyms contradict each other, a package is missing, or the model of
+            embeddings cannot be loaded.
+    """
+    analyzer = analyzer_of(settings.analyzer)
+    write_segment(passages, analyzer.terms, folder, settings.title_weight, analyzer.joins_words, settings.dense)
 
 
 def write_version(
@@ -98,8 +115,8 @@ def write_version(
     counts = {"documents": corpus["documents"], "terms": corpus["terms"], "segments": len(parts)}
     known = {
         "format_version": FORMAT_VERSION,
-        "analyzer": Analyzer(settings.analyzer).describe(),
-        "title_weight": TITLE_WEIGHT,
+        "analyzer": analyzer_of(settings.analyzer).describe(),
+        "title_weight": settings.title_weight,
         "settings": settings.model_dump(),
         "corpus": corpus,
         "counts": counts,
@@ -184,6 +201,9 @@ class HybridIndex:
         self.settings = RetrievalConfig.model_validate(description["settings"])
         self.digest: str = description["digest"]
         self.analyzer = check_analyzer(description["analyzer"], str(folder))
+        made_with = self.analyzer.settings, description["title_weight"]
+        if made_with != (self.settings.analyzer, self.settings.title_weight):
+            raise ArtifactError(f"{folder}: its terms were made with other settings than it names", _REBUILD)
         self.corpus = corpus
         self.dense: Dense | None = None
         self._reranker: str = description.get("reranker", "")
@@ -199,7 +219,8 @@ class HybridIndex:
         description = described(place)
         with _explained(place):
             opened = cls(place, description, open_corpus(place, description))
-            opened.dense = _open_dense(opened, description)
+            if opened.settings.dense is not None:
+                opened.dense = Dense(opened.settings.dense, Known(**description["dense"]), opened.corpus.parts)
         opened.search("", 1)  # loads compiled code now, not when the first question comes
         opened.corpus.parts[0].load()
         return opened
@@ -313,15 +334,6 @@ class HybridIndex:
         if number is None:
             raise DataError(f"{self.folder}: no document {doc_id!r}", "use a doc_id that a search returned")
         return number
-
-
-def _open_dense(index: HybridIndex, description: Mapping[str, Any]) -> Dense | None:
-    if index.settings.dense is None:
-        return None
-    parts = index.corpus.parts
-    live = np.concatenate([part.live for part in parts])
-    folders = [part.segment.folder for part in parts]
-    return Dense(index.settings.dense, Known(**description["dense"]), folders, live)
 
 
 def _content_digest(folder: Path, segments: Sequence[Segment], known: Mapping[str, Any]) -> str:

@@ -30,9 +30,8 @@ import pyarrow as pa
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.manifest import MANIFEST, Manifest
-from ragray.retrieval.analyzer import Analyzer
-from ragray.retrieval.index import CURRENT, HybridIndex, described, version_folder, write_version
-from ragray.retrieval.segment import Flags, Segment, merge_segments, write_segment
+from ragray.retrieval.index import CURRENT, HybridIndex, described, version_folder, write_passages, write_version
+from ragray.retrieval.segment import Flags, Segment, merge_segments
 from ragray.schema import Passage, table_of
 
 _ORIGIN = "ORIGIN"
@@ -145,10 +144,9 @@ class IndexStore:
             gone = [number for number in places.values() if number is not None]
             parts = [part for part in _without(self._parts(opened), gone) if part.live.any()]
             if len(table):
-                terms_of = Analyzer(opened.settings.analyzer).terms
                 if opened.dense is not None:
                     opened.dense.encoder()  # the same model as before
-                name = self._add(lambda folder: write_segment(table, terms_of, folder, opened.settings.dense))
+                name = self._add(lambda folder: write_passages(table, opened.settings, folder))
                 parts.append(_Part(name, np.ones(len(table), np.bool_)))
             replaced = len(gone) - len(set(delete))
             version = self._commit(parts, opened.settings, self._next())

@@ -71,8 +71,8 @@ def test_tasks_find_what_one_process_finds(ray_local: None, few: None, small: Co
 
     def here(settings, retriever):  # type: ignore[no-untyped-def]
         values = np.zeros((len(settings), len(small.queries)))
-        for analyzer in {one.analyzer for one in settings}:
-            places = [n for n, one in enumerate(settings) if one.analyzer == analyzer]
+        for made in {(one.analyzer, one.title_weight) for one in settings}:
+            places = [n for n, one in enumerate(settings) if (one.analyzer, one.title_weight) == made]
             values[places] = values_of(documents, judged, [settings[n] for n in places], retriever)
         return values
 
@@ -80,9 +80,9 @@ def test_tasks_find_what_one_process_finds(ray_local: None, few: None, small: Co
     expected = tune(small.qrels, small.queries, untuned, 3, here)
     found = tune_remotely(small, untuned, 3, "mrr@10", told.append)
     assert np.array_equal(found.held_out, expected.held_out) and np.array_equal(found.before, expected.before)
-    assert (found.terms, found.fusions) == (expected.terms, expected.fusions)
+    assert (found.terms, found.titles, found.fusions) == (expected.terms, expected.titles, expected.fusions)
     assert (found.chosen, found.folds, found.difference) == (expected.chosen, expected.folds, expected.difference)
-    assert len(set(found.terms)) > 1 and len(told) == 2
+    assert len(set(found.terms)) > 1 and len(told) == 3
     assert found.before.mean() == pytest.approx(evaluate_search(small, untuned).metrics["hybrid"]["mrr@10"])
     chosen = evaluate_search(small, found.chosen).metrics["hybrid"]["mrr@10"]
     assert found.chosen_mean == pytest.approx(chosen)
