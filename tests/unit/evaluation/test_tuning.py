@@ -348,12 +348,3 @@ def test_a_search_that_changes_nothing_has_a_report_too(tmp_path):
     found = tune(qrels, queries, START, 2, lambda settings, retriever: np.full((len(settings), 10), 0.5))
     write_tuning(tmp_path, found, queries, "map", "")
     assert "0 better" in (tmp_path / "report.md").read_text()
-
-
-def test_very_many_queries_share_bars():
-    from ragray.evaluation.tuning_charts import _MOST_BARS, _bars
-
-    values = [1.0 - n / 5000 for n in range(5000)]
-    places, heights, width = _bars(values, 100)
-    assert len(places) <= _MOST_BARS and width == pytest.approx(0.86 * 13)
-    assert places[0] == 106 and heights[0] == pytest.approx(sum(values[:13]) / 13)
