@@ -42,6 +42,18 @@ class FusionWeights(Section):
         return self
 
 
+class PriorConfig(Section):
+    """A learned prior of passages, which `ragray tune` writes: how often their kind was judged right before."""
+
+    file: str = Field(description="prior.json; read when an index is built, and kept in it")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the file, as tuned.yaml has it")
+    weight: float = Field(
+        ge=0.0,
+        allow_inf_nan=False,
+        description="of the prior; 1: its best group gains as much as the first hit is ahead of the last",
+    )
+
+
 class RetrievalConfig(Section):
     """The hybrid retriever, and how much of its result the model reads."""
 
@@ -59,6 +71,7 @@ class RetrievalConfig(Section):
     fusion_normalization: Literal["theoretical", "min-max", "z-score"] = Field(
         "theoretical", description="of scores, for fusion: convex"
     )
+    prior: PriorConfig | None = Field(None, description="re-ranks what the lists found; none: fused scores alone")
     withhold_test_questions: bool | None = Field(
         None,
         description="index test records by their answer alone; by default so when evaluate.questions is not given",

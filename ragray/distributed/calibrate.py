@@ -95,7 +95,7 @@ def _without_questions(index: HybridIndex, records: Sequence[QARecord], folder: 
     hidden = {record.id for record in records}
     passages = index.corpus.passages()
     shown = [replace(passage, title="") if passage.doc_id in hidden else passage for passage in passages]
-    build_index(shown, index.settings, folder)
+    build_index(shown, index.settings, folder, index.prior)
     return HybridIndex.open(folder)
 
 

@@ -1,10 +1,10 @@
 """Which settings of the retriever to try, which of them is chosen, and what the choice is worth on other queries.
 
-In: judged queries, settings to start from, and a function that measures settings. Out: a `Tuning`. The search has two
+In: judged queries, settings to start from, and a function that measures settings. Out: a `Tuning`. The search has
 steps, because both rankings depend on terms and BM25, and their fusion on neither: first analyzer, k1 and b by BM25
-alone, all of their combinations; then, with what was chosen, the fusion.
+alone, all of their combinations; then, with what was chosen, the fusion; then, if asked for, a learned prior or none.
 
-A setting that was chosen on some queries looks better on them than it is. So both steps are done again without
+A setting that was chosen on some queries looks better on them than it is. So all steps are done again without
 each fold of the queries, and what they choose is measured on that fold alone: of these values are the figures of a
 report. Queries with the same relevant documents, such as rewordings of one question, are in one fold.
 
@@ -26,6 +26,7 @@ from ragray.config import AnalyzerConfig, Bm25Config, FusionWeights, RetrievalCo
 from ragray.errors import ConfigError
 from ragray.evaluation.significance import Difference, Resampling
 from ragray.retrieval.analyzer import is_chinese
+from ragray.retrieval.prior import Grouping, Prior
 from ragray.schema import stable_digest
 
 K1S = (0.6, 0.9, 1.2, 1.6, 2.0, 3.0)
@@ -43,6 +44,26 @@ Measure = Callable[[Sequence[RetrievalConfig], Retriever], Values]  # [settings,
 
 
 @dataclass(frozen=True, slots=True)
+class PriorChoice:
+    """A prior to try: by what passages are grouped, and its weight."""
+
+    group: Grouping
+    weight: float
+
+
+Asked = tuple[RetrievalConfig, int | None]  # settings, and the fold that is held out
+
+
+@dataclass(frozen=True, slots=True)
+class Priors:
+    """Priors to try, and how to."""
+
+    choices: Sequence[PriorChoice]
+    measure: Callable[[Sequence[Asked], NDArray[np.int64]], Values]  # -> [asked, none and choices, queries]
+    learn: Callable[[PriorChoice], Prior]  # from all judgements
+
+
+@dataclass(frozen=True, slots=True)
 class Fold:
     """What was chosen without some queries, and its mean over them."""
 
@@ -50,6 +71,7 @@ class Fold:
     chosen: RetrievalConfig
     tuned: float
     untuned: float
+    prior: PriorChoice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +89,16 @@ class Tuning:
     terms: tuple[tuple[RetrievalConfig, float], ...]  # first step: each setting and its mean by BM25 alone
     fusions: tuple[tuple[RetrievalConfig, float], ...]  # second step: the untuned settings, then those with a fusion
 
+    without_prior: Values  # [queries], as `held_out`, by what the first two steps chose
+    priors: tuple[tuple[PriorChoice | None, float], ...]  # third step; each query's prior never saw its fold
+    prior_choice: PriorChoice | None
+    prior: Prior | None  # of that choice, learned from all queries
+
+    @property
+    def prior_difference(self) -> Difference:
+        """Of what the held-out queries have with the third step, and without it."""
+        return Resampling(SAMPLES, SEED).compare(self.held_out.tolist(), self.without_prior.tolist(), "prior")
+
     @property
     def better(self) -> bool:
         """Whether tuned settings are recommended: better on held-out queries by more than chance explains."""
@@ -79,6 +111,7 @@ def tune(
     untuned: RetrievalConfig,
     folds: int,
     measure: Measure,
+    priors: Priors | None = None,
 ) -> Tuning:
     """Search settings on judged queries.
 
@@ -88,12 +121,14 @@ def tune(
         untuned: what to start from; fields that are not searched stay as they are.
         folds: how many parts the queries are cut into, at least 2.
         measure: the metric of each setting for each query.
+        priors: what the third step tries; by default there is none.
 
     Raises:
         ConfigError: there are fewer groups of queries than folds.
     """
     fold_of = assign_folds(qrels, list(queries), folds)
     training = [fold_of != fold for fold in range(folds)] + [np.ones(len(queries), np.bool_)]
+    held: list[int | None] = [*range(folds), None]
     terms = term_settings(untuned, queries.values())
     by_bm25 = measure(terms, "bm25")
     firsts = [best_of(by_bm25, of) for of in training]
@@ -105,23 +140,38 @@ def tune(
         rows[first] = np.array([0, *range(start, start + len(settings))])
         start += len(settings)
     chosen = [int(rows[first][best_of(measured[rows[first]], of)]) for first, of in zip(firsts, training, strict=True)]
-    held_out = measured[np.array(chosen)[fold_of], np.arange(len(queries))]
-    before = measured[0]
+    each = np.arange(len(queries))
+    without_prior, before = measured[np.array(chosen)[fold_of], each], measured[0]
+    # [folds and all, none and choices, queries]
+    with_priors = measured[np.array(chosen)][:, None]
+    if priors is not None and priors.choices:
+        with_priors = priors.measure([(asked[row], fold) for row, fold in zip(chosen, held, strict=True)], fold_of)
+    choices = [None, *(priors.choices if priors is not None else ())]
+    weighed = [best_of(values, of) for values, of in zip(with_priors, training, strict=True)]
+    held_out = with_priors[fold_of, np.array(weighed)[fold_of], each]
+    choice = choices[weighed[-1]]
     return Tuning(
         untuned=untuned,
         chosen=asked[chosen[-1]],
-        chosen_mean=float(measured[chosen[-1]].mean()),
+        chosen_mean=float(with_priors[-1, weighed[-1]].mean()),
         queries=tuple(queries),
         held_out=held_out,
         before=before,
         folds=tuple(
-            Fold(int(of.sum()), asked[chosen[fold]], float(held_out[of].mean()), float(before[of].mean()))
+            Fold(
+                int(of.sum()), asked[chosen[fold]], float(held_out[of].mean()), float(before[of].mean()),
+                choices[weighed[fold]],
+            )
             for fold, of in enumerate(fold_of == fold for fold in range(folds))
         ),
         difference=Resampling(SAMPLES, SEED).compare(held_out.tolist(), before.tolist(), "tune"),
         terms=_with_means(terms, by_bm25),
         fusions=_with_means([asked[row] for row in rows[firsts[-1]]], measured[rows[firsts[-1]]]),
-    )
+        without_prior=without_prior,
+        priors=tuple(zip(choices, with_priors[-1].mean(axis=1).tolist(), strict=False)),
+        prior_choice=choice,
+        prior=None if choice is None or priors is None else priors.learn(choice),
+    )  # fmt: skip
 
 
 def term_settings(untuned: RetrievalConfig, queries: Iterable[str]) -> list[RetrievalConfig]:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from ragray.errors import ArtifactError, DataError
 from ragray.manifest import content_digest, file_digest, folder_digest
 from ragray.retrieval.analyzer import Analyzer, check_analyzer
 from ragray.retrieval.corpus import Corpus
+from ragray.retrieval.fusion import Floats, Fused, fuse
 from ragray.retrieval.postings import Postings, QueryTerms, Ranked
+from ragray.retrieval.prior import PRIOR, Prior, Shares, parse_prior, read_prior, reranked, write_shares
 from ragray.retrieval.segment import TITLE_WEIGHT, Flags, Ints, Segment, mapped, write_segment
 from ragray.retrieval.statistics import write_statistics
 from ragray.schema import Passage, table_of
@@ -41,7 +44,8 @@ class Hit:
 
     doc_id: str
     rank: int
-    score: float  # fused, see `fusion`
+    score: float  # fused, see `fusion`, with the prior's part
+    prior: float  # the part of `score` that a learned prior gave, see `prior`; 0 without one
     bm25_rank: int | None
     bm25_score: float
     tfidf_rank: int | None
@@ -57,22 +61,31 @@ class TermContribution:
     tfidf: float
 
 
-def build_index(passages: Sequence[Passage] | pa.Table, settings: RetrievalConfig, folder: Path) -> dict[str, int]:
+def build_index(
+    passages: Sequence[Passage] | pa.Table, settings: RetrievalConfig, folder: Path, prior: Prior | None = None
+) -> dict[str, int]:
     """Write an index of `passages` in their order; returns counts of documents, terms and segments.
 
+    Args:
+        passages: what is indexed.
+        settings: of the index.
+        folder: where to.
+        prior: that of `settings.prior`, where it was read before; by default its file is read.
+
     Raises:
-        DataError: there are no passages, or two have the same id.
+        DataError: there are no passages, two have the same id, or the prior's file cannot be used.
     """
     table = passages if isinstance(passages, pa.Table) else table_of(Passage, passages)
     segment = folder / SEGMENT
     segment.mkdir(exist_ok=True)
     write_segment(table, Analyzer(settings.analyzer).terms, segment)
-    return write_version([(Segment(segment), np.ones(len(table), np.bool_))], [SEGMENT], settings, folder)
+    return write_version([(Segment(segment), np.ones(len(table), np.bool_))], [SEGMENT], settings, folder, prior)
 
 
 def write_version(
-    parts: Sequence[tuple[Segment, Flags]], paths: Sequence[str], settings: RetrievalConfig, folder: Path
-) -> dict[str, int]:
+    parts: Sequence[tuple[Segment, Flags]], paths: Sequence[str], settings: RetrievalConfig, folder: Path,
+    prior: Prior | None = None,
+) -> dict[str, int]:  # fmt: skip
     """Write what makes segments an index: their statistics and, last, its description; returns the counts.
 
     Args:
@@ -80,12 +93,15 @@ def write_version(
         paths: of the segments, relative to `folder`.
         settings: of the index.
         folder: where to.
+        prior: see `build_index`.
 
     Raises:
-        DataError: no document is live.
+        DataError: no document is live, or the prior's file cannot be used.
     """
     if not any(live.any() for _, live in parts):
         raise DataError("there is nothing to index: no passages", "check `data.faq` and `data.documents`")
+    if settings.prior is not None:
+        write_shares(read_prior(settings.prior) if prior is None else prior, [segment for segment, _ in parts], folder)
     corpus, numbers = write_statistics(parts, settings, folder)
     counts = {"documents": corpus["documents"], "terms": corpus["terms"], "segments": len(parts)}
     known = {
@@ -172,6 +188,7 @@ class HybridIndex:
         self.digest: str = description["digest"]
         self.analyzer = check_analyzer(description["analyzer"], str(folder))
         self.corpus = corpus
+        self._shares: Shares | None = mapped(folder, PRIOR) if self.settings.prior else None
 
     @classmethod
     def open(cls, folder: Path) -> HybridIndex:
@@ -213,16 +230,34 @@ class HybridIndex:
         return self.corpus.search_each(self.corpus.queries([self.terms(query) for query in queries]), depth)
 
     def _fused(self, query: QueryTerms, found: tuple[Ranked, Ranked], top_k: int) -> list[Hit]:
-        from ragray.retrieval.fusion import fuse
-
         by_bm25, by_tfidf = found
-        fused = fuse(self.settings, {"bm25": by_bm25, "tfidf": by_tfidf}, {"bm25": query.floor}).first(top_k)
+        fused = fuse(self.settings, {"bm25": by_bm25, "tfidf": by_tfidf}, {"bm25": query.floor})
+        fused, priors = self._with_prior(fused)
+        fused = fused.first(top_k)
         shown = self.corpus.found(query, fused.documents.tolist())
-        rows = zip(shown, fused.scores.tolist(), *fused.ranks.tolist(), strict=True)
+        rows = zip(shown, fused.scores.tolist(), priors[: len(shown)].tolist(), *fused.ranks.tolist(), strict=True)
         return [
-            Hit(one.doc_id, rank, score, bm25_rank or None, one.bm25, tfidf_rank or None, one.cosine)
-            for rank, (one, score, bm25_rank, tfidf_rank) in enumerate(rows, 1)
+            Hit(one.doc_id, rank, score, prior, bm25_rank or None, one.bm25, tfidf_rank or None, one.cosine)
+            for rank, (one, score, prior, bm25_rank, tfidf_rank) in enumerate(rows, 1)
         ]
+
+    def _with_prior(self, fused: Fused) -> tuple[Fused, Floats]:
+        """The list re-ranked by the prior, and its part of each score."""
+        if self._shares is None or self.settings.prior is None:
+            return fused, np.zeros(len(fused.documents))
+        return reranked(fused, self._shares, self.settings.prior.weight)
+
+    @cached_property
+    def prior(self) -> Prior | None:
+        """The prior that the index was built with.
+
+        Raises:
+            DataError: its file is damaged.
+        """
+        if self.settings.prior is None:
+            return None
+        path = self.folder / f"{PRIOR}.json"
+        return parse_prior(path.read_bytes(), str(path))
 
     def _numbers(self, doc_ids: Collection[str]) -> Ints:
         """The numbers of documents, ascending; ids that the index does not hold are passed over."""
@@ -274,5 +309,6 @@ def _content_digest(folder: Path, segments: Sequence[Segment], known: Mapping[st
     """SHA-256 over the segments, the arrays of the statistics and what is known of the index."""
     digests = {f"segment {place}": segment.digest for place, segment in enumerate(segments)}
     digests |= {f"statistics {place}": folder_digest(folder / str(place)) for place in range(len(segments))}
+    digests |= {path.name: file_digest(path) for path in sorted(folder.glob(f"{PRIOR}.*"))}
     digests["frequencies"] = file_digest(folder / "frequencies.npy")
     return content_digest({**digests, "known": json.dumps(known, sort_keys=True)})
