@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from ragray.config import AnalyzerConfig, RetrievalConfig
 from ragray.distributed.session import connect
 from ragray.distributed.task_errors import run_tasks
-from ragray.errors import ConfigError
 from ragray.evaluation.collections import Collection
-from ragray.evaluation.tuning import Asked, Priors, Retriever, Tuning, Values, assign_folds, tune
+from ragray.evaluation.tuning import Asked, Priors, Retriever, Tuning, Values, assign_folds, check_no_prior, tune
 from ragray.evaluation.tuning_prior import by_settings, prior_choices, prior_of, values_with_priors
 from ragray.evaluation.tuning_values import Judged, check_metric, values_of
 from ragray.retrieval.prior import SEPARATOR, Grouping, check_separator
@@ -86,19 +85,6 @@ def tune_remotely(
 
     priors = Priors(choices, with_priors, lambda choice: prior_of(collection, choice, separator))
     return tune(collection.qrels, collection.queries, untuned, folds, measured, priors)
-
-
-def check_no_prior(settings: RetrievalConfig) -> None:
-    """See that a search starts without a prior, which may have learned from the same judgements.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    if settings.prior is not None:
-        raise ConfigError(
-            "retrieval.prior: a prior may have learned from these judgements, and would look better than it is",
-            "add --set retrieval.prior=null; a prior is learned anew",
-        )
 
 
 def parts_of(settings: Sequence[RetrievalConfig], tasks: int) -> list[list[int]]:

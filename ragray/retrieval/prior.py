@@ -121,6 +121,19 @@ def learn(
     return Prior(group, separator, {name: (right[name], count) for name, count in Counter(groups).items()})
 
 
+def check_groupings(names: Sequence[str]) -> tuple[Grouping, ...]:
+    """Groupings by their names; none for the only name `none`.
+
+    Raises:
+        ConfigError: there is no such grouping.
+    """
+    if list(names) == ["none"]:
+        return ()
+    if unknown := [name for name in names if name not in GROUPINGS]:
+        raise ConfigError(f"--prior {unknown[0]}: no such grouping", f"write {', '.join(GROUPINGS)}, or none alone")
+    return tuple(group for group in GROUPINGS if group in names)
+
+
 def check_separator(separator: str) -> str:
     """A regular expression that can be searched for.
 
