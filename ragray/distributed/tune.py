@@ -69,7 +69,9 @@ def tune_remotely(
             values[part] = found
         return values
 
-    choices = prior_choices([(document.title, document.source) for document in collection.documents], groupings)
+    choices = prior_choices(
+        [(document.title, document.source) for document in collection.documents], groupings, separator
+    )
 
     def with_priors(asked: Sequence[Asked], fold_of: NDArray[np.int64]) -> Values:
         groups = by_settings(asked)

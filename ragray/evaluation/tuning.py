@@ -273,7 +273,8 @@ def prior_of_best(values: Values, of: Flags) -> int:
     """
     best = best_of(values, of)
     gains = values[best, of] - values[0, of]
-    return best if gains.mean() > gains.std(ddof=1) / np.sqrt(len(gains)) else 0
+    error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
+    return best if gains.mean() > error else 0
 
 
 def _weights(share: float) -> FusionWeights:

@@ -32,16 +32,18 @@ from ragray.retrieval.prior import SEPARATOR, Grouping, Prior, Shares, learn, re
 WEIGHTS = (0.25, 0.5, 1.0, 2.0)
 
 
-def prior_choices(passages: Iterable[tuple[str, str]], groupings: Sequence[Grouping]) -> list[PriorChoice]:
+def prior_choices(
+    passages: Sequence[tuple[str, str]], groupings: Sequence[Grouping], separator: str = SEPARATOR
+) -> list[PriorChoice]:
     """All groupings with all weights, but groupings that put all passages into one group.
 
     Args:
         passages: title and source of each.
         groupings: by what passages may be grouped; () tries no prior.
+        separator: where the head of a title ends.
     """
-    titles, sources = (set(column) for column in zip(*passages, strict=True))
-    several = {"title": len(titles) > 1, "head": len(titles) > 1, "source": len(sources) > 1}
-    return [PriorChoice(group, weight) for group in groupings if several[group] for weight in WEIGHTS]
+    several = [group for group in groupings if len(learn(passages, (), group, separator).groups) > 1]
+    return [PriorChoice(group, weight) for group in several for weight in WEIGHTS]
 
 
 def prior_of(collection: Collection, choice: PriorChoice, separator: str = SEPARATOR) -> Prior:

@@ -36,7 +36,7 @@ from ragray.retrieval.segment import Segment
 Grouping = Literal["title", "head", "source"]
 GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
 SMOOTHING = 1.0  # passages of the mean rate that each group is given
-SEPARATOR = r" [>/|–—-] |[:：]|\d|第[〇零一二三四五六七八九十百千万两]"  # ends the head of a title
+SEPARATOR = r" [>/|–—-] |[:：]|\d|第[\d〇零一二三四五六七八九十百千万两]"  # ends the head of a title
 PRIOR = "prior"  # name of the files in an index: .json, .npy
 FORMAT_VERSION = 1
 _FIX = "let `ragray tune` write it again, and use its tuned.yaml"
