@@ -34,7 +34,7 @@ def made(folder: Path, laws: int, judged_law) -> Collection:  # type: ignore[no-
         {
             "_id": f"{law}-{article}",
             "title": f"Law {NAMES[law]} {article}",
-            "text": f"tax {'of ' * law} paragraph{article}",
+            "text": f"tax paragraph{article}",
         }
         for law in range(laws)
         for article in range(6)
