@@ -309,6 +309,5 @@ def _content_digest(folder: Path, segments: Sequence[Segment], known: Mapping[st
     """SHA-256 over the segments, the arrays of the statistics and what is known of the index."""
     digests = {f"segment {place}": segment.digest for place, segment in enumerate(segments)}
     digests |= {f"statistics {place}": folder_digest(folder / str(place)) for place in range(len(segments))}
-    digests |= {path.name: file_digest(path) for path in sorted(folder.glob(f"{PRIOR}.*"))}
     digests["frequencies"] = file_digest(folder / "frequencies.npy")
     return content_digest({**digests, "known": json.dumps(known, sort_keys=True)})

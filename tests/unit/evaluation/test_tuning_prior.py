@@ -236,3 +236,26 @@ def test_the_written_prior_is_found_by_the_written_settings(few, popular, tmp_pa
     report = (out / "report.md").read_text()
     assert "Learned prior" in report and "no prior" in report and "retrieval.prior.weight" in report
     assert "leave it out where users ask about other things" in report + (out / "tuned.yaml").read_text()
+
+
+def test_a_fold_chooses_a_prior_by_other_folds_alone(few, popular):
+    """Making one fold's values anything else never changes what is chosen without it."""
+    fold_of, rows = folds_of(popular), np.random.default_rng(3).random((FOLDS + 1, 1 + len(CHOICES), 24))
+    rows += 2.0 * np.arange(1 + len(CHOICES))[:, None] * (np.arange(24) % 2)  # so that a prior is worth it
+
+    def found(values: np.ndarray) -> tuning.Tuning:
+        priors = Priors(CHOICES, lambda asked, folds: values, lambda choice: prior_of(popular, choice))
+        return tune(
+            popular.qrels, popular.queries, RetrievalConfig(), FOLDS, lambda s, r: np.zeros((len(s), 24)), priors
+        )
+
+    first, changed = found(rows), False
+    for fold in range(FOLDS):
+        values = rows.copy()
+        values[:, :, fold_of == fold] = 9.0 - 3 * values[:, :, fold_of == fold]
+        again = found(values)
+        assert again.folds[fold].prior == first.folds[fold].prior is not None
+        held_out = values[fold, 1 + CHOICES.index(first.folds[fold].prior), fold_of == fold]
+        assert np.array_equal(again.held_out[fold_of == fold], held_out)
+        changed |= [one.prior for one in again.folds] != [one.prior for one in first.folds]
+    assert changed
