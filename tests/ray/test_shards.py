@@ -59,8 +59,8 @@ def test_shards_know_the_prior(ray_local: None, store: IndexStore, tmp_path: Pat
     build_index(list(store.open().corpus.passages()), settings, tmp_path / "built", prior)
     made = IndexStore.create(tmp_path / "store", tmp_path / "built")
     made.update([Passage("new", "word1", "word0 word1", "en", "test", "faq")])
-    hits = made.open().search("word0 word1", 30)
-    assert open_sharded(made.root, 2, {"num_cpus": 0}).search("word0 word1", 30) == hits
+    hits = made.open().search("word0 word1", 300)
+    assert open_sharded(made.root, 2, {"num_cpus": 0}).search("word0 word1", 300) == hits
     assert len({hit.prior for hit in hits}) > 2
 
 
