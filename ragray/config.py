@@ -54,6 +54,14 @@ class PriorConfig(Section):
     )
 
 
+class FeedbackConfig(Section):
+    """Pseudo-relevance feedback, RM3: a query is asked again with terms of what it found first."""
+
+    documents: Positive = Field(5, le=100, description="first documents whose terms are taken in")
+    terms: Positive = Field(20, le=200, description="terms that are taken in, the most frequent ones")
+    weight: Share = Field(0.3, description="of these terms; the rest is the query's")
+
+
 class RetrievalConfig(Section):
     """The hybrid retriever, and how much of its result the model reads."""
 
@@ -71,6 +79,7 @@ class RetrievalConfig(Section):
     fusion_normalization: Literal["theoretical", "min-max", "z-score"] = Field(
         "theoretical", description="of scores, for fusion: convex"
     )
+    feedback: FeedbackConfig | None = Field(None, description="asks twice; none: once")
     prior: PriorConfig | None = Field(None, description="re-ranks what the lists found; none: fused scores alone")
     withhold_test_questions: bool | None = Field(
         None,

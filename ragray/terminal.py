@@ -138,7 +138,7 @@ def search_lines(index: HybridIndex, query: str, hits: Sequence[Hit], explain: b
     """The hits of a query as plain lines, or as one JSON document."""
     if as_json:
         return [json.dumps([_hit_tree(index, query, hit, explain) for hit in hits], ensure_ascii=False)]
-    lines = []
+    lines = _feedback_lines(index, query) if explain else []
     for hit in hits:
         passage = index.passage(hit.doc_id)
         lines.append(
@@ -152,7 +152,15 @@ def search_lines(index: HybridIndex, query: str, hits: Sequence[Hit], explain: b
             lines += [
                 f"     {c.term}: BM25 {c.bm25:.3f}, TF-IDF {c.tfidf:.3f}" for c in index.explain(query, hit.doc_id)
             ]
-    return lines or ["nothing found"]
+    return lines if hits else [*lines, "nothing found"]
+
+
+def _feedback_lines(index: HybridIndex, query: str) -> list[str]:
+    """What the query is asked again with."""
+    if index.settings.feedback is None:
+        return []
+    terms = ", ".join(f"{term} {count:.2f}" for term, count in index.feedback_terms(query).items())
+    return [f"asked again with: {terms or 'nothing'}"]
 
 
 def _prior_part(index: HybridIndex, hit: Hit) -> str:
@@ -171,6 +179,8 @@ def _hit_tree(index: HybridIndex, query: str, hit: Hit, explain: bool) -> dict[s
     passage = index.passage(hit.doc_id)
     tree = {**asdict(hit), "title": passage.title, "text": passage.text}
     if explain:
+        if index.settings.feedback is not None:
+            tree["asked_again"] = index.feedback_terms(query)
         tree["terms"] = [asdict(contribution) for contribution in index.explain(query, hit.doc_id)]
         if index.prior is not None:
             counts = index.prior.counts(passage.title, passage.source)

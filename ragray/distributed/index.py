@@ -32,8 +32,8 @@ IN_PROCESS_BELOW = 20_000  # passages
 INDEX_CODE = tuple(
     f"retrieval.{name}"
     for name in (
-        "analyzer", "bm25", "chunks", "counting", "index", "prior", "scoring", "segment", "statistics", "stopwords",
-        "strings", "tfidf",
+        "analyzer", "bm25", "chunks", "counting", "feedback", "index", "prior", "scoring", "segment", "statistics",
+        "stopwords", "strings", "tfidf",
     )
 )  # fmt: skip
 _PART_PASSAGES = 20_000  # of a task, at least

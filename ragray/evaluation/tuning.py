@@ -176,11 +176,15 @@ def tune(
 
 
 def check_no_prior(settings: RetrievalConfig) -> None:
-    """See that a search starts without a prior, which may have learned from the same judgements.
+    """See that a search starts without a prior, which may have learned from the same judgements, and without feedback.
 
     Raises:
         ConfigError: there is one.
     """
+    if settings.feedback is not None:
+        raise ConfigError(
+            "retrieval.feedback: settings are tuned without feedback", "add --set retrieval.feedback=null"
+        )
     if settings.prior is not None:
         raise ConfigError(
             "retrieval.prior: a prior may have learned from these judgements, and would look better than it is",

@@ -7,6 +7,7 @@ explains its answers. The folder records the analyzer and all settings: the quer
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.manifest import content_digest, file_digest, folder_digest
+from ragray.retrieval import feedback
 from ragray.retrieval.analyzer import Analyzer, check_analyzer
 from ragray.retrieval.corpus import Corpus
 from ragray.retrieval.fusion import Floats, Fused, fuse
@@ -40,7 +42,11 @@ _REBUILD = "build the index again: remove its folder, then `ragray index --confi
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A document that was found. Ranks count from 1; None where it is not in that list's fused depth."""
+    """A document that was found. Ranks count from 1; None where it is not in that list's fused depth.
+
+    With feedback, ranks and the fused score are of the second query; the scores of BM25 and TF-IDF are always of the
+    query as it was asked.
+    """
 
     doc_id: str
     rank: int
@@ -205,6 +211,11 @@ class HybridIndex:
     def __len__(self) -> int:
         return len(self.corpus)
 
+    @property
+    def _depth(self) -> int | None:
+        """Ranks of each list that are fused; None: all."""
+        return None if self.settings.fusion_depth == "all" else self.settings.fusion_depth
+
     def search(self, query: str, top_k: int, exclude: Collection[str] = ()) -> list[Hit]:
         """The best `top_k` documents for `query`, fused from both lists to `settings.fusion_depth` each.
 
@@ -219,19 +230,34 @@ class HybridIndex:
         self, queries: Sequence[str], top_k: int, exclude: Sequence[Collection[str]] = ()
     ) -> list[list[Hit]]:
         """`search` for each query; `exclude` is empty, or has one collection for each query."""
-        asked = self.corpus.queries([self.terms(query) for query in queries])
+        terms = [self.terms(query) for query in queries]
+        asked = self.corpus.queries(terms)
         absent = [self._numbers(ids) for ids in exclude] if exclude else None
-        depth = None if self.settings.fusion_depth == "all" else self.settings.fusion_depth
-        lists = self.corpus.search_each(asked, depth, absent)
-        return [self._fused(asked[number], found, top_k) for number, found in enumerate(lists)]
+        lists = list(self.corpus.search_each(asked, self._depth, absent))
+        floors = asked.floors
+        if self.settings.feedback is not None:
+            counts = feedback.expansions(self, terms, lists, floors)
+            again = feedback.reweighted(self.corpus.queries([list(of) for of in counts]), counts, self)
+            lists, floors = list(self.corpus.search_each(again, self._depth, absent)), again.floors
+        pairs = zip(lists, floors.tolist(), strict=True)
+        return [self._fused(asked[number], found, floor, top_k) for number, (found, floor) in enumerate(pairs)]
+
+    def feedback_terms(self, query: str) -> dict[str, float]:
+        """The terms that a query is asked again with, and their counts; its own where there is no feedback."""
+        terms = self.terms(query)
+        if self.settings.feedback is None:
+            return {term: float(count) for term, count in Counter(terms).items()}
+        asked = self.corpus.queries([terms])
+        lists = list(self.corpus.search_each(asked, self._depth))
+        return feedback.expansions(self, [terms], lists, asked.floors)[0]
 
     def lists(self, queries: Sequence[str], depth: int) -> Iterator[tuple[Ranked, Ranked]]:
         """The `depth` best documents of each query by BM25 and by cosine, as numbers in index order; not fused."""
         return self.corpus.search_each(self.corpus.queries([self.terms(query) for query in queries]), depth)
 
-    def _fused(self, query: QueryTerms, found: tuple[Ranked, Ranked], top_k: int) -> list[Hit]:
+    def _fused(self, query: QueryTerms, found: tuple[Ranked, Ranked], floor: float, top_k: int) -> list[Hit]:
         by_bm25, by_tfidf = found
-        fused = fuse(self.settings, {"bm25": by_bm25, "tfidf": by_tfidf}, {"bm25": query.floor})
+        fused = fuse(self.settings, {"bm25": by_bm25, "tfidf": by_tfidf}, {"bm25": floor})
         fused, priors = self._with_prior(fused)
         fused = fused.first(top_k)
         shown = self.corpus.found(query, fused.documents.tolist())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ragray.config import PriorConfig, RetrievalConfig
+from ragray.config import FeedbackConfig, PriorConfig, RetrievalConfig
 from ragray.config_loading import validate_section
 from ragray.errors import ConfigError
 from ragray.evaluation import tuning
@@ -210,9 +210,16 @@ def test_settings_are_grouped_by_what_makes_their_lists():
     assert by_settings([(a, 0), (b, 1), (a, None)]) == {a: [0, 2], b: [1]}
 
 
-def test_a_search_does_not_start_from_a_prior(popular):
-    start = RetrievalConfig(prior=PriorConfig(file="prior.json", sha256="0" * 64, weight=1.0))
-    with pytest.raises(ConfigError, match=r"retrieval\.prior=null"):
+@pytest.mark.parametrize(
+    "start",
+    [
+        RetrievalConfig(prior=PriorConfig(file="prior.json", sha256="0" * 64, weight=1.0)),
+        RetrievalConfig(feedback=FeedbackConfig()),
+    ],
+)
+def test_a_search_does_not_start_from_a_prior_or_feedback(popular, start):
+    field = "prior" if start.prior else "feedback"
+    with pytest.raises(ConfigError, match=rf"retrieval\.{field}=null"):
         tune(popular.qrels, popular.queries, start, 2, lambda settings, retriever: np.zeros((len(settings), 24)))
 
 
