@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ragray.config import PriorConfig, RetrievalConfig
+from ragray.config import FeedbackConfig, PriorConfig, RetrievalConfig
 from ragray.distributed.shards import open_sharded
 from ragray.errors import ArtifactError
 from ragray.retrieval.index import build_index
@@ -52,9 +52,11 @@ def test_shards_answer_as_one(ray_local: None, store: IndexStore, shards: int) -
             assert sharded.passage(hit.doc_id) == whole.passage(hit.doc_id)
 
 
-def test_shards_know_the_prior(ray_local: None, store: IndexStore, tmp_path: Path) -> None:
+def test_shards_know_the_prior_and_feed_back(ray_local: None, store: IndexStore, tmp_path: Path) -> None:
     prior = Prior("title", "x", {"word0": (0, 9), "word1": (5, 9)})
-    settings = RetrievalConfig(prior=PriorConfig(file="absent", sha256=prior.sha256, weight=1.0))
+    settings = RetrievalConfig(
+        prior=PriorConfig(file="absent", sha256=prior.sha256, weight=1.0), feedback=FeedbackConfig()
+    )
     (tmp_path / "built").mkdir()
     build_index(list(store.open().corpus.passages()), settings, tmp_path / "built", prior)
     made = IndexStore.create(tmp_path / "store", tmp_path / "built")
