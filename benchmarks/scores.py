@@ -26,7 +26,6 @@ from ragray.config import Bm25Config, RetrievalConfig
 from ragray.evaluation.collections import read_collection
 from ragray.retrieval.analyzer import Analyzer
 from ragray.retrieval.index import HybridIndex, build_index
-from ragray.retrieval.segment import TITLE_WEIGHT
 
 Floats = NDArray[np.float64]
 Terms = list[str]
@@ -98,7 +97,7 @@ def rows(folder: Path, count: int) -> Iterator[str]:
     collection = read_collection(folder, qrels=next(iter(sorted(folder.glob("qrels*.tsv")))))
     asked = list(collection.queries.values())[:count]
     terms = Analyzer(RetrievalConfig().analyzer).terms
-    documents = [terms(one.title) * TITLE_WEIGHT + terms(one.text) for one in collection.documents]
+    documents = [terms(one.title) * RetrievalConfig().title_weight + terms(one.text) for one in collection.documents]
     for name, settings, by_bm25, right in references(documents):
         with tempfile.TemporaryDirectory(prefix="ragray-benchmark-") as made:
             build_index(collection.documents, settings, Path(made))

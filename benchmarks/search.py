@@ -11,6 +11,7 @@ each and fuses them; `seed` does the same with scikit-learn and rank-bm25, as a 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,52 @@ def _start_tantivy(args: argparse.Namespace) -> Work:
     return work
 
 
+def _start_pisa(args: argparse.Namespace) -> Work:
+    pisa = _pisa()
+    lines, queries = _lines(args.corpus, args.documents), _lines(args.queries, args.count)
+    folder = Path(tempfile.mkdtemp(prefix="ragray-benchmark-"))
+    source, built, context = folder / "documents.txt", folder / "index", pisa.RetrievalContext()
+    source.write_text("".join(f"{n} {line}\n" for n, line in enumerate(lines)), encoding="utf-8")
+    built.mkdir()
+    pisa.index(str(source), str(built), "", 100_000, args.threads)
+    pisa.prepare_index(
+        context, str(built), "block_simdbp", "bm25", "", quantize=0, stop_fname="", bm25_k1=_K1, bm25_b=_B
+    )
+    asked, room = list(enumerate(queries)), len(queries) * args.top
+
+    def work() -> Any:
+        import numpy as np
+
+        numbers, ranks = np.empty(room, np.int32), np.empty(room, np.int32)
+        found = pisa.retrieve(
+            context, "block_max_wand", asked, k=args.top, threads=args.threads, query_weighted=0, pretokenised=0,
+            result_qidxs=numbers, result_docnos=np.empty(room, object), result_ranks=ranks,
+            result_scores=np.empty(room, np.float32),
+        )  # fmt: skip
+        return lambda: {"documents": len(lines), "rows": len(queries), "hits": int(found)}
+
+    work()
+    return work
+
+
+def _pisa() -> Any:
+    """PISA as pyterrier_pisa has it, without PyTerrier and its Java; see benchmarks/README.md."""
+    import ctypes
+    import importlib.machinery
+    import importlib.util
+    import sysconfig
+
+    ctypes.CDLL(str(Path(sys.prefix, "lib", "libtbb.so.2")), ctypes.RTLD_GLOBAL)
+    (built,) = Path(sysconfig.get_paths()["platlib"], "pyterrier_pisa").glob("_pisathon*.so")
+    loader = importlib.machinery.ExtensionFileLoader("_pisathon", str(built))
+    spec = importlib.util.spec_from_file_location("_pisathon", str(built), loader=loader)
+    if spec is None:
+        raise ImportError(f"{built}: cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
 def _start_seed(args: argparse.Namespace) -> Work:
     import numpy as np
     from rank_bm25 import BM25Okapi
@@ -149,6 +196,7 @@ CASES = (
     Case("ragray_hybrid", _start_hybrid, _OURS, "BM25 and cosine, lists of 100, fused"),
     Case("bm25s", _start_bm25s, ("bm25s",), "BM25 alone, numba"),
     Case("tantivy", _start_tantivy, ("tantivy",), "BM25 alone"),
+    Case("pisa", _start_pisa, ("pyterrier-pisa",), "BM25 alone, block-max WAND"),
     Case("seed", _start_seed, ("scikit-learn", "rank-bm25"), "BM25 and cosine, lists of 100, fused"),
 )
 

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ragray.config import RetrievalConfig, RunConfig
+from ragray.config import READ_FILES, RetrievalConfig, RunConfig
 from ragray.config_data import Section
 from ragray.errors import ConfigError
 
@@ -62,13 +62,13 @@ def validate_config(tree: Mapping[str, Any], where: str) -> RunConfig:
 
 
 def validate_section(model: type[S], tree: Mapping[str, Any], where: str) -> S:
-    """`tree` as a `model`.
+    """`tree` as a `model`; files that it names are read.
 
     Raises:
         ConfigError: naming every mistake at once.
     """
     try:
-        return model.model_validate(tree)
+        return model.model_validate(tree, context=READ_FILES)
     except ValidationError as error:
         lines = [f"{where}: {_explain(model, item)}" for item in error.errors()]
         raise ConfigError(

@@ -159,7 +159,9 @@ def _feedback_lines(index: HybridIndex, query: str) -> list[str]:
     """What the query is asked again with."""
     if index.settings.feedback is None:
         return []
-    terms = ", ".join(f"{term} {count:.2f}" for term, count in index.feedback_terms(query).items())
+    from ragray.retrieval.feedback import terms_of
+
+    terms = ", ".join(f"{term} {count:.2f}" for term, count in terms_of(index, query).items())
     return [f"asked again with: {terms or 'nothing'}"]
 
 
@@ -180,7 +182,9 @@ def _hit_tree(index: HybridIndex, query: str, hit: Hit, explain: bool) -> dict[s
     tree = {**asdict(hit), "title": passage.title, "text": passage.text}
     if explain:
         if index.settings.feedback is not None:
-            tree["asked_again"] = index.feedback_terms(query)
+            from ragray.retrieval.feedback import terms_of
+
+            tree["asked_again"] = terms_of(index, query)
         tree["terms"] = [asdict(contribution) for contribution in index.explain(query, hit.doc_id)]
         if index.prior is not None:
             counts = index.prior.counts(passage.title, passage.source)

@@ -23,17 +23,16 @@ from ragray.config import RetrievalConfig, RunConfig
 from ragray.distributed.folder_task import start
 from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
-from ragray.retrieval.analyzer import Analyzer
-from ragray.retrieval.index import SEGMENT, build_index, write_version
-from ragray.retrieval.segment import Segment, merge_segments, write_segment
+from ragray.retrieval.index import SEGMENT, build_index, write_passages, write_version
+from ragray.retrieval.segment import Segment, merge_segments
 from ragray.schema import Passage, QARecord, records_of, table_of
 
 IN_PROCESS_BELOW = 20_000  # passages
 INDEX_CODE = tuple(
     f"retrieval.{name}"
     for name in (
-        "analyzer", "bm25", "chunks", "counting", "feedback", "index", "prior", "scoring", "segment", "statistics",
-        "stopwords", "strings", "tfidf",
+        "analyzer", "bm25", "chunks", "counting", "feedback", "index", "phrases", "prior", "scoring", "segment",
+        "statistics", "stopwords", "strings", "tfidf", "word_rules",
     )
 )  # fmt: skip
 _PART_PASSAGES = 20_000  # of a task, at least
@@ -112,7 +111,7 @@ def build_in_parts(passages: pa.Table, settings: RetrievalConfig, folder: Path, 
 
 
 def _write_part(passages: pa.Table, settings: RetrievalConfig, folder: Path) -> None:
-    write_segment(passages, Analyzer(settings.analyzer).terms, folder)
+    write_passages(passages, settings, folder)
 
 
 def _settings(config: RunConfig) -> Mapping[str, Any]:

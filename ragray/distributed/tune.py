@@ -90,13 +90,13 @@ def tune_remotely(
 
 
 def parts_of(settings: Sequence[RetrievalConfig], tasks: int) -> list[list[int]]:
-    """The places of the settings in parts that share an analyzer, so many that each of `tasks` CPUs has one at least.
+    """The places of the settings in parts that share what makes terms, so many that each of `tasks` CPUs has one.
 
     Settings with the same terms and BM25, whose rankings are made once, follow each other.
     """
-    groups: dict[AnalyzerConfig, list[int]] = {}
+    groups: dict[tuple[AnalyzerConfig, int], list[int]] = {}
     for place in sorted(range(len(settings)), key=lambda place: _order(settings[place])):
-        groups.setdefault(settings[place].analyzer, []).append(place)
+        groups.setdefault((settings[place].analyzer, settings[place].title_weight), []).append(place)
     each = math.ceil(tasks / len(groups))
     return [part.tolist() for places in groups.values() for part in np.array_split(places, each) if len(part)]
 

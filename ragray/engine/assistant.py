@@ -63,6 +63,7 @@ class Retrieved:
     probability: float  # that the passages answer the question
     answerable: bool  # False: declined before any generation
     retrieve_ms: float
+    lineage: dict[str, str] = field(default_factory=dict)  # of an index that changes: what of it answered
 
 
 @dataclass(frozen=True, slots=True)

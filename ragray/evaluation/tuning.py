@@ -2,7 +2,8 @@
 
 In: judged queries, settings to start from, and a function that measures settings. Out: a `Tuning`. The search has
 steps, because both rankings depend on terms and BM25, and their fusion on neither: first analyzer, k1 and b by BM25
-alone, all of their combinations; then, with what was chosen, the fusion; then, if asked for, a learned prior or none.
+alone, all of their combinations; with what was chosen the weight of titles, also by BM25; with this the fusion; then,
+if asked for, a learned prior or none.
 
 A setting that was chosen on some queries looks better on them than it is. So all steps are done again without
 each fold of the queries, and what they choose is measured on that fold alone: of these values are the figures of a
@@ -22,15 +23,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ragray.config import AnalyzerConfig, Bm25Config, FusionWeights, RetrievalConfig
+from ragray.config import Bm25Config, FusionWeights, RetrievalConfig
 from ragray.errors import ConfigError
 from ragray.evaluation.significance import Difference, Resampling
-from ragray.retrieval.analyzer import is_chinese
+from ragray.retrieval.phrases import is_chinese
 from ragray.retrieval.prior import Grouping, Prior
 from ragray.schema import stable_digest
 
 K1S = (0.6, 0.9, 1.2, 1.6, 2.0, 3.0)
 BS = (0.3, 0.5, 0.75, 0.9, 1.0)
+TITLE_WEIGHTS = (1, 2, 3, 5)
 RRF_KS = (5, 10, 20, 60, 100)
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of BM25 in the fusion; the rest is TF-IDF's
 
@@ -87,16 +89,17 @@ class Tuning:
     folds: tuple[Fold, ...]
     difference: Difference  # of `held_out` and `before`
     terms: tuple[tuple[RetrievalConfig, float], ...]  # first step: each setting and its mean by BM25 alone
-    fusions: tuple[tuple[RetrievalConfig, float], ...]  # second step: the untuned settings, then those with a fusion
+    titles: tuple[tuple[RetrievalConfig, float], ...]  # second step: each weight of titles and its mean by BM25 alone
+    fusions: tuple[tuple[RetrievalConfig, float], ...]  # third step: the untuned settings, then those with a fusion
 
-    without_prior: Values  # [queries], as `held_out`, by what the first two steps chose
-    priors: tuple[tuple[PriorChoice | None, float], ...]  # third step; each query's prior never saw its fold
+    without_prior: Values  # [queries], as `held_out`, by what the steps before chose
+    priors: tuple[tuple[PriorChoice | None, float], ...]  # last step; each query's prior never saw its fold
     prior_choice: PriorChoice | None
     prior: Prior | None  # of that choice, learned from all queries
 
     @property
     def prior_difference(self) -> Difference:
-        """Of what the held-out queries have with the third step, and without it."""
+        """Of what the held-out queries have with the last step, and without it."""
         return Resampling(SAMPLES, SEED).compare(self.held_out.tolist(), self.without_prior.tolist(), "prior")
 
     @property
@@ -121,7 +124,7 @@ def tune(
         untuned: what to start from; fields that are not searched stay as they are.
         folds: how many parts the queries are cut into, at least 2.
         measure: the metric of each setting for each query.
-        priors: what the third step tries; by default there is none.
+        priors: what the last step tries; by default there is none.
 
     Raises:
         ConfigError: there are fewer groups of queries than folds, or the settings have a prior already.
@@ -132,8 +135,12 @@ def tune(
     held: list[int | None] = [*range(folds), None]
     terms = term_settings(untuned, queries.values())
     by_bm25 = measure(terms, "bm25")
-    firsts = [best_of(by_bm25, of) for of in training]
-    fused = {first: fusion_settings(terms[first]) for first in sorted(set(firsts))}
+    titled = [title_settings(terms[best_of(by_bm25, of)]) for of in training]
+    weighed = list(dict.fromkeys(itertools.chain.from_iterable(titled)))
+    by_weight = dict(zip(weighed, measure(weighed, "bm25"), strict=True))
+    of_titles = [np.array([by_weight[one] for one in some]) for some in titled]
+    firsts = [some[best_of(values, of)] for some, values, of in zip(titled, of_titles, training, strict=True)]
+    fused = {first: fusion_settings(first) for first in dict.fromkeys(firsts)}
     asked = [untuned, *itertools.chain.from_iterable(fused.values())]
     measured = measure(asked, "hybrid")
     rows, start = {}, 1
@@ -148,25 +155,26 @@ def tune(
     if priors is not None and priors.choices:
         with_priors = priors.measure([(asked[row], fold) for row, fold in zip(chosen, held, strict=True)], fold_of)
     choices = [None, *(priors.choices if priors is not None else ())]
-    weighed = [prior_of_best(values, of) for values, of in zip(with_priors, training, strict=True)]
-    held_out = with_priors[fold_of, np.array(weighed)[fold_of], each]
-    choice = choices[weighed[-1]]
+    taken = [prior_of_best(values, of) for values, of in zip(with_priors, training, strict=True)]
+    held_out = with_priors[fold_of, np.array(taken)[fold_of], each]
+    choice = choices[taken[-1]]
     return Tuning(
         untuned=untuned,
         chosen=asked[chosen[-1]],
-        chosen_mean=float(with_priors[-1, weighed[-1]].mean()),
+        chosen_mean=float(with_priors[-1, taken[-1]].mean()),
         queries=tuple(queries),
         held_out=held_out,
         before=before,
         folds=tuple(
             Fold(
                 int(of.sum()), asked[chosen[fold]], float(held_out[of].mean()), float(before[of].mean()),
-                choices[weighed[fold]],
+                choices[taken[fold]],
             )
             for fold, of in enumerate(fold_of == fold for fold in range(folds))
         ),
         difference=Resampling(SAMPLES, SEED).compare(held_out.tolist(), before.tolist(), "tune"),
         terms=_with_means(terms, by_bm25),
+        titles=_with_means(titled[-1], of_titles[-1]),
         fusions=_with_means([asked[row] for row in rows[firsts[-1]]], measured[rows[firsts[-1]]]),
         without_prior=without_prior,
         priors=tuple(zip(choices, with_priors[-1].mean(axis=1).tolist(), strict=False)),
@@ -204,7 +212,7 @@ def term_settings(untuned: RetrievalConfig, queries: Iterable[str]) -> list[Retr
     latin = any(character.isascii() and character.isalpha() for text in texts for character in text)
     kept = untuned.analyzer
     analyzers = [
-        AnalyzerConfig(chinese=way, stem=stem, stop_words=stop_words)
+        kept.model_copy(update={"chinese": way, "stem": stem, "stop_words": stop_words})
         for way in (("both", "bigrams", "words") if chinese else (kept.chinese,))
         for stem in ((True, False) if latin else (kept.stem,))
         for stop_words in (True, False)
@@ -215,6 +223,12 @@ def term_settings(untuned: RetrievalConfig, queries: Iterable[str]) -> list[Retr
         for a, k1, b in itertools.product(analyzers, k1s, bs)
     ]
     return [untuned, *(one for one in found if one != untuned)]
+
+
+def title_settings(settings: RetrievalConfig) -> list[RetrievalConfig]:
+    """The settings, then themselves with every other weight of titles."""
+    others = (settings.model_copy(update={"title_weight": weight}) for weight in TITLE_WEIGHTS)
+    return [settings, *(one for one in others if one != settings)]
 
 
 def fusion_settings(settings: RetrievalConfig) -> list[RetrievalConfig]:

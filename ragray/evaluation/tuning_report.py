@@ -64,7 +64,8 @@ def searched(settings: RetrievalConfig) -> dict[str, Any]:
     constant = "rrf_k" if settings.fusion == "rrf" else "fusion_normalization"
     tree = settings.model_dump()
     return {
-        "analyzer": tree["analyzer"],
+        "analyzer": {name: tree["analyzer"][name] for name in ("chinese", "stem", "stop_words")},
+        "title_weight": settings.title_weight,
         "bm25": {"k1": settings.bm25.k1, "b": settings.bm25.b},
         "fusion": settings.fusion,
         "fusion_weights": tree["fusion_weights"],
@@ -140,6 +141,7 @@ def tuning_tree(tuning: Tuning, metric: str) -> dict[str, Any]:
             for fold in tuning.folds
         ],
         "terms": [{"settings": _terms(settings), "mean": mean} for settings, mean in tuning.terms],
+        "titles": [{"title_weight": settings.title_weight, "mean": mean} for settings, mean in tuning.titles],
         "fusions": [{"settings": searched(settings), "mean": mean} for settings, mean in tuning.fusions],
         "priors": [{"prior": _choice(choice), "mean": mean} for choice, mean in tuning.priors],
         "prior_difference": asdict(tuning.prior_difference),
@@ -164,8 +166,8 @@ def _report(tuning: Tuning, queries: Mapping[str, str], metric: str, described: 
         f"that took no part in choosing them, {len(tuning.folds)} folds; in brackets the {CONFIDENCE:.0%} interval.",
         tiles=_tiles(tuning, gaps, metric),
         sections=(
-            _settings(tuning), _folds(tuning), _terms_and_bm25(tuning), _analyzers(tuning), _fusions(tuning),
-            *_priors(tuning), _changes(tuning, gaps, queries),
+            _settings(tuning), _folds(tuning), _terms_and_bm25(tuning), _analyzers(tuning), _titles(tuning),
+            _fusions(tuning), *_priors(tuning), _changes(tuning, gaps, queries),
         ),
         charts=charts,
         described=CHARTS,
@@ -237,6 +239,12 @@ def _analyzers(tuning: Tuning) -> Section:
     return Section("Analyzers", note, ("Analyzer", "k1", "b", "Mean"), rows)
 
 
+def _titles(tuning: Tuning) -> Section:
+    rows: Rows = tuple((str(settings.title_weight), f"{mean:.4f}") for settings, mean in tuning.titles)
+    note = "How often each term of a title counts, by BM25 alone, over all queries, with the chosen analyzer, k1 and b."
+    return Section("Weight of titles", note, ("Weight", "Mean"), rows)
+
+
 def _fusions(tuning: Tuning) -> Section:
     untuned, *rest = tuning.fusions
     ordered = sorted(rest, key=lambda item: -item[1])[:_FUSIONS]
@@ -244,7 +252,7 @@ def _fusions(tuning: Tuning) -> Section:
         (name, _fusion_in_words(settings), f"{mean:.4f}")
         for name, (settings, mean) in [("untuned", untuned), *((str(n), one) for n, one in enumerate(ordered, 1))]
     )
-    note = f"The best {len(ordered)} of {len(rest)}, over all queries, with the chosen analyzer, k1 and b."
+    note = f"The best {len(ordered)} of {len(rest)}, over all queries, with the chosen analyzer, k1, b and weight."
     return Section("Fusions", note, ("Rank", "Fusion", "Mean"), rows)
 
 
@@ -309,8 +317,8 @@ def _dotted(settings: RetrievalConfig, prior: PriorChoice | None) -> dict[str, s
 
 
 def _in_words(settings: RetrievalConfig) -> str:
-    bm25 = settings.bm25
-    return f"{_analyzer_in_words(settings)}; k1 {bm25.k1:g}, b {bm25.b:g}; {_fusion_in_words(settings)}"
+    bm25 = f"k1 {settings.bm25.k1:g}, b {settings.bm25.b:g}, titles {settings.title_weight}"
+    return f"{_analyzer_in_words(settings)}; {bm25}; {_fusion_in_words(settings)}"
 
 
 def _analyzer_in_words(settings: RetrievalConfig) -> str:

@@ -1,7 +1,8 @@
 """A metric of many settings of the retriever, for each query of a test collection.
 
-In: documents, queries, judgements, and settings that share an analyzer. Out: one value for each setting and query,
-equal to what `ragray evaluate retrieval` measures. Texts are cut into terms once; k1 and b weigh the same postings.
+In: documents, queries, judgements, and settings that share an analyzer and the weight of titles. Out: one value for
+each setting and query, equal to what `ragray evaluate retrieval` measures. Texts are cut into terms once; k1 and b
+weigh the same postings.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ from ragray.errors import ConfigError
 from ragray.evaluation.retrieval import measure
 from ragray.evaluation.search_quality import DEPTH, METRICS
 from ragray.evaluation.tuning import Retriever, Values
-from ragray.retrieval.analyzer import Analyzer
 from ragray.retrieval.fusion import fuse
-from ragray.retrieval.index import SEGMENT, HybridIndex, write_version
+from ragray.retrieval.index import SEGMENT, HybridIndex, write_passages, write_version
 from ragray.retrieval.postings import Queries, Ranked
-from ragray.retrieval.segment import Segment, write_segment
+from ragray.retrieval.segment import Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,14 @@ def values_of(documents: pa.Table, judged: Judged, settings: Sequence[RetrievalC
     Args:
         documents: with the schema of `Passage`.
         judged: the queries.
-        settings: with the same analyzer.
+        settings: with the same analyzer and weight of titles.
         retriever: whose ranking is measured.
 
     Raises:
-        ValueError: the settings have several analyzers.
+        ValueError: the settings have several of them.
     """
-    (analyzer,) = {one.analyzer for one in settings}
+    if len({(one.analyzer, one.title_weight) for one in settings}) != 1:
+        raise ValueError("settings that share a segment have one analyzer and one weight of titles")
     alike: defaultdict[RetrievalConfig, list[int]] = defaultdict(list)  # settings whose two rankings are the same
     for place, one in enumerate(settings):
         alike[_of_lists(one)].append(place)
@@ -73,7 +74,7 @@ def values_of(documents: pa.Table, judged: Judged, settings: Sequence[RetrievalC
     with TemporaryDirectory(prefix="ragray-tune-") as name:
         folder = Path(name) / SEGMENT
         folder.mkdir()
-        write_segment(documents, Analyzer(analyzer).terms, folder)
+        write_passages(documents, settings[0], folder)
         segment = Segment(folder)
         for number, (of_lists, places) in enumerate(alike.items()):
             version = Path(name) / str(number)
@@ -89,7 +90,7 @@ def values_of(documents: pa.Table, judged: Judged, settings: Sequence[RetrievalC
 
 def _of_lists(settings: RetrievalConfig) -> RetrievalConfig:
     """The settings with those of the fusion at their defaults, but for its depth."""
-    fields = ("analyzer", "bm25", "sublinear_tf", "fusion_depth")
+    fields = ("analyzer", "title_weight", "bm25", "sublinear_tf", "fusion_depth")
     return RetrievalConfig(**{field: getattr(settings, field) for field in fields})
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragray.config import RetrievalConfig
-from ragray.retrieval import bm25, tfidf
+from ragray.retrieval import bm25, tfidf, topk
 from ragray.retrieval.postings import Floats, Postings, Queries, QueryTerms, Ranked
 from ragray.retrieval.segment import Ints
 from ragray.schema import Passage
@@ -52,7 +52,9 @@ class Corpus:
     ) -> None:  # fmt: skip
         self.parts = list(parts)
         self.starts: Ints = np.array(starts, np.int64)
-        self._known: Callable[[str], int | None] = lru_cache(maxsize=_REMEMBERED_TERMS)(self._find_term)
+        self._known: Callable[[str], int | None] = lru_cache(maxsize=_REMEMBERED_TERMS)(
+            partial(_find_term, self.parts, frequencies)  # a method here would keep files mapped until the next gc
+        )
         self._frequencies, self._corpus, self._settings = frequencies, numbers, settings
         self._thread = threading.local()
 
@@ -194,12 +196,6 @@ class Corpus:
         part, local = self._place(document)
         return part.contributions(query, local)
 
-    def _find_term(self, term: str) -> int | None:
-        for part in self.parts:
-            if (place := part.place(term)) is not None:
-                return place if self._frequencies[place] else None
-        return None
-
     def _place(self, number: int) -> tuple[Postings, int]:
         place = int(np.searchsorted(self.starts, number, "right")) - 1
         return self.parts[place], number - int(self.starts[place])
@@ -221,8 +217,6 @@ class Corpus:
     def _room(self) -> Any:
         """Working memory of this thread."""
         if not hasattr(self._thread, "room"):
-            from ragray.retrieval import topk
-
             self._thread.room = topk.room()
         return self._thread.room
 
@@ -255,6 +249,13 @@ def weigh(
     weights = raw / tfidf.norms(raw, owners, len(queries))[owners]
     terms = QueryTerms(places, counts * by_bm25, weights, by_tfidf, 0.0)
     return Queries(terms, np.searchsorted(owners, np.arange(len(queries) + 1)), floors)
+
+
+def _find_term(parts: Sequence[Postings], frequencies: NDArray[np.uint32], term: str) -> int | None:
+    for part in parts:
+        if (place := part.place(term)) is not None:
+            return place if frequencies[place] else None
+    return None
 
 
 def merged(lists: Sequence[Ranked], depth: int | None) -> Ranked:

@@ -2,8 +2,9 @@
 
 In: columns of text, and an analyzer. Out: the terms in order, and for each its documents and counts.
 
-No term reaches across white space. So a text is taken for a sequence of runs, what stands between ASCII white space,
-and the analyzer is asked once for each distinct run: in a large corpus nearly all runs were met before.
+Most analyzers make no term across white space. With these a text is taken for a sequence of runs, what stands between
+ASCII white space, and the analyzer is asked once for each distinct run: in a large corpus nearly all runs were met
+before.
 """
 
 from __future__ import annotations
@@ -68,6 +69,18 @@ def count_terms(fields: Sequence[Field], terms_of: TermsOf) -> TermCounts:
     documents, often = np.empty(len(terms), np.int32), np.empty(len(terms), np.int32)
     _by_term(rank, terms, counts, sizes, starts.copy(), documents, often)
     return TermCounts(found.take(pa.array(order)), starts, documents, often, lengths)
+
+
+def count_texts(fields: Sequence[Field], terms_of: TermsOf) -> TermCounts:
+    """`count_terms` for an analyzer whose terms may reach across white space: it is asked for each text.
+
+    Args:
+        fields: as there.
+        terms_of: the analyzer; no term holds white space.
+    """
+    told = [(pa.array([" ".join(terms_of(text)) for text in texts.to_pylist()], pa.large_string()), weight)
+            for texts, weight in fields]  # fmt: skip
+    return count_terms(told, str.split)
 
 
 class _RunTerms:

@@ -26,7 +26,6 @@ from ragray.config import FeedbackConfig
 from ragray.retrieval import bm25, tfidf
 from ragray.retrieval.fusion import Floats, Fused, fuse
 from ragray.retrieval.postings import Queries, QueryTerms, Ranked
-from ragray.retrieval.segment import TITLE_WEIGHT
 
 if TYPE_CHECKING:
     from ragray.retrieval.index import HybridIndex
@@ -44,12 +43,12 @@ def shares_of(fused: Fused, documents: int) -> Floats:
     return above / total if total > 0.0 else np.full(len(above), 1.0 / len(above))
 
 
-def counts_of(title: Sequence[str], text: Sequence[str]) -> Counter[str]:
-    """How often a passage holds each term, as the index counts: a title's terms count three times."""
+def counts_of(title: Sequence[str], text: Sequence[str], title_weight: int) -> Counter[str]:
+    """How often a passage holds each term, as the index counts: a title's terms count `title_weight` times."""
     counts = Counter(text)
     for term in title:
-        counts[term] += TITLE_WEIGHT
-    return counts
+        counts[term] += title_weight
+    return +counts
 
 
 def expanded(
@@ -93,9 +92,22 @@ def expansions(
         fused = fuse(index.settings, {"bm25": by_bm25, "tfidf": by_tfidf}, {"bm25": floor})
         shares = shares_of(fused, settings.documents).tolist()
         passages = [index.passage_at(number) for number in fused.documents[: settings.documents].tolist()]
-        counted = [counts_of(index.analyzer.terms(one.title), index.analyzer.terms(one.text)) for one in passages]
+        counted = [
+            counts_of(index.analyzer.terms(one.title), index.analyzer.terms(one.text), index.settings.title_weight)
+            for one in passages
+        ]
         found.append(expanded(terms, list(zip(shares, counted, strict=True)), settings))
     return found
+
+
+def terms_of(index: HybridIndex, query: str) -> dict[str, float]:
+    """The terms that a query is asked again with, and their counts; its own where there is no feedback."""
+    terms = index.terms(query)
+    if index.settings.feedback is None:
+        return {term: float(count) for term, count in Counter(terms).items()}
+    asked = index.corpus.queries([terms])
+    lists = list(index.corpus.search_each(asked, index.fused_depth))
+    return expansions(index, [terms], lists, asked.floors)[0]
 
 
 def reweighted(queries: Queries, counts: Sequence[Mapping[str, float]], index: HybridIndex) -> Queries:

@@ -7,7 +7,6 @@ explains its answers. The folder records the analyzer and all settings: the quer
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +22,12 @@ from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.manifest import content_digest, file_digest, folder_digest
 from ragray.retrieval import feedback
-from ragray.retrieval.analyzer import Analyzer, check_analyzer
+from ragray.retrieval.analyzer import analyzer_of, check_analyzer
 from ragray.retrieval.corpus import Corpus
 from ragray.retrieval.fusion import Floats, Fused, fuse
 from ragray.retrieval.postings import Postings, QueryTerms, Ranked
-from ragray.retrieval.prior import PRIOR, Prior, Shares, parse_prior, read_prior, reranked, write_shares
-from ragray.retrieval.segment import TITLE_WEIGHT, Flags, Ints, Segment, mapped, write_segment
+from ragray.retrieval.prior import PRIOR, Prior, Shares, kept_prior, read_prior, reranked, write_shares
+from ragray.retrieval.segment import Flags, Ints, Segment, mapped, write_segment
 from ragray.retrieval.statistics import write_statistics
 from ragray.schema import Passage, table_of
 
@@ -84,8 +83,24 @@ def build_index(
     table = passages if isinstance(passages, pa.Table) else table_of(Passage, passages)
     segment = folder / SEGMENT
     segment.mkdir(exist_ok=True)
-    write_segment(table, Analyzer(settings.analyzer).terms, segment)
+    write_passages(table, settings, segment)
     return write_version([(Segment(segment), np.ones(len(table), np.bool_))], [SEGMENT], settings, folder, prior)
+
+
+def write_passages(passages: pa.Table, settings: RetrievalConfig, folder: Path) -> None:
+    """Write the segment of an index with these settings.
+
+    Args:
+        passages: with the schema of `Passage`.
+        settings: of the index.
+        folder: an empty folder.
+
+    Raises:
+        DataError: two passages have the same id, or one repeats a term too often.
+        ConfigError: the analyzer's words or synonyms contradict each other, or a package is missing.
+    """
+    analyzer = analyzer_of(settings.analyzer)
+    write_segment(passages, analyzer.terms, folder, settings.title_weight, analyzer.joins_words)
 
 
 def write_version(
@@ -112,8 +127,8 @@ def write_version(
     counts = {"documents": corpus["documents"], "terms": corpus["terms"], "segments": len(parts)}
     known = {
         "format_version": FORMAT_VERSION,
-        "analyzer": Analyzer(settings.analyzer).describe(),
-        "title_weight": TITLE_WEIGHT,
+        "analyzer": analyzer_of(settings.analyzer).describe(),
+        "title_weight": settings.title_weight,
         "settings": settings.model_dump(),
         "corpus": corpus,
         "counts": counts,
@@ -167,9 +182,10 @@ def open_corpus(folder: Path, description: Mapping[str, Any], segments: Sequence
         held = description["segments"]
         starts = np.cumsum([0, *(numbers["documents"] for numbers in held)]).tolist()
         places = range(len(held)) if segments is None else segments
+        segments_of = {place: Segment(folder / held[place]["path"]) for place in places}
         parts = [
-            Postings(Segment(folder / held[place]["path"]), folder / str(place), settings, corpus, held[place])
-            for place in places
+            Postings(segment, folder / str(place), settings, corpus, held[place], len(held) == 1)
+            for place, segment in segments_of.items()
         ]
         return Corpus(parts, [starts[place] for place in places], mapped(folder, "frequencies"), corpus, settings)
 
@@ -181,7 +197,7 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ArtifactError(f"{folder}: no index here: {error.filename or error}", _REBUILD) from None
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise ArtifactError(f"{folder}: the index is damaged: {error}", _REBUILD) from None
 
 
@@ -193,6 +209,9 @@ class HybridIndex:
         self.settings = RetrievalConfig.model_validate(description["settings"])
         self.digest: str = description["digest"]
         self.analyzer = check_analyzer(description["analyzer"], str(folder))
+        made_with = self.analyzer.settings, description["title_weight"]
+        if made_with != (self.settings.analyzer, self.settings.title_weight):
+            raise ArtifactError(f"{folder}: its terms were made with other settings than it names", _REBUILD)
         self.corpus = corpus
         self._shares: Shares | None = mapped(folder, PRIOR) if self.settings.prior else None
 
@@ -206,13 +225,16 @@ class HybridIndex:
         place = version_folder(Path(folder))
         description = described(place)
         with _explained(place):
-            return cls(place, description, open_corpus(place, description))
+            opened = cls(place, description, open_corpus(place, description))
+        opened.search("", 1)  # loads compiled code now, not when the first question comes
+        opened.corpus.parts[0].load()
+        return opened
 
     def __len__(self) -> int:
         return len(self.corpus)
 
     @property
-    def _depth(self) -> int | None:
+    def fused_depth(self) -> int | None:
         """Ranks of each list that are fused; None: all."""
         return None if self.settings.fusion_depth == "all" else self.settings.fusion_depth
 
@@ -233,23 +255,14 @@ class HybridIndex:
         terms = [self.terms(query) for query in queries]
         asked = self.corpus.queries(terms)
         absent = [self._numbers(ids) for ids in exclude] if exclude else None
-        lists = list(self.corpus.search_each(asked, self._depth, absent))
+        lists = list(self.corpus.search_each(asked, self.fused_depth, absent))
         floors = asked.floors
         if self.settings.feedback is not None:
             counts = feedback.expansions(self, terms, lists, floors)
             again = feedback.reweighted(self.corpus.queries([list(of) for of in counts]), counts, self)
-            lists, floors = list(self.corpus.search_each(again, self._depth, absent)), again.floors
+            lists, floors = list(self.corpus.search_each(again, self.fused_depth, absent)), again.floors
         pairs = zip(lists, floors.tolist(), strict=True)
         return [self._fused(asked[number], found, floor, top_k) for number, (found, floor) in enumerate(pairs)]
-
-    def feedback_terms(self, query: str) -> dict[str, float]:
-        """The terms that a query is asked again with, and their counts; its own where there is no feedback."""
-        terms = self.terms(query)
-        if self.settings.feedback is None:
-            return {term: float(count) for term, count in Counter(terms).items()}
-        asked = self.corpus.queries([terms])
-        lists = list(self.corpus.search_each(asked, self._depth))
-        return feedback.expansions(self, [terms], lists, asked.floors)[0]
 
     def lists(self, queries: Sequence[str], depth: int) -> Iterator[tuple[Ranked, Ranked]]:
         """The `depth` best documents of each query by BM25 and by cosine, as numbers in index order; not fused."""
@@ -280,10 +293,7 @@ class HybridIndex:
         Raises:
             DataError: its file is damaged.
         """
-        if self.settings.prior is None:
-            return None
-        path = self.folder / f"{PRIOR}.json"
-        return parse_prior(path.read_bytes(), str(path))
+        return None if self.settings.prior is None else kept_prior(self.folder)
 
     def _numbers(self, doc_ids: Collection[str]) -> Ints:
         """The numbers of documents, ascending; ids that the index does not hold are passed over."""

@@ -11,7 +11,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ragray.retrieval.analyzer import Analyzer, is_chinese, words_of
+from ragray.retrieval.analyzer import Analyzer, words_of
+from ragray.retrieval.phrases import is_chinese
 
 _UNKNOWN = {"zh": "龘靐"}  # words that no corpus holds
 _UNKNOWN_LATIN = "qzxv"

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragray.config import RetrievalConfig
-from ragray.retrieval import bm25, tfidf
+from ragray.retrieval import bm25, tfidf, topk
+from ragray.retrieval.chunks import count_of, unpack
 from ragray.retrieval.scoring import Documents, model_of
 from ragray.retrieval.segment import Flags, Ints, Segment, mapped
 
@@ -74,11 +75,13 @@ class Postings:
         settings: of both models.
         corpus: the numbers of the corpus.
         numbers: those of the segment.
+        alone: whether it is the only one of its index: then its terms are all terms.
     """
 
     def __init__(
-        self, segment: Segment, folder: Path, settings: RetrievalConfig, corpus: dict[str, Any], numbers: dict[str, Any]
-    ) -> None:
+        self, segment: Segment, folder: Path, settings: RetrievalConfig, corpus: dict[str, Any],
+        numbers: dict[str, Any], alone: bool,
+    ) -> None:  # fmt: skip
         self.segment = segment
         self._settings = settings
         self._model = model_of(settings, numbers, corpus["mean_length"])
@@ -86,7 +89,7 @@ class Postings:
             segment.lengths, *(mapped(folder, name) for name in Documents._fields if name != "lengths")
         )
         self.gone: Ints = mapped(folder, "gone")
-        self._places: Ints | None = mapped(folder, "places") if (folder / "places.npy").exists() else None
+        self._places: Ints | None = None if alone else mapped(folder, "places")
 
     def __len__(self) -> int:
         return len(self.segment)
@@ -130,8 +133,6 @@ class Postings:
             passed_over: bool [queries], queries to leave out.
             room: from `topk.room`.
         """
-        from ragray.retrieval import topk
-
         shape = (len(queries), 2, depth)
         best = topk.Best(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape[:2], np.int64))
         terms, starts = self._terms(queries)
@@ -145,10 +146,14 @@ class Postings:
         )  # fmt: skip
         return best
 
+    def load(self) -> None:
+        """Load the compiled code for the exact scores of chosen documents, which a search needs too."""
+        none = np.empty(0, np.int64)
+        self.scores_of(QueryTerms(none, np.empty(0), np.empty(0), np.empty(0), 0.0), none)
+        count_of(self.segment.packed, 0, 0, 0)
+
     def scores_of(self, query: QueryTerms, documents: Ints) -> Floats:
         """BM25 scores and cosines of some documents, float64 [2, documents], without what BM25+ adds to all."""
-        from ragray.retrieval import topk
-
         scores = np.zeros((2, len(documents)))
         terms, _ = self._terms(Queries.one(query))
         topk.score_each(self.segment.packed, self._documents, self._model, terms, documents, scores)
@@ -208,8 +213,6 @@ class Postings:
 
     def _terms(self, queries: Queries) -> tuple[Any, Ints]:
         """(`topk.Query` of the terms that the segment holds, where those of each query begin)."""
-        from ragray.retrieval import topk
-
         terms, starts, numbers = queries.terms, queries.starts, self._numbers(queries.terms.places)
         weights = terms.bm25, terms.tfidf, terms.idf
         if self._places is not None:
@@ -221,8 +224,6 @@ class Postings:
 
     def _postings(self, number: int) -> tuple[Ints, Floats]:
         """The documents that hold a term, in no particular order, and how often."""
-        from ragray.retrieval.chunks import unpack
-
         documents, counts = np.empty(len(self), np.int64), np.empty(len(self), np.int64)
         begin, end = self._extent(number)
         count = unpack(self.segment.packed, begin, end, documents, counts)
@@ -230,8 +231,6 @@ class Postings:
 
     def _count(self, number: int, document: int) -> int:
         """How often a document holds a term; never one of number -1."""
-        from ragray.retrieval.chunks import count_of
-
         return int(count_of(self.segment.packed, *self._extent(number), document)) if number >= 0 else 0
 
     def _extent(self, number: int) -> tuple[int, int]:

@@ -166,6 +166,16 @@ def read_prior(settings: PriorConfig) -> Prior:
     return parse_prior(content, str(path))
 
 
+def kept_prior(folder: Path) -> Prior:
+    """The prior that an index was built with.
+
+    Raises:
+        DataError: its file is damaged.
+    """
+    path = folder / f"{PRIOR}.json"
+    return parse_prior(path.read_bytes(), str(path))
+
+
 def parse_prior(content: bytes, where: str) -> Prior:
     """The prior that a file holds.
 

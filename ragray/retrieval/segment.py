@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,33 +31,37 @@ from ragray.compiled import kernel
 from ragray.errors import DataError
 from ragray.manifest import folder_digest
 from ragray.retrieval.chunks import Packed, chunk_size, pack, unpack
-from ragray.retrieval.counting import TermCounts, TermsOf, count_terms
+from ragray.retrieval.counting import TermCounts, TermsOf, count_terms, count_texts
 from ragray.retrieval.strings import Strings, byte_order, write_strings
 from ragray.schema import Passage, records_of
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-TITLE_WEIGHT = 3  # a title's terms count so often: nDCG@10 on FAQ .745 at 1, .783 at 2, .793 at 3; papers lose at 4
 _DIGEST = "digest.txt"
 _ROWS_PER_GROUP = 256  # passages that are read from disk together
 _REMEMBERED_GROUPS = 256
 _FEW = 32  # postings that are ordered by insertion
 
 
-def write_segment(passages: pa.Table, terms_of: TermsOf, folder: Path) -> None:
+def write_segment(
+    passages: pa.Table, terms_of: TermsOf, folder: Path, title_weight: int = 1, whole: bool = False
+) -> None:
     """Write a segment of passages in their order.
 
     Args:
         passages: with the schema of `Passage`.
         terms_of: the analyzer.
         folder: an empty folder.
+        title_weight: how often each term of a title counts; 0: titles are not searched.
+        whole: a term may reach across white space, so texts are analyzed one by one, which takes longer.
 
     Raises:
         DataError: two passages have the same id, or one repeats a term too often.
     """
     title, text = (_single(passages.column(name)) for name in ("title", "text"))
-    write_counts(count_terms([(title, TITLE_WEIGHT), (text, 1)], terms_of), folder)
+    fields = [(title, title_weight), (text, 1)] if title_weight else [(text, 1)]
+    write_counts((count_texts if whole else count_terms)(fields, terms_of), folder)
     _write_passages(passages, folder)
     _seal(folder)
 
@@ -106,7 +110,9 @@ class Segment:
         self._order: Ints = mapped(folder, "ids.order")
         self._table = pq.ParquetFile(folder / "passages.parquet", memory_map=True)
         self._lock = threading.Lock()
-        self._group: Callable[[int], list[Passage]] = lru_cache(maxsize=_REMEMBERED_GROUPS)(self._read_group)
+        self._group: Callable[[int], list[Passage]] = lru_cache(maxsize=_REMEMBERED_GROUPS)(
+            partial(_read_group, self._table, self._lock)  # a method here would keep files mapped until the next gc
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -145,10 +151,6 @@ class Segment:
     def _room(self) -> tuple[Ints, Ints]:
         """For the documents of a term and how often they hold it; twice, to order them."""
         return np.empty(2 * len(self), np.int64), np.empty(2 * len(self), np.int64)
-
-    def _read_group(self, group: int) -> list[Passage]:
-        with self._lock:  # one reader at a time: an open Parquet file keeps its place
-            return records_of(Passage, self._table.read_row_group(group))
 
 
 def merge_segments(parts: Sequence[tuple[Segment, Flags]], folder: Path) -> None:
@@ -201,6 +203,11 @@ def joined_terms(parts: Sequence[tuple[Segment, Flags]]) -> tuple[pa.Array, list
 def mapped(folder: Path, name: str) -> Any:
     """An array of a folder, memory-mapped."""
     return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+
+
+def _read_group(table: pq.ParquetFile, lock: threading.Lock, group: int) -> list[Passage]:
+    with lock:  # one reader at a time: an open Parquet file keeps its place
+        return records_of(Passage, table.read_row_group(group))
 
 
 def _single(column: pa.ChunkedArray) -> pa.Array:

@@ -2,6 +2,7 @@
 
 In: passages and ids. Out: versions, each an index of its own that shares its segments with the others.
 
+    ORIGIN                     digest of the index that the first version was
     CURRENT                    the number of the version that is searched, replaced atomically
     versions/<number>/         statistics and description, see `index.write_version`
     segments/<name>/           see `segment`; never changed
@@ -27,11 +28,12 @@ import numpy as np
 import pyarrow as pa
 
 from ragray.errors import ArtifactError, DataError
-from ragray.retrieval.analyzer import Analyzer
-from ragray.retrieval.index import CURRENT, HybridIndex, described, version_folder, write_version
-from ragray.retrieval.segment import Flags, Segment, merge_segments, write_segment
+from ragray.manifest import MANIFEST, Manifest
+from ragray.retrieval.index import CURRENT, HybridIndex, described, version_folder, write_passages, write_version
+from ragray.retrieval.segment import Flags, Segment, merge_segments
 from ragray.schema import Passage, table_of
 
+_ORIGIN = "ORIGIN"
 _LEAST_LIVE = 0.5  # share of a single segment's documents from which on it stays as it is
 _FALLING = 2  # a segment stays as it is while it has so many times the documents of all that came after it
 
@@ -71,6 +73,7 @@ class IndexStore:
         store = cls(root)
         for name in ("versions", "segments"):
             (root / name).mkdir(parents=True, exist_ok=True)
+        (root / _ORIGIN).write_text(_digest_of(index, opened) + "\n")
         with store._locked():
             parts = []
             for postings in opened.corpus.parts:
@@ -79,6 +82,21 @@ class IndexStore:
                 parts.append(_Part(name, postings.live))
             store._commit(parts, opened, 1)
         return store
+
+    @property
+    def origin(self) -> str:
+        """The digest of the artifact that the store was made of; of the index itself where that was no artifact.
+
+        Raises:
+            ArtifactError: this is no store, or a file is missing.
+        """
+        self._check()
+        try:
+            return (self.root / _ORIGIN).read_text().strip()
+        except FileNotFoundError:
+            raise ArtifactError(
+                f"{self.root}: has no {_ORIGIN}", "create the store again from the run's index"
+            ) from None
 
     @property
     def version(self) -> int:
@@ -125,8 +143,7 @@ class IndexStore:
             gone = [number for number in places.values() if number is not None]
             parts = [part for part in _without(self._parts(opened), gone) if part.live.any()]
             if len(table):
-                terms_of = Analyzer(opened.settings.analyzer).terms
-                name = self._add(lambda folder: write_segment(table, terms_of, folder))
+                name = self._add(lambda folder: write_passages(table, opened.settings, folder))
                 parts.append(_Part(name, np.ones(len(table), np.bool_)))
             replaced = len(gone) - len(set(delete))
             version = self._commit(parts, opened, self._next())
@@ -275,6 +292,11 @@ def _without(parts: Sequence[_Part], gone: Sequence[int]) -> list[_Part]:
 
 def _live_of(part: _Part, current: dict[str, _Part]) -> Flags:
     return current[part.name].live if part.name in current else np.zeros(len(part.live), np.bool_)
+
+
+def _digest_of(folder: Path, index: HybridIndex) -> str:
+    manifest = Path(folder) / MANIFEST
+    return Manifest.from_json(manifest.read_text("utf-8"), str(folder)).digest if manifest.exists() else index.digest
 
 
 def _segments_of(version: Path) -> list[str]:

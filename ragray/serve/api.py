@@ -182,11 +182,13 @@ class SearchRequest(BaseModel):
     """`POST /v1/search`."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"query": "install without a GPU", "top_k": 5}]}
+        extra="forbid",
+        json_schema_extra={"examples": [{"query": "install without a GPU", "top_k": 5, "explain": True}]},
     )
 
     query: Text = Field(description="what to look for")
     top_k: int = Field(10, ge=1, le=100, description="hits to return")
+    explain: bool = Field(False, description="also what each term of the query adds to both scores of a hit")
 
 
 def check_text(text: str, max_chars: int, param: str) -> str:

@@ -20,7 +20,7 @@ from ragray.config import EngineConfig, RunConfig, ServeConfig
 from ragray.config_data import Section
 from ragray.config_loading import load_config, validate_section
 from ragray.errors import ConfigError, WorkError
-from ragray.serve.artifacts import Served, open_artifact
+from ragray.serve.artifacts import Served, open_artifact, open_index, open_store
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -32,7 +32,7 @@ _REQUESTS_PER_INGRESS = 1000  # open at once; streams wait for the engine most o
 class ArtifactArgs(Section):
     """Artifact folders, each `<store>/<stage>/<name>`, also s3:// or gs://."""
 
-    index: str = Field(description="folder of the index stage")
+    index: str = Field(description="folder of the index stage, or of a changing index, which is followed")
     confidence: str = Field(description="folder of the calibrate stage")
     engine: str = Field(description="folder of the engine stage")
 
@@ -55,6 +55,8 @@ class AppArgs(Section):
             raise ValueError("args.set: overrides config, which is not given")
         if self.serve is not None and self.serve.model_fields_set & {"host", "port"}:
             raise ValueError("args.serve: host and port belong into http_options of the Serve file")
+        if self.artifacts is not None and self.serve is not None and self.serve.index_store is not None:
+            raise ValueError("args.serve.index_store: name the store as artifacts.index")
         return self
 
 
@@ -68,7 +70,7 @@ def build(args: AppArgs | Mapping[str, Any]) -> Application:
     typed = args if isinstance(args, AppArgs) else validate_section(AppArgs, args, "args")
     if typed.artifacts is not None:
         served = Served.of(
-            open_artifact(typed.artifacts.index, "index"),
+            open_index(typed.artifacts.index),
             open_artifact(typed.artifacts.confidence, "calibrate"),
             open_artifact(typed.artifacts.engine, "engine"),
         )
@@ -76,19 +78,22 @@ def build(args: AppArgs | Mapping[str, Any]) -> Application:
     if typed.config is None:
         raise ConfigError("args: neither config nor artifacts", "name a run's YAML as config")
     config = load_config(typed.config, typed.set)
-    return application(served_by(config), typed.model, typed.serve or config.serve, typed.engine or config.engine)
+    settings = typed.serve or config.serve
+    served = served_by(config, settings.index_store)
+    return application(served, typed.model, settings, typed.engine or config.engine)
 
 
-def served_by(config: RunConfig) -> Served:
-    """The finished artifacts of a run that serving needs.
+def served_by(config: RunConfig, index_store: str | None) -> Served:
+    """The finished artifacts of a run that serving needs, with a changing index in place of the run's if one is named.
 
     Raises:
-        ArtifactError: one is not finished, or out of date.
+        ArtifactError: one is not finished, or out of date; the store was not made of the run's index.
     """
     from ragray.distributed.pipeline import finished
 
     found = finished(config, "index", "calibrate", "engine")
-    return Served.of(found["index"], found["calibrate"], found["engine"])
+    index = found["index"] if index_store is None else open_store(index_store)
+    return Served.of(index, found["calibrate"], found["engine"])
 
 
 def application(served: Served, model: str, settings: ServeConfig, engine: EngineConfig) -> Application:
@@ -125,7 +130,7 @@ def application(served: Served, model: str, settings: ServeConfig, engine: Engin
         graceful_shutdown_wait_loop_s=0.5,
     )(serve.ingress()(Ingress))
     return ingress.bind(
-        retriever.bind(served.index, served.confidence),
+        retriever.bind(served.index, served.confidence, served.follows),
         generator.bind(served.engine, engine),
         model,
         served,
@@ -154,7 +159,7 @@ def serve_app(config: RunConfig, block: bool = True, report: Callable[[str], Non
 
     show = report or _print
     host, port = config.serve.host, config.serve.port
-    app = application(served_by(config), config.name, config.serve, config.engine)
+    app = application(served_by(config, config.serve.index_store), config.name, config.serve, config.engine)
     check_port(host, port)
     joined = ray.is_initialized()
     connect()

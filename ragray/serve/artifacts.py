@@ -10,9 +10,13 @@ import calendar
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ragray.artifact import Artifact, Store
 from ragray.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from ragray.retrieval.store import IndexStore
 
 
 def absolute_uri(uri: str) -> str:
@@ -32,41 +36,63 @@ def open_artifact(uri: str, kind: str) -> Artifact:
     return Store(parts[0]).open("/".join(parts))
 
 
+def open_index(uri: str) -> Artifact | IndexStore:
+    """The index in a folder: an artifact of the stage, or one that changes.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    is_store = "://" not in uri and (Path(absolute_uri(uri)) / "versions").is_dir()
+    return open_store(uri) if is_store else open_artifact(uri, "index")
+
+
+def open_store(folder: str) -> IndexStore:
+    """A changing index."""
+    from ragray.retrieval.store import IndexStore
+
+    return IndexStore(Path(absolute_uri(folder)))
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """What one application answers from, by URI, and where that came from, by digest."""
 
     index: str
+    follows: bool  # the index changes
     confidence: str
     engine: str
     lineage: dict[str, str]
     created: int  # when the engine was made, seconds since 1970
 
     @classmethod
-    def of(cls, index: Artifact, confidence: Artifact, engine: Artifact) -> Served:
-        """Three finished artifacts that fit together.
+    def of(cls, index: Artifact | IndexStore, confidence: Artifact, engine: Artifact) -> Served:
+        """Three finished artifacts that fit together; the index may be one that changes.
 
         Raises:
-            ArtifactError: the confidence was fitted on another index.
+            ArtifactError: the confidence was fitted on another index, or the store cannot be opened.
         """
+        if isinstance(index, Artifact):
+            where, made_of, digest = index.uri, index.digest, index.digest
+            fix = "name the two that belong together, or run `ragray run` again"
+        else:
+            where, made_of, digest = str(index.root), index.origin, index.open().digest
+            fix = "create the store again from the run's index: `ragray live create`"
         fitted = confidence.manifest.inputs.get("index")
-        if fitted is None or fitted.digest != index.digest:
-            raise ArtifactError(
-                f"{confidence.uri}: fitted on another index than {index.uri}",
-                "name the two that belong together, or run `ragray run` again",
-            )
+        if fitted is None or fitted.digest != made_of:
+            raise ArtifactError(f"{confidence.uri}: fitted on another index than {where}", fix)
         return cls(
-            index=absolute_uri(index.uri),
+            index=absolute_uri(where),
+            follows=not isinstance(index, Artifact),
             confidence=absolute_uri(confidence.uri),
             engine=absolute_uri(engine.uri),
-            lineage=_lineage(index, confidence, engine),
+            lineage=_lineage(digest, confidence, engine),
             created=calendar.timegm(time.strptime(engine.manifest.created, "%Y-%m-%dT%H:%M:%SZ")),
         )
 
 
-def _lineage(index: Artifact, confidence: Artifact, engine: Artifact) -> dict[str, str]:
+def _lineage(index: str, confidence: Artifact, engine: Artifact) -> dict[str, str]:
     """Digests of what answers; model and adapter as far as the engine's manifest leads to them."""
-    lineage = {"index": index.digest, "confidence": confidence.digest, "engine": engine.digest}
+    lineage = {"index": index, "confidence": confidence.digest, "engine": engine.digest}
     merged = engine.manifest.inputs.get("merge")
     if merged is None:
         return lineage

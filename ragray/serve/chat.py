@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ragray.engine.assistant import Answer, compose
+from ragray.engine.assistant import Answer, Retrieved, compose
 from ragray.engine.protocol import Completion, SamplingParams
 from ragray.errors import EngineError
 from ragray.serve.cache import LruCache, answer_key, normalise_question
@@ -39,6 +39,17 @@ class Reply:
     answer: Answer
     finish_reason: Literal["stop", "length"]
     cache: CacheUse
+    lineage: Mapping[str, str]  # digests of all that the answer came from
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A question, and what the cache has for it."""
+
+    ask: Ask
+    cache: CacheUse
+    kept: Reply | None
+    begun: float  # seconds of `time.perf_counter`
 
 
 class Chat:
@@ -48,7 +59,7 @@ class Chat:
         retriever: finds the passages.
         generator: writes the answer.
         cache_entries: answers kept; 0 keeps none.
-        lineage: digests of everything that an answer depends on.
+        lineage: digests of everything that an answer depends on; the retriever has those of an index that changes.
     """
 
     def __init__(
@@ -60,46 +71,50 @@ class Chat:
         self._cache_entries = cache_entries
         self._lineage = lineage
 
-    def cache_use(self, ask: Ask) -> CacheUse:
-        """What the cache will do for this question; sampled answers are never cached."""
-        if not ask.cache or ask.params.temperature > 0 or self._cache_entries == 0:
-            return "off"
-        return "hit" if self._key(ask) in self._cache else "miss"
+    async def begin(self, ask: Ask) -> Turn:
+        """Look into the cache; sampled answers are never cached.
 
-    async def answer(self, ask: Ask) -> Reply:
+        Raises:
+            ApiError: a part of the server is busy or away.
+        """
+        begun = time.perf_counter()
+        if not ask.cache or ask.params.temperature > 0 or self._cache_entries == 0:
+            return Turn(ask, "off", None, begun)
+        followed = await self._retriever.followed()
+        kept = self._cache.get(self._key(ask, followed.lineage if followed else {}))
+        return Turn(ask, "miss" if kept is None else "hit", kept, begun)
+
+    async def answer(self, turn: Turn) -> Reply:
         """The whole answer.
 
         Raises:
             ApiError: a part of the server is busy or away.
             EngineError: the engine cannot answer.
         """
-        begun = time.perf_counter()
-        use = self.cache_use(ask)
-        if use == "hit" and (kept := self._recall(ask, begun)):
-            return kept
-        retrieved = await self._retriever.retrieve(normalise_question(ask.question))
-        completion = await self._generator.complete(retrieved, ask.params) if retrieved.answerable else None
-        return self._reply(ask, use, compose(retrieved, completion), completion, _Clock(begun, retrieved.retrieve_ms))
+        if turn.kept is not None:
+            return _recalled(turn.kept, turn.begun)
+        retrieved = await self._retriever.retrieve(normalise_question(turn.ask.question))
+        completion = await self._generator.complete(retrieved, turn.ask.params) if retrieved.answerable else None
+        clock = _Clock(turn.begun, retrieved.retrieve_ms)
+        return self._reply(turn, retrieved, compose(retrieved, completion), completion, clock)
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[str | Reply, None]:
+    async def stream(self, turn: Turn) -> AsyncGenerator[str | Reply, None]:
         """Pieces of the answer's text, then the whole answer.
 
         Raises:
             ApiError: a part of the server is busy or away.
             EngineError: the engine cannot answer.
         """
-        begun = time.perf_counter()
-        use = self.cache_use(ask)
-        if use == "hit" and (kept := self._recall(ask, begun)):
-            yield kept.answer.text
-            yield kept
+        if turn.kept is not None:
+            yield turn.kept.answer.text
+            yield _recalled(turn.kept, turn.begun)
             return
-        retrieved = await self._retriever.retrieve(normalise_question(ask.question))
-        clock = _Clock(begun, retrieved.retrieve_ms)
+        retrieved = await self._retriever.retrieve(normalise_question(turn.ask.question))
+        clock = _Clock(turn.begun, retrieved.retrieve_ms)
         text = AnswerText(retrieved)
         completion: Completion | None = None
         if retrieved.answerable:
-            async with aclosing(self._generator.stream(retrieved, ask.params)) as items:
+            async with aclosing(self._generator.stream(retrieved, turn.ask.params)) as items:
                 async for item in items:
                     clock.see_first()
                     if isinstance(item, Completion):
@@ -109,26 +124,26 @@ class Chat:
         answer = compose(retrieved, completion)
         if piece := text.finish(answer):
             yield piece
-        yield self._reply(ask, use, answer, completion, clock)
+        yield self._reply(turn, retrieved, answer, completion, clock)
 
-    def _key(self, ask: Ask) -> str:
-        return answer_key(normalise_question(ask.question), ask.params, self._lineage)
+    def _key(self, ask: Ask, of_index: Mapping[str, str]) -> str:
+        return answer_key(normalise_question(ask.question), ask.params, {**self._lineage, **of_index})
 
-    def _recall(self, ask: Ask, begun: float) -> Reply | None:
-        kept = self._cache.get(self._key(ask))
-        if kept is None:
-            return None
-        answer = replace(kept.answer, timings_ms={"total": _ms_since(begun)})
-        return replace(kept, answer=answer, cache="hit")
-
-    def _reply(self, ask: Ask, use: CacheUse, answer: Answer, completion: Completion | None, clock: _Clock) -> Reply:
+    def _reply(
+        self, turn: Turn, retrieved: Retrieved, answer: Answer, completion: Completion | None, clock: _Clock
+    ) -> Reply:
         reason = "stop" if completion is None else completion.finish_reason
         if reason == "cancelled":
             raise EngineError("the engine stopped before the answer was complete", "ask again")
-        reply = Reply(replace(answer, timings_ms=clock.timings_ms()), reason, use)
-        if use == "miss":
-            self._cache.put(self._key(ask), reply)
+        answer = replace(answer, timings_ms=clock.timings_ms())
+        reply = Reply(answer, reason, turn.cache, {**self._lineage, **retrieved.lineage})
+        if turn.cache == "miss":  # kept for the version that was searched, which may be newer than that of the turn
+            self._cache.put(self._key(turn.ask, retrieved.lineage), reply)
         return reply
+
+
+def _recalled(kept: Reply, begun: float) -> Reply:
+    return replace(kept, answer=replace(kept.answer, timings_ms={"total": _ms_since(begun)}), cache="hit")
 
 
 class _Clock:

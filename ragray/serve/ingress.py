@@ -89,7 +89,7 @@ class Ingress:
         served: Served,
         limits: ServeConfig,
     ) -> None:
-        near, far = RemoteRetriever(retriever), RemoteGenerator(generator)
+        near, far = RemoteRetriever(retriever, served.follows), RemoteGenerator(generator)
         chat = Chat(near, far, limits.answer_cache_entries, served.lineage)
         self._door = Door(near, far, chat, model, served.created, served.lineage, limits)
 
@@ -116,11 +116,11 @@ def _add_chat(api: FastAPI, door: Door) -> None:
         """Answer the last user message from the documents."""
         _check_model(request.model, door.model)
         ask = _ask(request, door.limits)
-        headers: dict[str, str] = {CACHE_HEADER: door.chat.cache_use(ask)}
+        turn = await door.chat.begin(ask)
+        headers: dict[str, str] = {CACHE_HEADER: turn.cache}
         if not request.stream:
-            reply = await door.chat.answer(ask)
-            return JSONResponse(_completion(reply, door), headers={CACHE_HEADER: reply.cache})
-        events = door.chat.stream(ask)
+            return JSONResponse(_completion(await door.chat.answer(turn), door), headers=headers)
+        events = door.chat.stream(turn)
         first = await anext(events)  # a refusal before the first token still gets its own status
         usage = request.stream_options is not None and request.stream_options.include_usage
         headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -141,15 +141,15 @@ def _add_chat(api: FastAPI, door: Door) -> None:
 def _add_search(api: FastAPI, door: Door) -> None:
     @api.post("/v1/search")
     async def search(request: SearchRequest) -> dict[str, Any]:
-        """Find passages, with the ranks and scores of both retrievers."""
+        """Find passages, with the ranks and scores of both retrievers, and what each term adds if that is asked for."""
         begun = time.perf_counter()
         query = check_text(request.query, door.limits.max_question_chars, "query")
-        hits = await door.retriever.search(query, request.top_k)
+        found = await door.retriever.search(query, request.top_k, request.explain)
         return {
             "object": "search.result",
             "query": query,
-            "hits": [hit.to_json() for hit in hits],
-            "lineage": {"index": door.lineage["index"]},
+            "hits": [hit.to_json() for hit in found.hits],
+            "lineage": {"index": door.lineage["index"], **found.lineage},
             "timings_ms": {"total": round((time.perf_counter() - begun) * 1e3, 3)},
         }
 
@@ -162,10 +162,13 @@ def _add_health(api: FastAPI, door: Door) -> None:
 
     @api.get("/readyz")
     async def readyz() -> Response:
-        """200 once retriever and generator answer, else 503."""
+        """200 once retriever and generator answer, else 503; of an index that changes, the version searched."""
         parts = {"retriever": door.retriever.ready(), "generator": door.generator.ready()}
         states = await asyncio.gather(*(_is_ready(part) for part in parts.values()))
-        body = {"status": "ready" if all(states) else "not ready", **dict(zip(parts, states, strict=True))}
+        body: dict[str, Any] = {"status": "ready" if all(states) else "not ready"}
+        body |= dict(zip(parts, states, strict=True))
+        if states[0] and (followed := await door.retriever.followed()):
+            body["index"] = {"version": followed.version, "current": followed.is_current}
         return JSONResponse(body, status_code=200 if all(states) else 503)
 
 
@@ -228,7 +231,7 @@ def _provenance(reply: Reply, door: Door) -> dict[str, Any]:
         "declined_by": answer.declined_by,
         "probability": round(answer.probability, 4),
         "cache": reply.cache,
-        "lineage": door.lineage,
+        "lineage": reply.lineage,
         "timings_ms": answer.timings_ms,
     }
 

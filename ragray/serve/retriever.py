@@ -1,13 +1,17 @@
 """Retrieval as a part of the served application.
 
 In: questions. Out: what is shown to the model (`Retrieved`), or hits with the ranks and scores of both
-retrievers. `Retriever` is a plain class: a Serve deployment wraps it, and an ingress may hold it in process;
-`RemoteRetriever` is the same interface over a deployment handle.
+retrievers, and for an index that changes the version that gave them. `Retriever` is a plain class: a Serve
+deployment wraps it, and an ingress may hold it in process; `RemoteRetriever` is the same interface over a
+deployment handle.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import asyncio
+import logging
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ragray.engine.assistant import Retrieved, retrieve
@@ -18,7 +22,8 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
     from ragray.retrieval.confidence import Confidence
-    from ragray.retrieval.index import HybridIndex
+    from ragray.retrieval.current import CurrentIndex
+    from ragray.retrieval.index import Hit, HybridIndex, TermContribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +43,31 @@ class FoundPassage:
     source: str
     kind: str
     lang: str
+    terms: tuple[TermContribution, ...] | None = None  # what each adds to the scores, where that was asked for
 
     def to_json(self) -> dict[str, Any]:
         """The hit as a JSON object."""
-        return asdict(self)
+        tree = asdict(self)
+        if self.terms is None:
+            del tree["terms"]
+        return tree
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The hits of a search, and of an index that changes what of it gave them."""
+
+    hits: tuple[FoundPassage, ...]
+    lineage: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """How far a retriever has followed an index that changes."""
+
+    version: int
+    lineage: dict[str, str]
+    is_current: bool  # False: a newer version cannot be opened
 
 
 class Retrieval(Protocol):
@@ -50,88 +76,140 @@ class Retrieval(Protocol):
     async def retrieve(self, question: str) -> Retrieved:
         """The passages that the model reads, and whether they answer the question."""
 
-    async def search(self, query: str, top_k: int) -> list[FoundPassage]:
-        """The best `top_k` passages."""
+    async def search(self, query: str, top_k: int, explain: bool = False) -> Found:
+        """The best `top_k` passages, with `explain` also what each term adds to their scores."""
+
+    async def followed(self) -> Followed | None:
+        """The version that the next question is answered from; None for an index that never changes."""
 
     async def ready(self) -> bool:
         """True once questions can be answered."""
 
 
 class Retriever:
-    """The hybrid index with its calibrated confidence."""
+    """The hybrid index with its calibrated confidence. A question is answered from one version of the index."""
 
-    def __init__(self, index: HybridIndex, confidence: Confidence) -> None:
-        self._index = index
+    def __init__(self, index: HybridIndex | CurrentIndex, confidence: Confidence) -> None:
+        from ragray.retrieval.current import CurrentIndex
+
+        self._current = index if isinstance(index, CurrentIndex) else None
+        self._index = index.index if isinstance(index, CurrentIndex) else index
         self._confidence = confidence
 
     async def retrieve(self, question: str) -> Retrieved:
         """The passages that the model reads, and whether they answer the question."""
-        return retrieve(self._index, self._confidence, question)
+        index = await self._latest()
+        return replace(retrieve(index, self._confidence, question), lineage=self._lineage(index))
 
-    async def search(self, query: str, top_k: int) -> list[FoundPassage]:
-        """The best `top_k` passages."""
-        found = []
-        for hit in self._index.search(query, top_k):
-            passage = self._index.passage(hit.doc_id)
-            found.append(
-                FoundPassage(
-                    rank=hit.rank,
-                    score=hit.score,
-                    prior=hit.prior,
-                    bm25_rank=hit.bm25_rank,
-                    bm25_score=hit.bm25_score,
-                    tfidf_rank=hit.tfidf_rank,
-                    tfidf_score=hit.tfidf_score,
-                    doc_id=passage.doc_id,
-                    title=passage.title,
-                    text=passage.text,
-                    source=passage.source,
-                    kind=passage.kind,
-                    lang=passage.lang,
-                )
-            )
-        return found
+    async def search(self, query: str, top_k: int, explain: bool = False) -> Found:
+        """The best `top_k` passages, with `explain` also what each term adds to their scores."""
+        index = await self._latest()
+        hits = index.search(query, top_k)
+        return Found(tuple(_found(index, query, hit, explain) for hit in hits), self._lineage(index))
+
+    async def followed(self) -> Followed | None:
+        """The version that the next question is answered from; None for an index that never changes."""
+        if self._current is None:
+            return None
+        from ragray.retrieval.current import version_of
+
+        index = await self._latest()
+        return Followed(version_of(index), self._lineage(index), not self._current.failure)
 
     async def ready(self) -> bool:
         """True once questions can be answered."""
-        return len(self._index) > 0
+        return len(await self._latest()) > 0
+
+    async def _latest(self) -> HybridIndex:
+        """The index; a new version is opened beside the one that other questions are answered from meanwhile."""
+        if self._current is not None:
+            if self._current.is_behind():
+                await asyncio.to_thread(self._current.follow)
+            self._index = self._current.index
+        return self._index
+
+    def _lineage(self, index: HybridIndex) -> dict[str, str]:
+        if self._current is None:
+            return {}
+        from ragray.retrieval.current import version_of
+
+        return {"index": index.digest, "index_version": str(version_of(index))}
+
+
+def _found(index: HybridIndex, query: str, hit: Hit, explain: bool) -> FoundPassage:
+    passage = index.passage(hit.doc_id)
+    return FoundPassage(
+        rank=hit.rank,
+        score=hit.score,
+        prior=hit.prior,
+        bm25_rank=hit.bm25_rank,
+        bm25_score=hit.bm25_score,
+        tfidf_rank=hit.tfidf_rank,
+        tfidf_score=hit.tfidf_score,
+        doc_id=passage.doc_id,
+        title=passage.title,
+        text=passage.text,
+        source=passage.source,
+        kind=passage.kind,
+        lang=passage.lang,
+        terms=tuple(index.explain(query, hit.doc_id)) if explain else None,
+    )
 
 
 class RetrieverReplica(Retriever):
     """A retriever that opens its artifacts itself; replicas of one machine share the mapped index.
 
     Args:
-        index_uri: an `index` artifact.
-        confidence_uri: the `calibrate` artifact that was fitted on it.
+        index_uri: an `index` artifact, or the folder of an index that changes.
+        confidence_uri: the `calibrate` artifact that was fitted on it, or on what it was made of.
+        follows: whether the index changes.
 
     Raises:
         ArtifactError: one of them is missing or damaged.
     """
 
-    def __init__(self, index_uri: str, confidence_uri: str) -> None:
+    def __init__(self, index_uri: str, confidence_uri: str, follows: bool) -> None:
         from ragray.retrieval.confidence import Confidence
+        from ragray.retrieval.current import CurrentIndex
         from ragray.retrieval.index import HybridIndex
 
-        index = HybridIndex.open(open_artifact(index_uri, "index").folder)
-        index.search("warm up 预热", 1)  # both languages' tokenizers are loaded now, not during the first question
+        index: HybridIndex | CurrentIndex
+        if follows:
+            index = CurrentIndex(Path(index_uri), logger=logging.getLogger("ray.serve"))
+        else:
+            index = HybridIndex.open(open_artifact(index_uri, "index").folder)
+            index.search("warm up 预热", 1)  # both languages' tokenizers are loaded now, not during the first question
         super().__init__(index, Confidence.open(open_artifact(confidence_uri, "calibrate").folder))
 
 
 class RemoteRetriever:
-    """A `Retriever` behind a deployment handle."""
+    """A `Retriever` behind a deployment handle.
 
-    def __init__(self, handle: DeploymentHandle[Retriever]) -> None:
+    Args:
+        handle: of the deployment.
+        follows: whether its index changes.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Retriever], follows: bool) -> None:
         self._handle = handle
+        self._follows = follows
 
     async def retrieve(self, question: str) -> Retrieved:
         """The passages that the model reads, and whether they answer the question."""
         retrieved: Retrieved = await unary(self._handle.retrieve.remote(question))
         return retrieved
 
-    async def search(self, query: str, top_k: int) -> list[FoundPassage]:
-        """The best `top_k` passages."""
-        found: list[FoundPassage] = await unary(self._handle.search.remote(query, top_k))
+    async def search(self, query: str, top_k: int, explain: bool = False) -> Found:
+        """The best `top_k` passages, with `explain` also what each term adds to their scores."""
+        found: Found = await unary(self._handle.search.remote(query, top_k, explain))
         return found
+
+    async def followed(self) -> Followed | None:
+        """The version that the next question is answered from; None for an index that never changes."""
+        if not self._follows:
+            return None  # a cached answer needs no call
+        followed: Followed | None = await unary(self._handle.followed.remote())
+        return followed
 
     async def ready(self) -> bool:
         """True once questions can be answered."""

@@ -5,6 +5,8 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -81,23 +83,48 @@ def test_lineage_goes_back_to_the_source_files(small_run: SmallRun) -> None:
 
 
 def test_serve_answers_over_http_and_stops_cleanly(small_run: SmallRun) -> None:
+    with served(*small_run.options) as client:
+        asked = {"messages": [{"role": "user", "content": "How do I install ragray?"}]}
+        answer = client.post("/v1/chat/completions", json=asked).json()
+        assert answer["choices"][0]["message"]["content"]
+        assert answer["lineage"] and answer["timings_ms"]
+        with client.stream("POST", "/v1/chat/completions", json=asked | {"stream": True}) as stream:
+            lines = [line for line in stream.iter_lines() if line]
+        assert lines[-1] == "data: [DONE]"
+        found = client.post("/v1/search", json={"query": "LoRA rank", "top_k": 3}).json()
+        assert len(found["hits"]) == 3
+        assert "<html" in client.get("/").text
+
+
+def test_serve_follows_a_store_that_the_command_line_changes(small_run: SmallRun, tmp_path: Path) -> None:
+    store, new = tmp_path / "store", tmp_path / "new.jsonl"
+    new.write_text('{"id": "zebra", "title": "What is a zebra?", "text": "A striped quagga."}\n', encoding="utf-8")
+    made = ragray("live", "create", str(store), "--from", small_run.outcomes["index"]["artifact"])
+    assert made.returncode == 0, made.stderr
+    with served(*small_run.options, "--set", f"serve.index_store={store}") as client:
+
+        def search() -> tuple[str, list[str]]:
+            found = client.post("/v1/search", json={"query": "striped quagga"}).json()
+            return found["lineage"]["index_version"], [hit["doc_id"] for hit in found["hits"]]
+
+        assert search() == ("1", [])
+        assert ragray("live", "update", str(store), "--add", str(new)).returncode == 0
+        time.sleep(0.2)
+        assert search() == ("2", ["zebra"])
+        assert client.get("/readyz").json()["index"] == {"version": 2, "current": True}
+
+
+@contextmanager
+def served(*options: str) -> Iterator[httpx.Client]:
+    """`ragray serve` on a free port; it must stop cleanly at Ctrl-C."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = start("serve", *small_run.options, "--port", str(port), merge_streams=True)
+    process = start("serve", *options, "--port", str(port), merge_streams=True)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             wait_until_ready(client, process)
-            asked = {"messages": [{"role": "user", "content": "How do I install ragray?"}]}
-            answer = client.post("/v1/chat/completions", json=asked).json()
-            assert answer["choices"][0]["message"]["content"]
-            assert answer["lineage"] and answer["timings_ms"]
-            with client.stream("POST", "/v1/chat/completions", json=asked | {"stream": True}) as stream:
-                lines = [line for line in stream.iter_lines() if line]
-            assert lines[-1] == "data: [DONE]"
-            found = client.post("/v1/search", json={"query": "LoRA rank", "top_k": 3}).json()
-            assert len(found["hits"]) == 3
-            assert "<html" in client.get("/").text
+            yield client
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
     finally:

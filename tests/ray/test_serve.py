@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,123 +11,14 @@ import httpx
 import psutil
 import pytest
 import yaml
+from small_service import PASSAGES, QUESTION, args_for, ask, save  # type: ignore[import-not-found]
 
-from ragray.artifact import Artifact, Draft, Source, Store
-from ragray.config import EngineConfig, RetrievalConfig, ServeConfig
-from ragray.engine.build import build_engine
+from ragray.artifact import Artifact, Store
+from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, ConfigError, WorkError
 from ragray.prompt import DECLINE
-from ragray.retrieval.confidence import FEATURES, Confidence
 from ragray.retrieval.index import build_index
-from ragray.schema import Passage
 from ragray.serve.app import build, check_port
-
-PASSAGES = [
-    Passage(
-        "install-1", "How do I install ragray?", "Run make demo; it needs Python 3.11.", "en", "install.jsonl", "faq"
-    ),
-    Passage("train-1", "怎样训练模型？", "运行 ragray train，配置文件用 --config 指定。", "zh", "training.txt", "faq"),
-]
-QUESTION = "How do I install ragray?"
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-ENGINE = EngineConfig(kind="transformers", cpu_threads=1, max_batch_size=4)
-Fill = Callable[[Draft], object]
-
-
-def save(store: Store, kind: str, fill: Fill, inputs: dict[str, Source] | None = None) -> Artifact:
-    with store.draft(kind, kind.ljust(64, "0"), format_version=1, inputs=inputs or {}, config={}, code="") as draft:
-        fill(draft)
-    assert draft.result is not None
-    return draft.result
-
-
-def random_model(folder: Path) -> Path:
-    """A Llama with random weights that writes letters without end, and a byte-level tokenizer."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    raw.train_from_iterator([p.text for p in PASSAGES], trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token="<|end|>", pad_token="<|pad|>", model_max_length=8192
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=8192, eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None, pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=False,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "abcdefghijklmnopqrstuvwxyz"]
-    others = [token for token in range(len(tokenizer)) if token not in letters]
-    with torch.no_grad():
-        model.lm_head.weight[others] = 0.0
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    root = tmp_path_factory.mktemp("served")
-    store = Store(str(root / "artifacts"))
-    model = random_model(root / "model")
-    confidence = Confidence(5.0, (0.0,) * len(FEATURES), 0.5, 0.05, {}, {}, ())  # sure whenever anything is found
-    index = save(store, "index", lambda draft: build_index(PASSAGES, RetrievalConfig(), draft.folder))
-    adapter = Source("train", "elsewhere", "a" * 64)
-    merge = save(store, "merge", lambda draft: None, {"train": adapter})
-    return {
-        "index": index,
-        "calibrate": save(store, "calibrate", lambda d: confidence.write(d.folder), {"index": index.source()}),
-        "merge": merge,
-        "engine": save(store, "engine", lambda d: build_engine(model, ENGINE, d.folder), {"merge": merge.source()}),
-    }
-
-
-def args_for(artifacts: dict[str, Artifact], **more: Any) -> dict[str, Any]:
-    folders = {"index": "index", "confidence": "calibrate", "engine": "engine"}
-    limits = ServeConfig(max_new_tokens=4000, max_question_chars=500)
-    return {
-        "artifacts": {name: artifacts[kind].uri for name, kind in folders.items()},
-        "engine": ENGINE.model_dump(),
-        "serve": limits.model_dump(exclude={"host", "port"}),
-        **more,
-    }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def url(ray_local: None, artifacts: dict[str, Artifact]) -> Iterator[str]:
-    from ray import serve
-    from ray.serve.config import HTTPOptions
-
-    port = free_port()
-    serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port))
-    serve.run(build(args_for(artifacts)), name="ragray", route_prefix="/")
-    yield f"http://127.0.0.1:{port}"
-    serve.shutdown()
-
-
-def ask(url: str, question: str = QUESTION, **more: Any) -> httpx.Response:
-    body = {"messages": [{"role": "user", "content": question}], "max_tokens": 12, **more}
-    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:

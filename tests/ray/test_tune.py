@@ -73,8 +73,8 @@ def test_tasks_find_what_one_process_finds(ray_local: None, few: None, small: Co
 
     def here(settings, retriever):  # type: ignore[no-untyped-def]
         values = np.zeros((len(settings), len(small.queries)))
-        for analyzer in {one.analyzer for one in settings}:
-            places = [n for n, one in enumerate(settings) if one.analyzer == analyzer]
+        for made in {(one.analyzer, one.title_weight) for one in settings}:
+            places = [n for n, one in enumerate(settings) if (one.analyzer, one.title_weight) == made]
             values[places] = values_of(documents, judged, [settings[n] for n in places], retriever)
         return values
 
@@ -92,9 +92,9 @@ def test_tasks_find_what_one_process_finds(ray_local: None, few: None, small: Co
     assert (found.priors, found.prior, found.prior_choice) == (expected.priors, expected.prior, expected.prior_choice)
     assert np.array_equal(found.without_prior, expected.without_prior) and len(set(found.priors)) > 2
     assert np.array_equal(found.held_out, expected.held_out) and np.array_equal(found.before, expected.before)
-    assert (found.terms, found.fusions) == (expected.terms, expected.fusions)
+    assert (found.terms, found.titles, found.fusions) == (expected.terms, expected.titles, expected.fusions)
     assert (found.chosen, found.folds, found.difference) == (expected.chosen, expected.folds, expected.difference)
-    assert len(set(found.terms)) > 1 and len(told) == 3
+    assert len(set(found.terms)) > 1 and len(told) == 4
     assert found.before.mean() == pytest.approx(evaluate_search(small, untuned).metrics["hybrid"]["mrr@10"])
     chosen = evaluate_search(small, found.chosen).metrics["hybrid"]["mrr@10"]
     assert found.priors[0] == (None, pytest.approx(chosen))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import numpy as np
@@ -64,3 +66,21 @@ def test_a_kernel_leaves_its_arguments_to_their_owner():
     gc.collect()
     assert gone() is None
     assert found.tolist() == [3.0] * 3
+
+
+_STARTED = """
+import sys
+import ragray.compiled
+assert "scipy.linalg" not in sys.modules
+from numba.np import arraymath, linalg
+assert linalg.ensure_blas.__module__ == linalg.__name__
+from numba import njit
+import numpy as np
+assert njit(lambda a, b: np.dot(a, b))(np.ones(3), np.ones(3)) == 3.0
+assert "scipy.linalg" in sys.modules
+"""
+
+
+def test_scipy_is_imported_by_those_alone_who_multiply_matrices():
+    pytest.importorskip("scipy")
+    subprocess.run([sys.executable, "-c", _STARTED], check=True)

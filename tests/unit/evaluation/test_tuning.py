@@ -15,7 +15,7 @@ from ragray.errors import ConfigError
 from ragray.evaluation import tuning
 from ragray.evaluation.collections import Collection, read_collection
 from ragray.evaluation.search_quality import METRICS, evaluate_search
-from ragray.evaluation.tuning import assign_folds, best_of, fusion_settings, term_settings, tune
+from ragray.evaluation.tuning import assign_folds, best_of, fusion_settings, term_settings, title_settings, tune
 from ragray.evaluation.tuning_report import fragment, searched, tuning_tree, verdict, write_tuning
 from ragray.evaluation.tuning_values import Judged, check_metric, values_of
 from ragray.schema import Passage, stable_digest, table_of
@@ -156,7 +156,8 @@ def test_a_fold_chooses_among_fusions_of_its_own_terms_and_the_untuned():
     terms = term_settings(START, queries.values())
     by_bm25, firsts = noise(terms, "bm25"), set()
     for number, fold in enumerate(found.folds):
-        first = terms[best_of(by_bm25, fold_of != number)]
+        weights = title_settings(terms[best_of(by_bm25, fold_of != number)])
+        first = weights[best_of(noise(weights, "bm25"), fold_of != number)]
         fused = [START, *fusion_settings(first)]
         assert fold.chosen == fused[best_of(noise(fused, "hybrid"), fold_of != number)]
         assert fold.tuned == pytest.approx(noise([fold.chosen], "hybrid")[0, fold_of == number].mean())
@@ -176,7 +177,8 @@ def test_the_last_fusion_of_each_terms_is_among_them():
 
     fold_of, found = assign_folds(qrels, list(queries), 5), tune(qrels, queries, START, 5, measure)
     terms = term_settings(START, queries.values())
-    firsts = [terms[best_of(noise(terms, "bm25"), fold_of != number)] for number in range(5)]
+    weights = [title_settings(terms[best_of(noise(terms, "bm25"), fold_of != number)]) for number in range(5)]
+    firsts = [some[best_of(noise(some, "bm25"), fold_of != number)] for number, some in enumerate(weights)]
     assert [fold.chosen for fold in found.folds] == [fusion_settings(first)[-1] for first in firsts]
     assert len(set(firsts)) > 1
 
@@ -210,6 +212,27 @@ SETTINGS = (
     RetrievalConfig(rrf_k=1, fusion_depth=2),
     RetrievalConfig(fusion_depth="all", sublinear_tf=False),
 )
+
+
+def test_weights_of_titles_are_tried_with_the_chosen_terms_and_the_best_is_kept():
+    qrels, queries = judged(20)
+
+    def heavy(settings, retriever):
+        gains = [0.1 * (one.bm25.k1 == 2.0) + 0.2 * (one.title_weight == 5) for one in settings]
+        return noise(settings[:1], "same")[:, :20] / 2 + np.array(gains)[:, None]
+
+    found = tune(qrels, queries, START, 4, heavy)
+    assert (found.chosen.title_weight, found.chosen.bm25.k1) == (5, 2.0)
+    assert {one.title_weight for one, _ in found.fusions[1:]} == {5} and found.fusions[0][0] == START
+    assert [(one.title_weight, one.bm25.k1) for one, _ in found.titles] == [(3, 2.0), (1, 2.0), (2, 2.0), (5, 2.0)]
+    assert [one.title_weight for one in title_settings(RetrievalConfig(title_weight=4))] == [4, 1, 2, 3, 5]
+    assert tuning_tree(found, "map")["tuned"]["title_weight"] == 5
+
+
+def test_words_and_synonyms_stay_while_settings_are_tried():
+    kept = RetrievalConfig(analyzer=AnalyzerConfig(dictionary=("湖仓一体",)))
+    assert {one.analyzer.dictionary for one in term_settings(kept, ["如何"])} == {("湖仓一体",)}
+    assert searched(kept)["analyzer"] == {"chinese": "both", "stem": True, "stop_words": True}
 
 
 @pytest.fixture
@@ -262,9 +285,10 @@ def test_queries_that_find_nothing_or_have_nothing_score_0(beir):
     assert not values.any()
 
 
-def test_settings_of_two_analyzers_are_refused(collection):
-    both = (START, RetrievalConfig(analyzer=AnalyzerConfig(stem=False)))
-    with pytest.raises(ValueError, match="too many values"):
+@pytest.mark.parametrize("changed", [{"analyzer": AnalyzerConfig(stem=False)}, {"title_weight": 1}])
+def test_settings_of_two_segments_are_refused(collection, changed):
+    both = (START, START.model_copy(update=changed))
+    with pytest.raises(ValueError, match="one analyzer and one weight of titles"):
         values_of(table_of(Passage, ()), Judged({}, {}, "map"), both, "bm25")
 
 

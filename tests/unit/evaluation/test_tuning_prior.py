@@ -91,6 +91,7 @@ def tuned(of: Collection, choices=CHOICES, folds=FOLDS):  # type: ignore[no-unty
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "term_settings", lambda untuned, queries: [untuned])
+    monkeypatch.setattr(tuning, "title_settings", lambda settings: [settings])
     monkeypatch.setattr(tuning, "fusion_settings", lambda settings: [settings])
 
 

@@ -50,7 +50,7 @@ def test_documents_count_by_their_score_above_the_last():
     assert feedback.shares_of(fused(-1.0, -2.0, -4.0), 1) == pytest.approx([1.0])
     assert feedback.shares_of(fused(0.5, 0.5), 5) == pytest.approx([0.5, 0.5])
     assert feedback.shares_of(fused(), 5).shape == (0,)
-    assert feedback.counts_of(["a"], ["a", "b"]) == {"a": 4, "b": 1}
+    assert feedback.counts_of(["a"], ["a", "b"], 3) == {"a": 4, "b": 1}
 
 
 @pytest.mark.parametrize("sublinear", [True, False])
@@ -80,10 +80,10 @@ def test_feedback_finds_what_says_it_in_other_words(tmp_path):
     hits = {hit.doc_id: hit for hit in fed.search("zebra stripes", 9)}
     assert hits["other words"].bm25_rank and hits["other words"].tfidf_rank and "far" not in hits
     assert hits["other words"].bm25_score == 0.0  # of the query as it was asked
-    terms = fed.feedback_terms("zebra stripes")
+    terms = feedback.terms_of(fed, "zebra stripes")
     assert list(terms)[:2] == fed.terms("zebra stripes") and {"savanna", "grass"} & set(terms)
     assert sum(terms.values()) == pytest.approx(2)
-    assert plain.feedback_terms("zebra zebra") == {"zebra": 2.0}
+    assert feedback.terms_of(plain, "zebra zebra") == {"zebra": 2.0}
 
 
 def test_queries_together_are_queries_alone_and_absent_documents_feed_nothing(tmp_path):
@@ -99,7 +99,7 @@ def test_people_and_programs_see_the_second_query(tmp_path):
     hits = fed.search("zebra", 2)
     assert search_lines(fed, "zebra", hits, explain=True, as_json=False)[0].startswith("asked again with: zebra 0.")
     (tree, _) = json.loads(search_lines(fed, "zebra", hits, explain=True, as_json=True)[0])
-    assert tree["asked_again"] == fed.feedback_terms("zebra")
+    assert tree["asked_again"] == feedback.terms_of(fed, "zebra")
     assert search_lines(fed, "pear", [], explain=True, as_json=False) == [
         "asked again with: pear 1.00",
         "nothing found",

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from ragray.errors import ArtifactError, DataError
 from ragray.manifest import files_below
 from ragray.retrieval.fusion import reciprocal_rank_fusion
 from ragray.retrieval.index import DESCRIPTION, SEGMENT, HybridIndex, build_index
+from ragray.retrieval.store import IndexStore
 
 
 def found(index: HybridIndex, query: str, top_k: int = 10) -> list[str]:
@@ -243,3 +246,39 @@ def test_another_format_or_analyzer_is_refused(folder: Path, tmp_path: Path) -> 
         (changed / DESCRIPTION).write_text(json.dumps(description | change))
         with pytest.raises(ArtifactError, match=message):
             HybridIndex.open(changed)
+
+
+_FIRST = """
+import sys
+from pathlib import Path
+from numba.core.dispatcher import Dispatcher
+from ragray.retrieval import chunks, fusion, index, topk
+from ragray.retrieval.confidence import features
+
+def loaded():
+    return {(module.__name__, name): len(value.overloads) for module in (chunks, fusion, topk)
+            for name, value in vars(module).items() if isinstance(value, Dispatcher)}
+
+assert not any(loaded().values())
+opened = index.HybridIndex.open(Path(sys.argv[1]))
+before = loaded()
+assert any(before.values())
+hits = opened.search("stop training", 5)
+assert hits and opened.search_batch(["two gpus", "demo"], 3, [["gpu"], []])
+assert opened.explain("stop training", hits[0].doc_id)
+features(opened, "stop training", hits)
+print([name for name, count in loaded().items() if count != before[name]])
+"""
+
+
+@pytest.mark.parametrize("changing", [False, True], ids=["built", "of segments"])
+def test_opening_leaves_no_compiled_code_to_be_loaded_by_the_first_search(
+    changing: bool, folder: Path, tmp_path: Path
+) -> None:
+    searched = folder
+    if changing:
+        store = IndexStore.create(tmp_path / "store", folder)
+        store.update([passage("new", "", "stop training two gpus")], ["demo"])
+        searched = store.root
+    done = subprocess.run([sys.executable, "-c", _FIRST, str(searched)], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")

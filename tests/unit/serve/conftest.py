@@ -12,6 +12,7 @@ import pytest
 from ragray.config import RetrievalConfig, ServeConfig
 from ragray.engine.protocol import Completion, EngineInfo, SamplingParams
 from ragray.retrieval.confidence import FEATURES, Confidence
+from ragray.retrieval.current import CurrentIndex
 from ragray.retrieval.index import HybridIndex, build_index
 from ragray.schema import Passage
 from ragray.serve.chat import Chat
@@ -147,11 +148,14 @@ DoorMaker = Callable[..., Door]
 
 @pytest.fixture
 def make_door(index: HybridIndex, engine: WrittenEngine) -> DoorMaker:
-    """A door over the small index; with a `threshold` above 1/2 it declines everything."""
+    """A door over the small index, or a store to `follow`; with a `threshold` above 1/2 it declines everything."""
 
-    def make(limits: ServeConfig | None = None, threshold: float = 0.2, context: int = 4096) -> Door:
+    def make(
+        limits: ServeConfig | None = None, threshold: float = 0.2, context: int = 4096, follow: Path | None = None
+    ) -> Door:
         limits = limits or ServeConfig(max_new_tokens=64, max_question_chars=200)
-        retriever = Retriever(index, undecided(threshold))
+        searched = index if follow is None else CurrentIndex(follow, look_every_s=0)
+        retriever = Retriever(searched, undecided(threshold))
         generator = Generator(engine, 8, context)
         chat = Chat(retriever, generator, limits.answer_cache_entries, LINEAGE)
         return Door(retriever, generator, chat, "ragray-test", 1_700_000_000, LINEAGE, limits)

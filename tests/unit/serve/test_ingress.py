@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ import pytest
 
 from ragray.config import ServeConfig
 from ragray.prompt import DECLINE
+from ragray.retrieval.index import HybridIndex
 from ragray.serve.ingress import MAX_BODY_BYTES, Door, http_api
 
 QUESTION = "How do I install ragray?"
@@ -171,6 +173,24 @@ def test_search_gives_ranks_and_scores_of_both_retrievers(client: Client) -> Non
     assert (first["source"], first["kind"], first["lang"]) == ("a.jsonl", "faq", "en")
     assert len(found["hits"]) <= 2
     assert client("POST", "/v1/search", json={"query": "zzzz"}).json()["hits"] == []
+
+
+def test_search_explains_its_scores_when_asked(client: Client, index: HybridIndex) -> None:
+    query = "install the server, 训练"
+    plain = client("POST", "/v1/search", json={"query": query}).json()["hits"]
+    explained = client("POST", "/v1/search", json={"query": query, "explain": True}).json()["hits"]
+    assert all("terms" not in hit for hit in plain)
+    assert [{k: v for k, v in hit.items() if k != "terms"} for hit in explained] == plain
+    assert len(explained) == 3
+    for hit in explained:
+        assert hit["terms"] == [asdict(part) for part in index.explain(query, hit["doc_id"])]
+        for model in ("bm25", "tfidf"):
+            assert sum(part[model] for part in hit["terms"]) == pytest.approx(hit[f"{model}_score"])
+    assert error_of(client("POST", "/v1/search", json={"query": "x", "explain": 3}), 400)["param"] == "explain"
+    misspelt = error_of(client("POST", "/v1/search", json={"query": "x", "explian": True}), 400)
+    assert "did you mean explain?" in misspelt["message"]
+    example = client("GET", "/openapi.json").json()["components"]["schemas"]["SearchRequest"]["examples"][0]
+    assert client("POST", "/v1/search", json=example).json()["hits"][0]["terms"]
 
 
 def test_models_are_listed(client: Client) -> None:

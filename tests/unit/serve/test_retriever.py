@@ -8,13 +8,15 @@ from ragray.serve.ingress import Door
 
 
 def test_hits_come_with_their_passages(door: Door, index: HybridIndex) -> None:
-    found = asyncio.run(door.retriever.search("怎样训练模型", 3))
+    answer = asyncio.run(door.retriever.search("怎样训练模型", 3))
+    found = answer.hits
     hits = index.search("怎样训练模型", 3)
     assert [(f.doc_id, f.rank, f.score, f.bm25_rank, f.tfidf_rank) for f in found] == [
         (h.doc_id, h.rank, h.score, h.bm25_rank, h.tfidf_rank) for h in hits
     ]
     assert (found[0].title, found[0].lang) == ("怎样训练模型？", "zh")
     assert found[0].to_json()["text"] == index.passage(found[0].doc_id).text
+    assert (answer.lineage, asyncio.run(door.retriever.followed())) == ({}, None)  # this index never changes
 
 
 def test_the_question_is_retrieved_as_in_evaluation(door: Door, index: HybridIndex) -> None:
