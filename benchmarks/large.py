@@ -21,8 +21,9 @@ import pyarrow as pa
 from harness import publish
 
 from ragray.config import RetrievalConfig
-from ragray.retrieval.index import HybridIndex, build_index, write_version
+from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.segment import Segment, write_segment
+from ragray.retrieval.writing import build_index, write_version
 from ragray.schema import Passage
 
 _TOP_K, _SHARDS = 10, 3

@@ -26,8 +26,9 @@ from harness import publish
 from ragray.config import RetrievalConfig
 from ragray.config_data import GuardConfig, SplitConfig
 from ragray.dataprep.split import split_records
-from ragray.retrieval.index import HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.mining import Miner
+from ragray.retrieval.writing import build_index
 from ragray.schema import Passage, QARecord, stable_digest
 
 SEED = 17

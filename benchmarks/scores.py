@@ -25,7 +25,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from ragray.config import Bm25Config, RetrievalConfig
 from ragray.evaluation.collections import read_collection
 from ragray.retrieval.analyzer import Analyzer
-from ragray.retrieval.index import HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
+from ragray.retrieval.writing import build_index
 
 Floats = NDArray[np.float64]
 Terms = list[str]

@@ -31,8 +31,9 @@ def _index(args: argparse.Namespace) -> Any:
     import numpy as np
 
     from ragray.config import Bm25Config, RetrievalConfig
-    from ragray.retrieval.index import SEGMENT, HybridIndex, write_version
+    from ragray.retrieval.index import HybridIndex
     from ragray.retrieval.segment import Segment, write_segment
+    from ragray.retrieval.writing import SEGMENT, write_version
     from ragray.schema import Passage, table_of
 
     settings = RetrievalConfig(bm25=Bm25Config(variant="lucene", k1=_K1, b=_B), sublinear_tf=False)

@@ -27,6 +27,13 @@ def tune(
     metric: Annotated[str, typer.Option(help="What is to be high: ndcg@10, recall@10, recall@100, mrr@10, map.")] = (
         "ndcg@10"
     ),
+    prior: Annotated[
+        list[str],
+        typer.Option(help="Learn a prior of passages by title, head (of the title) or source; repeatable; or none."),
+    ] = ["title", "head", "source"],  # noqa: B006
+    prior_separator: Annotated[
+        str | None, typer.Option(help="Ends the head of a title: a regular expression; by default number, colon, >, -.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Start from the retriever's settings in this YAML file.")
     ] = None,
@@ -38,13 +45,17 @@ def tune(
     """Search the retriever's settings on a test collection, cross-validated, and write a report."""
     from ragray.distributed.tune import tune_remotely
     from ragray.evaluation.collections import read_collection
-    from ragray.evaluation.tuning_report import tuning_tree, verdict, write_tuning
+    from ragray.evaluation.tuning import check_no_prior
+    from ragray.evaluation.tuning_report import prior_lines, tuning_tree, verdict, write_tuning
     from ragray.evaluation.tuning_values import check_metric
+    from ragray.retrieval.prior import SEPARATOR, check_groupings, check_separator
     from ragray.terminal import collection_lines, err
     from ragray.terminal import out as screen
 
     settings = load_retrieval(config, set_ or ())
     check_metric(metric)
+    check_no_prior(settings)
+    groupings, separator = check_groupings(prior), check_separator(prior_separator or SEPARATOR)
     _check_writable(out)
     collection = read_collection(folder, queries, qrels)
 
@@ -52,7 +63,7 @@ def tune(
         if not json_:
             err.print(f"{line} ...", style="dim", markup=False)
 
-    tuning = tune_remotely(collection, settings, folds, metric, report)
+    tuning = tune_remotely(collection, settings, folds, metric, report, groupings, separator)
     lines = collection_lines(collection)
     out.mkdir(parents=True, exist_ok=True)
     described = f"{'; '.join(lines)}."
@@ -61,7 +72,8 @@ def tune(
         typer.echo(json.dumps(tuning_tree(tuning, metric), ensure_ascii=False))
         return
     lines.append(f"{metric} on held-out queries: {tuning.held_out.mean():.4f}, untuned {tuning.before.mean():.4f}")
-    for line in [*lines, verdict(tuning), f"report: {out / 'report.html'}", f"settings: {out / 'tuned.yaml'}"]:
+    lines += [verdict(tuning), *prior_lines(tuning)]
+    for line in [*lines, f"report: {out / 'report.html'}", f"settings: {out / 'tuned.yaml'}"]:
         screen.print(line, markup=False, soft_wrap=True)
 
 

@@ -105,6 +105,26 @@ class RerankerConfig(Section):
     depth: Positive = Field(20, description="hits that it reads; those behind them keep their order")
 
 
+class PriorConfig(Section):
+    """A learned prior of passages, which `ragray tune` writes: how often their kind was judged right before."""
+
+    file: str = Field(description="prior.json; read when an index is built, and kept in it")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the file, as tuned.yaml has it")
+    weight: float = Field(
+        ge=0.0,
+        allow_inf_nan=False,
+        description="of the prior; 1: its best group gains as much as the first hit is ahead of the last",
+    )
+
+
+class FeedbackConfig(Section):
+    """Pseudo-relevance feedback, RM3: a query is asked again with terms of what it found first."""
+
+    documents: Positive = Field(5, le=100, description="first documents whose terms are taken in")
+    terms: Positive = Field(20, le=200, description="terms that are taken in, the most frequent ones")
+    weight: Share = Field(0.3, description="of these terms; the rest is the query's")
+
+
 class RetrievalConfig(Section):
     """The hybrid retriever, and how much of its result the model reads."""
 
@@ -127,6 +147,8 @@ class RetrievalConfig(Section):
     fusion_normalization: Literal["theoretical", "min-max", "z-score"] = Field(
         "theoretical", description="of scores, for fusion: convex"
     )
+    feedback: FeedbackConfig | None = Field(None, description="asks twice; none: once")
+    prior: PriorConfig | None = Field(None, description="re-ranks what the lists found; none: fused scores alone")
     withhold_test_questions: bool | None = Field(
         None,
         description="index test records by their answer alone; by default so when evaluate.questions is not given",

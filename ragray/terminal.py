@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ragray.evaluation.collections import Collection
     from ragray.evaluation.search_quality import SearchQuality
     from ragray.retrieval.index import Hit, HybridIndex
+    from ragray.schema import Passage
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140)
@@ -137,12 +138,13 @@ def search_lines(index: HybridIndex, query: str, hits: Sequence[Hit], explain: b
     """The hits of a query as plain lines, or as one JSON document."""
     if as_json:
         return [json.dumps([_hit_tree(index, query, hit, explain) for hit in hits], ensure_ascii=False)]
-    lines = []
+    lines = _feedback_lines(index, query) if explain else []
     for hit in hits:
         passage = index.passage(hit.doc_id)
         lines.append(
             f"{hit.rank}. {passage.title or passage.text[:60]}  ({hit.doc_id})\n"
-            f"   fused {hit.score:.4f}, BM25 rank {hit.bm25_rank or '-'} score {hit.bm25_score:.3f},"
+            f"   fused {hit.score:.4f}{_prior_part(index, hit)},"
+            f" BM25 rank {hit.bm25_rank or '-'} score {hit.bm25_score:.3f},"
             f" TF-IDF rank {hit.tfidf_rank or '-'} score {hit.tfidf_score:.3f}"
             + (
                 f", embeddings rank {hit.dense_rank or '-'} cosine {hit.dense_score:.3f}"
@@ -152,17 +154,47 @@ def search_lines(index: HybridIndex, query: str, hits: Sequence[Hit], explain: b
             + (f", reranker {hit.rerank_score:.3f}" if hit.rerank_score is not None else "")
         )
         if explain:
+            lines += _prior_lines(index, passage)
             lines += [
                 f"     {c.term}: BM25 {c.bm25:.3f}, TF-IDF {c.tfidf:.3f}" for c in index.explain(query, hit.doc_id)
             ]
-    return lines or ["nothing found"]
+    return lines if hits else [*lines, "nothing found"]
+
+
+def _feedback_lines(index: HybridIndex, query: str) -> list[str]:
+    """What the query is asked again with."""
+    if index.settings.feedback is None:
+        return []
+    from ragray.retrieval.feedback import terms_of
+
+    terms = ", ".join(f"{term} {count:.2f}" for term, count in terms_of(index, query).items())
+    return [f"asked again with: {terms or 'nothing'}"]
+
+
+def _prior_part(index: HybridIndex, hit: Hit) -> str:
+    return "" if index.settings.prior is None else f" (of it the prior {hit.prior:.4f})"
+
+
+def _prior_lines(index: HybridIndex, passage: Passage) -> list[str]:
+    """Why the prior favours a passage."""
+    if index.prior is None:
+        return []
+    group, relevant, passages = index.prior.counts(passage.title, passage.source)
+    return [f"     prior: {relevant:,} judgements of relevance for the {passages:,} passages of {group!r}"]
 
 
 def _hit_tree(index: HybridIndex, query: str, hit: Hit, explain: bool) -> dict[str, Any]:
     passage = index.passage(hit.doc_id)
     tree = {**asdict(hit), "title": passage.title, "text": passage.text}
     if explain:
+        if index.settings.feedback is not None:
+            from ragray.retrieval.feedback import terms_of
+
+            tree["asked_again"] = terms_of(index, query)
         tree["terms"] = [asdict(contribution) for contribution in index.explain(query, hit.doc_id)]
+        if index.prior is not None:
+            counts = index.prior.counts(passage.title, passage.source)
+            tree["prior_group"] = dict(zip(("group", "relevant", "passages"), counts, strict=True))
     return tree
 
 

@@ -27,8 +27,9 @@ from ragray.config import RetrievalConfig, RunConfig
 from ragray.distributed.index import withholds_test_questions
 from ragray.distributed.stage import Job, Stage
 from ragray.retrieval.confidence import HITS, Examples, coverage, features, fit
-from ragray.retrieval.index import HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.paraphrase import HUMAN, UNRELATED, WordSources, content_words, imitate
+from ragray.retrieval.writing import build_index
 from ragray.schema import QARecord, records_of, stable_digest
 
 MAX_RECORDS = 400  # records asked about, chosen by digest
@@ -95,7 +96,7 @@ def _without_questions(index: HybridIndex, records: Sequence[QARecord], folder: 
     hidden = {record.id for record in records}
     passages = index.corpus.passages()
     shown = [replace(passage, title="") if passage.doc_id in hidden else passage for passage in passages]
-    build_index(shown, index.settings, folder)
+    build_index(shown, index.settings, folder, index.prior)
     return HybridIndex.open(folder)
 
 

@@ -23,16 +23,16 @@ from ragray.config import RetrievalConfig, RunConfig
 from ragray.distributed.folder_task import start
 from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
-from ragray.retrieval.index import SEGMENT, build_index, write_passages, write_version
 from ragray.retrieval.segment import Segment, merge_segments
+from ragray.retrieval.writing import SEGMENT, build_index, write_passages, write_version
 from ragray.schema import Passage, QARecord, records_of, table_of
 
 IN_PROCESS_BELOW = 20_000  # passages
 INDEX_CODE = tuple(
     f"retrieval.{name}"
     for name in (
-        "analyzer", "bm25", "chunks", "counting", "index", "local_models", "phrases", "reranker", "scoring", "segment",
-        "statistics", "stopwords", "strings", "tfidf", "vectors", "word_rules",
+        "analyzer", "bm25", "chunks", "counting", "feedback", "index", "local_models", "phrases", "prior", "reranker",
+        "scoring", "segment", "statistics", "stopwords", "strings", "tfidf", "vectors", "word_rules", "writing",
     )
 )  # fmt: skip
 _PART_PASSAGES = 20_000  # of a task, at least

@@ -10,13 +10,16 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ragray.config import AnalyzerConfig, RetrievalConfig
 from ragray.distributed.session import connect
 from ragray.distributed.task_errors import run_tasks
 from ragray.evaluation.collections import Collection
-from ragray.evaluation.tuning import Retriever, Tuning, Values, assign_folds, tune
+from ragray.evaluation.tuning import Asked, Priors, Retriever, Tuning, Values, assign_folds, check_no_prior, tune
+from ragray.evaluation.tuning_prior import by_settings, prior_choices, prior_of, values_with_priors
 from ragray.evaluation.tuning_values import Judged, check_metric, values_of
+from ragray.retrieval.prior import SEPARATOR, Grouping, check_separator
 from ragray.schema import Passage, table_of
 
 
@@ -26,6 +29,8 @@ def tune_remotely(
     folds: int,
     metric: str,
     report: Callable[[str], None] = lambda line: None,
+    groupings: Sequence[Grouping] = (),
+    separator: str = SEPARATOR,
 ) -> Tuning:
     """Search settings on a test collection.
 
@@ -35,12 +40,17 @@ def tune_remotely(
         folds: of the cross-validation, at least 2.
         metric: what is to be high, of `search_quality.METRICS`.
         report: is told what begins.
+        groupings: by what passages may be grouped for a learned prior; () tries none.
+        separator: where the head of a title ends, for the grouping `head`.
 
     Raises:
-        ConfigError: there is no such metric, or there are fewer groups of queries than folds.
+        ConfigError: there is no such metric, there are fewer groups of queries than folds, the settings have a prior
+            already, or the separator is no regular expression.
         WorkError: Ray cannot be joined, or workers were lost too often.
     """
     check_metric(metric)
+    check_separator(separator)
+    check_no_prior(untuned)
     assign_folds(collection.qrels, list(collection.queries), folds)  # an error comes before Ray starts
     import ray
 
@@ -59,7 +69,24 @@ def tune_remotely(
             values[part] = found
         return values
 
-    return tune(collection.qrels, collection.queries, untuned, folds, measured)
+    choices = prior_choices(
+        [(document.title, document.source) for document in collection.documents], groupings, separator
+    )
+
+    def with_priors(asked: Sequence[Asked], fold_of: NDArray[np.int64]) -> Values:
+        groups = by_settings(asked)
+        report(f"measuring {len(choices)} priors in {len(groups)} tasks")
+        arguments = [
+            (documents, judged, fold_of, settings, [asked[place][1] for place in places], choices, separator)
+            for settings, places in groups.items()
+        ]
+        values = np.zeros((len(asked), 1 + len(choices), len(collection.queries)))
+        for places, found in zip(groups.values(), run_tasks("priors", values_with_priors, arguments), strict=True):
+            values[places] = found
+        return values
+
+    priors = Priors(choices, with_priors, lambda choice: prior_of(collection, choice, separator))
+    return tune(collection.qrels, collection.queries, untuned, folds, measured, priors)
 
 
 def parts_of(settings: Sequence[RetrievalConfig], tasks: int) -> list[list[int]]:

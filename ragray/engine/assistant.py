@@ -46,6 +46,7 @@ class Citation:
     source: str
     rank: int
     score: float  # fused
+    prior: float  # the part of the score that a learned prior gave
     bm25_rank: int | None
     bm25_score: float
     tfidf_rank: int | None
@@ -224,6 +225,7 @@ def _citation(index: HybridIndex, number: int, hit: Hit) -> Citation:
         source=passage.source,
         rank=hit.rank,
         score=hit.score,
+        prior=hit.prior,
         bm25_rank=hit.bm25_rank,
         bm25_score=hit.bm25_score,
         tfidf_rank=hit.tfidf_rank,

@@ -21,7 +21,8 @@ from ragray.config import RetrievalConfig
 from ragray.errors import WorkError
 from ragray.evaluation.collections import Collection
 from ragray.evaluation.retrieval import measure
-from ragray.retrieval.index import HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
+from ragray.retrieval.writing import build_index
 
 DEPTH = 100  # documents of each ranking that are judged
 RETRIEVERS = ("tfidf", "bm25", "hybrid")

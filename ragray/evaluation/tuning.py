@@ -1,8 +1,9 @@
 """Which settings of the retriever to try, which of them is chosen, and what the choice is worth on other queries.
 
-In: judged queries, settings to start from, and a function that measures settings. Out: a `Tuning`. The search has three
+In: judged queries, settings to start from, and a function that measures settings. Out: a `Tuning`. The search has
 steps, because both rankings depend on terms and BM25, and their fusion on neither: first analyzer, k1 and b by BM25
-alone, all of their combinations; with what was chosen the weight of titles, also by BM25; with this the fusion.
+alone, all of their combinations; with what was chosen the weight of titles, also by BM25; with this the fusion; then,
+if asked for, a learned prior or none.
 
 A setting that was chosen on some queries looks better on them than it is. So all steps are done again without
 each fold of the queries, and what they choose is measured on that fold alone: of these values are the figures of a
@@ -26,6 +27,7 @@ from ragray.config import Bm25Config, FusionWeights, RetrievalConfig
 from ragray.errors import ConfigError
 from ragray.evaluation.significance import Difference, Resampling
 from ragray.retrieval.phrases import is_chinese
+from ragray.retrieval.prior import Grouping, Prior
 from ragray.schema import stable_digest
 
 K1S = (0.6, 0.9, 1.2, 1.6, 2.0, 3.0)
@@ -44,6 +46,26 @@ Measure = Callable[[Sequence[RetrievalConfig], Retriever], Values]  # [settings,
 
 
 @dataclass(frozen=True, slots=True)
+class PriorChoice:
+    """A prior to try: by what passages are grouped, and its weight."""
+
+    group: Grouping
+    weight: float
+
+
+Asked = tuple[RetrievalConfig, int | None]  # settings, and the fold that is held out
+
+
+@dataclass(frozen=True, slots=True)
+class Priors:
+    """Priors to try, and how to."""
+
+    choices: Sequence[PriorChoice]
+    measure: Callable[[Sequence[Asked], NDArray[np.int64]], Values]  # -> [asked, none and choices, queries]
+    learn: Callable[[PriorChoice], Prior]  # from all judgements
+
+
+@dataclass(frozen=True, slots=True)
 class Fold:
     """What was chosen without some queries, and its mean over them."""
 
@@ -51,6 +73,7 @@ class Fold:
     chosen: RetrievalConfig
     tuned: float
     untuned: float
+    prior: PriorChoice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +92,16 @@ class Tuning:
     titles: tuple[tuple[RetrievalConfig, float], ...]  # second step: each weight of titles and its mean by BM25 alone
     fusions: tuple[tuple[RetrievalConfig, float], ...]  # third step: the untuned settings, then those with a fusion
 
+    without_prior: Values  # [queries], as `held_out`, by what the steps before chose
+    priors: tuple[tuple[PriorChoice | None, float], ...]  # last step; each query's prior never saw its fold
+    prior_choice: PriorChoice | None
+    prior: Prior | None  # of that choice, learned from all queries
+
+    @property
+    def prior_difference(self) -> Difference:
+        """Of what the held-out queries have with the last step, and without it."""
+        return Resampling(SAMPLES, SEED).compare(self.held_out.tolist(), self.without_prior.tolist(), "prior")
+
     @property
     def better(self) -> bool:
         """Whether tuned settings are recommended: better on held-out queries by more than chance explains."""
@@ -81,6 +114,7 @@ def tune(
     untuned: RetrievalConfig,
     folds: int,
     measure: Measure,
+    priors: Priors | None = None,
 ) -> Tuning:
     """Search settings on judged queries.
 
@@ -90,12 +124,15 @@ def tune(
         untuned: what to start from; fields that are not searched stay as they are.
         folds: how many parts the queries are cut into, at least 2.
         measure: the metric of each setting for each query.
+        priors: what the last step tries; by default there is none.
 
     Raises:
-        ConfigError: there are fewer groups of queries than folds.
+        ConfigError: there are fewer groups of queries than folds, or the settings have a prior already.
     """
+    check_no_prior(untuned)
     fold_of = assign_folds(qrels, list(queries), folds)
     training = [fold_of != fold for fold in range(folds)] + [np.ones(len(queries), np.bool_)]
+    held: list[int | None] = [*range(folds), None]
     terms = term_settings(untuned, queries.values())
     by_bm25 = measure(terms, "bm25")
     titled = [title_settings(terms[best_of(by_bm25, of)]) for of in training]
@@ -111,24 +148,56 @@ def tune(
         rows[first] = np.array([0, *range(start, start + len(settings))])
         start += len(settings)
     chosen = [int(rows[first][best_of(measured[rows[first]], of)]) for first, of in zip(firsts, training, strict=True)]
-    held_out = measured[np.array(chosen)[fold_of], np.arange(len(queries))]
-    before = measured[0]
+    each = np.arange(len(queries))
+    without_prior, before = measured[np.array(chosen)[fold_of], each], measured[0]
+    # [folds and all, none and choices, queries]
+    with_priors = measured[np.array(chosen)][:, None]
+    if priors is not None and priors.choices:
+        with_priors = priors.measure([(asked[row], fold) for row, fold in zip(chosen, held, strict=True)], fold_of)
+    choices = [None, *(priors.choices if priors is not None else ())]
+    taken = [prior_of_best(values, of) for values, of in zip(with_priors, training, strict=True)]
+    held_out = with_priors[fold_of, np.array(taken)[fold_of], each]
+    choice = choices[taken[-1]]
     return Tuning(
         untuned=untuned,
         chosen=asked[chosen[-1]],
-        chosen_mean=float(measured[chosen[-1]].mean()),
+        chosen_mean=float(with_priors[-1, taken[-1]].mean()),
         queries=tuple(queries),
         held_out=held_out,
         before=before,
         folds=tuple(
-            Fold(int(of.sum()), asked[chosen[fold]], float(held_out[of].mean()), float(before[of].mean()))
+            Fold(
+                int(of.sum()), asked[chosen[fold]], float(held_out[of].mean()), float(before[of].mean()),
+                choices[taken[fold]],
+            )
             for fold, of in enumerate(fold_of == fold for fold in range(folds))
         ),
         difference=Resampling(SAMPLES, SEED).compare(held_out.tolist(), before.tolist(), "tune"),
         terms=_with_means(terms, by_bm25),
         titles=_with_means(titled[-1], of_titles[-1]),
         fusions=_with_means([asked[row] for row in rows[firsts[-1]]], measured[rows[firsts[-1]]]),
-    )
+        without_prior=without_prior,
+        priors=tuple(zip(choices, with_priors[-1].mean(axis=1).tolist(), strict=False)),
+        prior_choice=choice,
+        prior=None if choice is None or priors is None else priors.learn(choice),
+    )  # fmt: skip
+
+
+def check_no_prior(settings: RetrievalConfig) -> None:
+    """See that a search starts without a prior, which may have learned from the same judgements, and without feedback.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if settings.feedback is not None:
+        raise ConfigError(
+            "retrieval.feedback: settings are tuned without feedback", "add --set retrieval.feedback=null"
+        )
+    if settings.prior is not None:
+        raise ConfigError(
+            "retrieval.prior: a prior may have learned from these judgements, and would look better than it is",
+            "add --set retrieval.prior=null; a prior is learned anew",
+        )
 
 
 def term_settings(untuned: RetrievalConfig, queries: Iterable[str]) -> list[RetrievalConfig]:
@@ -211,6 +280,20 @@ def best_of(values: Values, of: Flags) -> int:
     """
     means = values[:, of].mean(axis=1)
     return int(np.flatnonzero(means >= means.max() - 1e-12)[0])
+
+
+def prior_of_best(values: Values, of: Flags) -> int:
+    """`best_of`, but the first row, that without a prior, where the best gains no more than one standard error.
+
+    A prior costs generality, and should be worth it.
+
+    Source: the one-standard-error rule of Breiman, Friedman, Olshen and Stone 1984, "Classification and Regression
+    Trees", 3.4.3; here of paired differences.
+    """
+    best = best_of(values, of)
+    gains = values[best, of] - values[0, of]
+    error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
+    return best if gains.mean() > error else 0
 
 
 def _weights(kept: FusionWeights, share: float) -> FusionWeights:

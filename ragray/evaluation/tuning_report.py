@@ -1,7 +1,8 @@
 """What a search for settings found, for people and for programs.
 
-In: a `Tuning`. Out: `report.html`, `report.md` with `charts/*.svg`, `tune.json`, and `tuned.yaml`, the settings as a
-part of a run's file. No times are in them: equal searches give equal bytes.
+In: a `Tuning`. Out: `report.html`, `report.md` with `charts/*.svg`, `tune.json`, `tuned.yaml`, the settings as a
+part of a run's file, and `prior.json`, where a learned prior is among them. No times are in them: equal searches give
+equal bytes, but for the path of `prior.json` in `tuned.yaml`.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ragray.config import RetrievalConfig
+from ragray.config import PriorConfig, RetrievalConfig
 from ragray.evaluation.sections import Report, Rows, Section, Tile, write_report
 from ragray.evaluation.significance import CONFIDENCE
-from ragray.evaluation.tuning import SIGNIFICANT, Tuning
+from ragray.evaluation.tuning import SIGNIFICANT, PriorChoice, Tuning
 from ragray.evaluation.tuning_charts import draw_heat_map, draw_wins_and_losses
 
 CHARTS = {
     "heat_map": "Mean of the metric by BM25 alone for each k1 and b, with the chosen analyzer",
     "wins_and_losses": "Queries whose value changed, from the greatest win to the greatest loss",
 }
+_PRIOR = "prior.json"
 _EXAMPLES = 5  # of queries that won, and of those that lost
 _FUSIONS = 12  # listed
 
@@ -43,7 +45,9 @@ def write_tuning(folder: Path, tuning: Tuning, queries: Mapping[str, str], metri
     write_report(folder, _report(tuning, queries, metric, described))
     tree = tuning_tree(tuning, metric)
     (folder / "tune.json").write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "tuned.yaml").write_text(fragment(tuning, metric), encoding="utf-8")
+    (folder / "tuned.yaml").write_text(fragment(tuning, metric, folder / _PRIOR), encoding="utf-8")
+    if tuning.prior is not None:
+        (folder / _PRIOR).write_text(tuning.prior.to_json(), encoding="utf-8")
 
 
 def verdict(tuning: Tuning) -> str:
@@ -69,14 +73,49 @@ def searched(settings: RetrievalConfig) -> dict[str, Any]:
     }
 
 
-def fragment(tuning: Tuning, metric: str) -> str:
-    """The chosen settings in YAML, to be put into a run's file."""
+def prior_tree(tuning: Tuning, file: Path = Path(_PRIOR)) -> dict[str, Any]:
+    """The chosen prior, below `retrieval`; nothing where there is none.
+
+    Args:
+        tuning: what was found.
+        file: where the prior is written to.
+    """
+    if tuning.prior is None or tuning.prior_choice is None:
+        return {}
+    chosen = PriorConfig(file=str(file), sha256=tuning.prior.sha256, weight=tuning.prior_choice.weight)
+    return {"prior": chosen.model_dump()}
+
+
+def fragment(tuning: Tuning, metric: str, prior: Path = Path(_PRIOR)) -> str:
+    """The chosen settings in YAML, to be put into a run's file.
+
+    Args:
+        tuning: what was found.
+        metric: its name.
+        prior: where a learned prior is written to.
+    """
     gap = tuning.difference
     lines = [
         f"# By `ragray tune` on {gap.n} queries. {metric} on held-out queries: {tuning.held_out.mean():.4f}, before",
         f"# {tuning.before.mean():.4f}. {verdict(tuning)}",
     ]
-    return "\n".join(lines) + "\n" + yaml.safe_dump({"retrieval": searched(tuning.chosen)}, sort_keys=False)
+    lines += [f"# {line}" for line in prior_lines(tuning)]
+    tree = {"retrieval": searched(tuning.chosen) | prior_tree(tuning, prior)}
+    return "\n".join(lines) + "\n" + yaml.safe_dump(tree, sort_keys=False)
+
+
+def prior_lines(tuning: Tuning) -> list[str]:
+    """What a learned prior adds, and what it is; nothing where none was tried or chosen."""
+    if len(tuning.priors) < 2:
+        return []
+    gap = tuning.prior_difference
+    added = f"{gap.mean:+.4f} on held-out queries, p = {gap.p_value:.4f}"
+    if tuning.prior_choice is None:
+        return [f"No learned prior was chosen; those that folds chose add {added}."]
+    return [
+        f"The learned prior ({_prior_in_words(tuning.prior_choice)}) adds {added}.",
+        "It favours what was judged relevant before: leave it out where users ask about other things than the judges.",
+    ]
 
 
 def tuning_tree(tuning: Tuning, metric: str) -> dict[str, Any]:
@@ -86,18 +125,26 @@ def tuning_tree(tuning: Tuning, metric: str) -> dict[str, Any]:
         "better": tuning.better,
         "verdict": verdict(tuning),
         "untuned": searched(tuning.untuned),
-        "tuned": searched(tuning.chosen),
+        "tuned": searched(tuning.chosen) | prior_tree(tuning),
         "held_out_mean": float(tuning.held_out.mean()),
         "untuned_mean": float(tuning.before.mean()),
         "tuned_mean_where_chosen": tuning.chosen_mean,
         "difference": asdict(tuning.difference),
         "folds": [
-            {"queries": fold.queries, "chosen": searched(fold.chosen), "tuned": fold.tuned, "untuned": fold.untuned}
+            {
+                "queries": fold.queries,
+                "chosen": searched(fold.chosen),
+                "prior": _choice(fold.prior),
+                "tuned": fold.tuned,
+                "untuned": fold.untuned,
+            }
             for fold in tuning.folds
         ],
         "terms": [{"settings": _terms(settings), "mean": mean} for settings, mean in tuning.terms],
         "titles": [{"title_weight": settings.title_weight, "mean": mean} for settings, mean in tuning.titles],
         "fusions": [{"settings": searched(settings), "mean": mean} for settings, mean in tuning.fusions],
+        "priors": [{"prior": _choice(choice), "mean": mean} for choice, mean in tuning.priors],
+        "prior_difference": asdict(tuning.prior_difference),
         "queries": {
             query: {"tuned": tuned, "untuned": untuned}
             for query, tuned, untuned in zip(
@@ -120,7 +167,7 @@ def _report(tuning: Tuning, queries: Mapping[str, str], metric: str, described: 
         tiles=_tiles(tuning, gaps, metric),
         sections=(
             _settings(tuning), _folds(tuning), _terms_and_bm25(tuning), _analyzers(tuning), _titles(tuning),
-            _fusions(tuning), _changes(tuning, gaps, queries),
+            _fusions(tuning), *_priors(tuning), _changes(tuning, gaps, queries),
         ),
         charts=charts,
         described=CHARTS,
@@ -140,8 +187,8 @@ def _tiles(tuning: Tuning, gaps: Sequence[float], metric: str) -> tuple[Tile, ..
 
 
 def _settings(tuning: Tuning) -> Section:
-    before, after = _dotted(tuning.untuned), _dotted(tuning.chosen)
-    in_folds = [_dotted(fold.chosen) for fold in tuning.folds]
+    before, after = _dotted(tuning.untuned, None), _dotted(tuning.chosen, tuning.prior_choice)
+    in_folds = [_dotted(fold.chosen, fold.prior) for fold in tuning.folds]
     rows: Rows = tuple(
         (
             f"retrieval.{name}",
@@ -162,7 +209,8 @@ def _folds(tuning: Tuning) -> Section:
     rows: Rows = tuple(
         (
             str(number), str(fold.queries), f"{fold.tuned:.4f}", f"{fold.untuned:.4f}",
-            f"{fold.tuned - fold.untuned:+.4f}", _in_words(fold.chosen),
+            f"{fold.tuned - fold.untuned:+.4f}",
+            f"{_in_words(fold.chosen)}; {_prior_in_words(fold.prior)}",
         )
         for number, fold in enumerate(tuning.folds, 1)
     )  # fmt: skip
@@ -208,6 +256,29 @@ def _fusions(tuning: Tuning) -> Section:
     return Section("Fusions", note, ("Rank", "Fusion", "Mean"), rows)
 
 
+def _priors(tuning: Tuning) -> tuple[Section, ...]:
+    """What was tried as a prior, if any was."""
+    if len(tuning.priors) < 2:
+        return ()
+    none, *rest = tuning.priors
+    ordered = [none, *sorted(rest, key=lambda item: -item[1])]
+    rows: Rows = tuple((_prior_in_words(choice), f"{mean:.4f}") for choice, mean in ordered)
+    note = (
+        f"{' '.join(prior_lines(tuning))} Means over all queries, with the chosen settings; the prior of a query was "
+        "learned without its fold. A prior is made of judgements alone: it says what is asked for often, in this "
+        "corpus, by those who judged."
+    )
+    return (Section("Learned prior", note, ("Prior", "Mean"), rows),)
+
+
+def _choice(choice: PriorChoice | None) -> dict[str, Any] | None:
+    return None if choice is None else asdict(choice)
+
+
+def _prior_in_words(choice: PriorChoice | None) -> str:
+    return "no prior" if choice is None else f"prior by {choice.group}, weight {choice.weight:g}"
+
+
 def _changes(tuning: Tuning, gaps: Sequence[float], queries: Mapping[str, str]) -> Section:
     order = sorted(range(len(gaps)), key=lambda place: (-gaps[place], place))
     shown = [place for place in order[:_EXAMPLES] if gaps[place] > 0]
@@ -236,9 +307,9 @@ def _terms(settings: RetrievalConfig) -> dict[str, Any]:
     return {name: value for name, value in searched(settings).items() if name in ("analyzer", "bm25")}
 
 
-def _dotted(settings: RetrievalConfig) -> dict[str, str]:
+def _dotted(settings: RetrievalConfig, prior: PriorChoice | None) -> dict[str, str]:
     """`bm25.k1` -> its value, of all fields that a search sets."""
-    found: dict[str, str] = {}
+    found = {} if prior is None else {"prior.weight": f"{prior.weight:g} (by {prior.group})"}
     for name, value in searched(settings).items():
         parts = {f"{name}.{part}": one for part, one in value.items()} if isinstance(value, dict) else {name: value}
         found |= {dotted: json.dumps(one) if isinstance(one, bool) else str(one) for dotted, one in parts.items()}

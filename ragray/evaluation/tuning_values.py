@@ -23,9 +23,10 @@ from ragray.evaluation.retrieval import measure
 from ragray.evaluation.search_quality import DEPTH, METRICS
 from ragray.evaluation.tuning import Retriever, Values
 from ragray.retrieval.fusion import fuse
-from ragray.retrieval.index import SEGMENT, HybridIndex, write_passages, write_version
+from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.postings import Queries, Ranked
 from ragray.retrieval.segment import Segment
+from ragray.retrieval.writing import SEGMENT, write_passages, write_version
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,42 +11,45 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from pydantic import ValidationError
 
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
-from ragray.manifest import content_digest, file_digest, folder_digest
-from ragray.retrieval.analyzer import analyzer_of, check_analyzer
+from ragray.retrieval import feedback
+from ragray.retrieval.analyzer import check_analyzer
 from ragray.retrieval.corpus import Corpus
 from ragray.retrieval.dense import LEAST, Dense, Near
-from ragray.retrieval.fusion import fuse
+from ragray.retrieval.fusion import Floats, Fused, fuse
 from ragray.retrieval.postings import Postings, QueryTerms, Ranked
-from ragray.retrieval.reranker import digest_of, reranker_of
-from ragray.retrieval.segment import Flags, Ints, Segment, mapped, write_segment
-from ragray.retrieval.statistics import write_statistics
-from ragray.retrieval.vectors import Known, known_of
-from ragray.schema import Passage, table_of
+from ragray.retrieval.prior import PRIOR, Prior, Shares, kept_prior, reranked
+from ragray.retrieval.reranker import reranker_of
+from ragray.retrieval.segment import Ints, Segment, mapped
+from ragray.retrieval.vectors import Known
+from ragray.retrieval.writing import DESCRIPTION, FORMAT_VERSION
+from ragray.schema import Passage
 
-FORMAT_VERSION = 3
-DESCRIPTION = "index.json"
 CURRENT = "CURRENT"  # in the folder of an index that changes, see `store`
-SEGMENT = "segment"  # folder of the only segment of an index that was built at once
 MAX_QUERY_CHARS, MAX_QUERY_TERMS = 32_768, 1024  # a longer query is cut here
 _REBUILD = "build the index again: remove its folder, then `ragray index --config FILE`"
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A document that was found. Ranks count from 1; None where it is not in that list's fused depth."""
+    """A document that was found. Ranks count from 1; None where it is not in that list's fused depth.
+
+    With feedback, ranks and the fused score are of the second query; the scores of BM25 and TF-IDF are always of the
+    query as it was asked.
+    """
 
     doc_id: str
     rank: int
-    score: float  # fused, see `fusion`
+    score: float  # fused, see `fusion`, with the prior's part
+    prior: float  # the part of `score` that a learned prior gave, see `prior`; 0 without one
     bm25_rank: int | None
     bm25_score: float
     tfidf_rank: int | None
@@ -63,77 +66,6 @@ class TermContribution:
     term: str
     bm25: float
     tfidf: float
-
-
-def build_index(passages: Sequence[Passage] | pa.Table, settings: RetrievalConfig, folder: Path) -> dict[str, int]:
-    """Write an index of `passages` in their order; returns counts of documents, terms and segments.
-
-    Raises:
-        DataError: there are no passages, or two have the same id.
-    """
-    table = passages if isinstance(passages, pa.Table) else table_of(Passage, passages)
-    segment = folder / SEGMENT
-    segment.mkdir(exist_ok=True)
-    write_passages(table, settings, segment)
-    return write_version([(Segment(segment), np.ones(len(table), np.bool_))], [SEGMENT], settings, folder)
-
-
-def write_passages(passages: pa.Table, settings: RetrievalConfig, folder: Path) -> None:
-    """Write the segment of an index with these settings.
-
-    Args:
-        passages: with the schema of `Passage`.
-        settings: of the index.
-        folder: an empty folder.
-
-    Raises:
-        DataError: two passages have the same id, or one repeats a term too often.
-        ConfigError: the analyzer's words or synonyms contradict each other, a package is missing, or the model of
-            embeddings cannot be loaded.
-    """
-    analyzer = analyzer_of(settings.analyzer)
-    write_segment(passages, analyzer.terms, folder, settings.title_weight, analyzer.joins_words, settings.dense)
-
-
-def write_version(
-    parts: Sequence[tuple[Segment, Flags]], paths: Sequence[str], settings: RetrievalConfig, folder: Path
-) -> dict[str, int]:
-    """Write what makes segments an index: their statistics and, last, its description; returns the counts.
-
-    Args:
-        parts: segments, and which of their documents are live, bool [documents].
-        paths: of the segments, relative to `folder`.
-        settings: of the index.
-        folder: where to.
-
-    Raises:
-        DataError: no document is live.
-    """
-    if not any(live.any() for _, live in parts):
-        raise DataError("there is nothing to index: no passages", "check `data.faq` and `data.documents`")
-    corpus, numbers = write_statistics(parts, settings, folder)
-    counts = {"documents": corpus["documents"], "terms": corpus["terms"], "segments": len(parts)}
-    known = {
-        "format_version": FORMAT_VERSION,
-        "analyzer": analyzer_of(settings.analyzer).describe(),
-        "title_weight": settings.title_weight,
-        "settings": settings.model_dump(),
-        "corpus": corpus,
-        "counts": counts,
-    }
-    if settings.dense is not None:
-        known["dense"] = known_of([segment.folder for segment, _ in parts])._asdict()
-    if settings.reranker is not None:
-        known["reranker"] = digest_of(Path(settings.reranker.model))
-    named = [
-        {"path": path, "documents": len(segment), **of_segment}
-        for path, (segment, _), of_segment in zip(paths, parts, numbers, strict=True)
-    ]
-    digest = _content_digest(folder, [segment for segment, _ in parts], known)
-    description = {**known, "segments": named, "digest": digest}
-    text = json.dumps(description, indent=2, sort_keys=True, ensure_ascii=False)
-    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-    return counts
 
 
 def version_folder(folder: Path) -> Path:
@@ -207,6 +139,7 @@ class HybridIndex:
         self.corpus = corpus
         self.dense: Dense | None = None
         self._reranker: str = description.get("reranker", "")
+        self._shares: Shares | None = mapped(folder, PRIOR) if self.settings.prior else None
 
     @classmethod
     def open(cls, folder: Path) -> HybridIndex:
@@ -233,6 +166,11 @@ class HybridIndex:
         """Whether a search runs a neural model, which takes much longer than the rest of it."""
         return self.settings.dense is not None or self.settings.reranker is not None
 
+    @property
+    def fused_depth(self) -> int | None:
+        """Ranks of each list that are fused; None: all."""
+        return None if self.settings.fusion_depth == "all" else self.settings.fusion_depth
+
     def search(self, query: str, top_k: int, exclude: Collection[str] = ()) -> list[Hit]:
         """The best `top_k` documents for `query`, fused from all lists to `settings.fusion_depth` each.
 
@@ -247,16 +185,21 @@ class HybridIndex:
         self, queries: Sequence[str], top_k: int, exclude: Sequence[Collection[str]] = ()
     ) -> list[list[Hit]]:
         """`search` for each query; `exclude` is empty, or has one collection for each query."""
-        asked = self.corpus.queries([self.terms(query) for query in queries])
+        terms = [self.terms(query) for query in queries]
+        asked = self.corpus.queries(terms)
         absent = [self._numbers(ids) for ids in exclude] if exclude else None
-        depth = None if self.settings.fusion_depth == "all" else self.settings.fusion_depth
-        lists = self.corpus.search_each(asked, depth, absent)
+        lists = list(self.corpus.search_each(asked, self.fused_depth, absent))
+        floors = asked.floors
         cut = [query[:MAX_QUERY_CHARS] for query in queries]
-        dense = itertools.repeat(None) if self.dense is None else self.dense.search_each(cut, depth, absent)
+        dense = itertools.repeat(None) if self.dense is None else self.dense.search_each(cut, self.fused_depth, absent)
+        if self.settings.feedback is not None:
+            counts = feedback.expansions(self, terms, lists, floors)
+            again = feedback.reweighted(self.corpus.queries([list(of) for of in counts]), counts, self)
+            lists, floors = list(self.corpus.search_each(again, self.fused_depth, absent)), again.floors
         best = max(top_k, self.settings.reranker.depth) if self.settings.reranker and top_k > 0 else top_k
         hits = (
-            self._fused(asked[number], found, near, best)
-            for number, (found, near) in enumerate(zip(lists, dense, strict=False))
+            self._fused(asked[number], found, floor, near, best)
+            for number, (found, floor, near) in enumerate(zip(lists, floors.tolist(), dense, strict=False))
         )
         return [self._reranked(query, of_query)[: max(top_k, 0)] for query, of_query in zip(cut, hits, strict=True)]
 
@@ -264,19 +207,24 @@ class HybridIndex:
         """The `depth` best documents of each query by BM25 and by cosine, as numbers in index order; not fused."""
         return self.corpus.search_each(self.corpus.queries([self.terms(query) for query in queries]), depth)
 
-    def _fused(self, query: QueryTerms, found: tuple[Ranked, Ranked], near: Near | None, top_k: int) -> list[Hit]:
-        lists, least = {"bm25": found[0], "tfidf": found[1]}, {"bm25": query.floor}
+    def _fused(
+        self, query: QueryTerms, found: tuple[Ranked, Ranked], floor: float, near: Near | None, top_k: int
+    ) -> list[Hit]:
+        lists, least = {"bm25": found[0], "tfidf": found[1]}, {"bm25": floor}
         if near is not None:
             lists["dense"], least["dense"] = near.counted(self.settings, lists), LEAST
-        fused = fuse(self.settings, lists, least).first(top_k)
+        fused, priors = self._with_prior(fuse(self.settings, lists, least))
+        fused = fused.first(top_k)
         shown = self.corpus.found(query, fused.documents.tolist())
-        rows = zip(shown, fused.scores.tolist(), fused.ranks.T.tolist(), strict=True)
+        rows = zip(
+            shown, fused.scores.tolist(), priors[: len(shown)].tolist(), fused.ranks.T.tolist(), strict=True
+        )  # fmt: skip
         return [
             Hit(
-                one.doc_id, rank, score, ranks[0] or None, one.bm25, ranks[1] or None, one.cosine,
+                one.doc_id, rank, score, prior, ranks[0] or None, one.bm25, ranks[1] or None, one.cosine,
                 *((None, None) if near is None else near.shown(one.document, ranks[2])),
             )
-            for rank, (one, score, ranks) in enumerate(rows, 1)
+            for rank, (one, score, prior, ranks) in enumerate(rows, 1)
         ]  # fmt: skip
 
     def _reranked(self, query: str, hits: list[Hit]) -> list[Hit]:
@@ -289,6 +237,21 @@ class HybridIndex:
         order = sorted(range(len(first)), key=lambda place: -scores[place])
         ordered = [replace(first[place], rank=k, rerank_score=scores[place]) for k, place in enumerate(order, 1)]
         return ordered + hits[settings.depth :]
+
+    def _with_prior(self, fused: Fused) -> tuple[Fused, Floats]:
+        """The list re-ranked by the prior, and its part of each score."""
+        if self._shares is None or self.settings.prior is None:
+            return fused, np.zeros(len(fused.documents))
+        return reranked(fused, self._shares, self.settings.prior.weight)
+
+    @cached_property
+    def prior(self) -> Prior | None:
+        """The prior that the index was built with.
+
+        Raises:
+            DataError: its file is damaged.
+        """
+        return None if self.settings.prior is None else kept_prior(self.folder)
 
     def _numbers(self, doc_ids: Collection[str]) -> Ints:
         """The numbers of documents, ascending; ids that the index does not hold are passed over."""
@@ -334,11 +297,3 @@ class HybridIndex:
         if number is None:
             raise DataError(f"{self.folder}: no document {doc_id!r}", "use a doc_id that a search returned")
         return number
-
-
-def _content_digest(folder: Path, segments: Sequence[Segment], known: Mapping[str, Any]) -> str:
-    """SHA-256 over the segments, the arrays of the statistics and what is known of the index."""
-    digests = {f"segment {place}": segment.digest for place, segment in enumerate(segments)}
-    digests |= {f"statistics {place}": folder_digest(folder / str(place)) for place in range(len(segments))}
-    digests["frequencies"] = file_digest(folder / "frequencies.npy")
-    return content_digest({**digests, "known": json.dumps(known, sort_keys=True)})

@@ -4,7 +4,7 @@ In: passages and ids. Out: versions, each an index of its own that shares its se
 
     ORIGIN                     digest of the index that the first version was
     CURRENT                    the number of the version that is searched, replaced atomically
-    versions/<number>/         statistics and description, see `index.write_version`
+    versions/<number>/         statistics and description, see `writing.write_version`
     segments/<name>/           see `segment`; never changed
 
 A change makes a segment of the new passages, and a version in which the old ones of the same ids are gone. Every folder
@@ -27,11 +27,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.manifest import MANIFEST, Manifest
-from ragray.retrieval.index import CURRENT, HybridIndex, described, version_folder, write_passages, write_version
+from ragray.retrieval.index import CURRENT, HybridIndex, described, version_folder
 from ragray.retrieval.segment import Flags, Segment, merge_segments
+from ragray.retrieval.writing import write_passages, write_version
 from ragray.schema import Passage, table_of
 
 _ORIGIN = "ORIGIN"
@@ -81,7 +81,7 @@ class IndexStore:
                 name = postings.segment.digest[:16]
                 store._put(root / "segments" / name, partial(_copy, postings.segment.folder))
                 parts.append(_Part(name, postings.live))
-            store._commit(parts, opened.settings, 1)
+            store._commit(parts, opened, 1)
         return store
 
     @property
@@ -149,7 +149,7 @@ class IndexStore:
                 name = self._add(lambda folder: write_passages(table, opened.settings, folder))
                 parts.append(_Part(name, np.ones(len(table), np.bool_)))
             replaced = len(gone) - len(set(delete))
-            version = self._commit(parts, opened.settings, self._next())
+            version = self._commit(parts, opened, self._next())
         return Change(version, len(new) - replaced, replaced, len(set(delete)))
 
     def compact(self, all_segments: bool = False) -> int | None:
@@ -183,7 +183,7 @@ class IndexStore:
             names = {part.name for part in merged}
             others = [part for part in current.values() if part.name not in names]
             others.insert(sum(part.name in current for part in parts[:first]), together)
-            return self._commit(others, now.settings, self._next())
+            return self._commit(others, now, self._next())
 
     def roll_back(self, version: int) -> None:
         """Make an earlier version the current one again; the later ones stay.
@@ -233,11 +233,11 @@ class IndexStore:
         self._put(self.root / "segments" / name, write)
         return name
 
-    def _commit(self, parts: Sequence[_Part], settings: RetrievalConfig, version: int) -> int:
-        """Make a version of these segments the current one."""
+    def _commit(self, parts: Sequence[_Part], like: HybridIndex, version: int) -> int:
+        """Make a version of these segments, with another's settings and prior, the current one."""
         opened = [(Segment(self.root / "segments" / part.name), part.live) for part in parts]
         paths = [f"../../segments/{part.name}" for part in parts]
-        self._put(self._folder(version), lambda aside: write_version(opened, paths, settings, aside))
+        self._put(self._folder(version), lambda aside: write_version(opened, paths, like.settings, aside, like.prior))
         self._point_at(version)
         return version
 

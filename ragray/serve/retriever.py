@@ -37,6 +37,7 @@ class FoundPassage:
 
     rank: int
     score: float
+    prior: float  # the part of the score that a learned prior gave
     bm25_rank: int | None
     bm25_score: float
     tfidf_rank: int | None
@@ -154,6 +155,7 @@ def _found(index: HybridIndex, query: str, hit: Hit, explain: bool) -> FoundPass
     return FoundPassage(
         rank=hit.rank,
         score=hit.score,
+        prior=hit.prior,
         bm25_rank=hit.bm25_rank,
         bm25_score=hit.bm25_score,
         tfidf_rank=hit.tfidf_rank,

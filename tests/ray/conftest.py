@@ -24,7 +24,7 @@ def ray_local() -> Iterator[None]:
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     from ragray.engine.build import build_engine
     from ragray.retrieval.confidence import FEATURES, Confidence
-    from ragray.retrieval.index import build_index
+    from ragray.retrieval.writing import build_index
 
     root = tmp_path_factory.mktemp("served")
     store = Store(str(root / "artifacts"))

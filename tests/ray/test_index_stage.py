@@ -16,7 +16,8 @@ from ragray.distributed.stage import Job, Stage
 from ragray.errors import DataError
 from ragray.manifest import files_below
 from ragray.retrieval.confidence import Confidence
-from ragray.retrieval.index import HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
+from ragray.retrieval.writing import build_index
 from ragray.schema import Passage, QARecord, table_of
 
 VERBS = ("train", "quantize", "merge", "serve", "index", "prepare", "evaluate", "deploy")

@@ -17,7 +17,7 @@ from ragray.artifact import Artifact, Store
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, ConfigError, WorkError
 from ragray.prompt import DECLINE
-from ragray.retrieval.index import build_index
+from ragray.retrieval.writing import build_index
 from ragray.serve.app import build, check_port
 
 

@@ -16,8 +16,8 @@ from small_service import PASSAGES, args_for, ask, save  # type: ignore[import-n
 from ragray.artifact import Artifact, Store
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, ConfigError
-from ragray.retrieval.index import build_index
 from ragray.retrieval.store import IndexStore
+from ragray.retrieval.writing import build_index
 from ragray.serve.app import build
 
 

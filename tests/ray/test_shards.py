@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from ragray.config import RetrievalConfig
+from ragray.config import FeedbackConfig, PriorConfig, RetrievalConfig
 from ragray.distributed.shards import open_sharded
 from ragray.errors import ArtifactError
-from ragray.retrieval.index import build_index
+from ragray.retrieval.prior import Prior
 from ragray.retrieval.store import IndexStore
+from ragray.retrieval.writing import build_index
 from ragray.schema import Passage
 
 WORDS = [f"word{number}" for number in range(80)] + ["集群", "部署"]
@@ -49,6 +50,20 @@ def test_shards_answer_as_one(ray_local: None, store: IndexStore, shards: int) -
         for hit in hits:
             assert sharded.explain(query, hit.doc_id) == whole.explain(query, hit.doc_id)
             assert sharded.passage(hit.doc_id) == whole.passage(hit.doc_id)
+
+
+def test_shards_know_the_prior_and_feed_back(ray_local: None, store: IndexStore, tmp_path: Path) -> None:
+    prior = Prior("title", "x", {"word0": (0, 9), "word1": (5, 9)})
+    settings = RetrievalConfig(
+        prior=PriorConfig(file="absent", sha256=prior.sha256, weight=1.0), feedback=FeedbackConfig()
+    )
+    (tmp_path / "built").mkdir()
+    build_index(list(store.open().corpus.passages()), settings, tmp_path / "built", prior)
+    made = IndexStore.create(tmp_path / "store", tmp_path / "built")
+    made.update([Passage("new", "word1", "word0 word1", "en", "test", "faq")])
+    hits = made.open().search("word0 word1", 300)
+    assert open_sharded(made.root, 2, {"num_cpus": 0}).search("word0 word1", 300) == hits
+    assert len({hit.prior for hit in hits}) > 2
 
 
 def test_no_index_is_said_before_actors_start(ray_local: None, tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ from ragray.distributed.tune import parts_of, tune_remotely
 from ragray.errors import EXIT_CONFIG, EXIT_DATA, EXIT_DONE
 from ragray.evaluation.collections import Collection, read_collection
 from ragray.evaluation.search_quality import evaluate_search
-from ragray.evaluation.tuning import term_settings, tune
+from ragray.evaluation.tuning import Priors, term_settings, tune
+from ragray.evaluation.tuning_prior import prior_choices, prior_of, values_with_priors
 from ragray.evaluation.tuning_values import Judged, values_of
 from ragray.schema import Passage, stable_digest, table_of
 
+WITH_PRIOR = f"retrieval.prior={{file: prior.json, sha256: '{'0' * 64}', weight: 1}}"
 WORDS = [f"word{n}" for n in range(30)] + ["训练", "集群", "clusters", "training"]
 
 
@@ -77,15 +79,26 @@ def test_tasks_find_what_one_process_finds(ray_local: None, few: None, small: Co
         return values
 
     untuned, told = RetrievalConfig(analyzer=AnalyzerConfig(chinese="words")), []
-    expected = tune(small.qrels, small.queries, untuned, 3, here)
-    found = tune_remotely(small, untuned, 3, "mrr@10", told.append)
+    choices = prior_choices([(one.title, one.source) for one in small.documents], ("title", "head"), "o")
+
+    def with_priors(asked, fold_of):  # type: ignore[no-untyped-def]
+        return np.concatenate(
+            [values_with_priors(documents, judged, fold_of, one, [out], choices, "o") for one, out in asked]
+        )
+
+    priors = Priors(choices, with_priors, lambda choice: prior_of(small, choice, "o"))
+    expected = tune(small.qrels, small.queries, untuned, 3, here, priors)
+    found = tune_remotely(small, untuned, 3, "mrr@10", told.append, ("title", "head"), "o")
+    assert (found.priors, found.prior, found.prior_choice) == (expected.priors, expected.prior, expected.prior_choice)
+    assert np.array_equal(found.without_prior, expected.without_prior) and len(set(found.priors)) > 2
     assert np.array_equal(found.held_out, expected.held_out) and np.array_equal(found.before, expected.before)
     assert (found.terms, found.titles, found.fusions) == (expected.terms, expected.titles, expected.fusions)
     assert (found.chosen, found.folds, found.difference) == (expected.chosen, expected.folds, expected.difference)
-    assert len(set(found.terms)) > 1 and len(told) == 3
+    assert len(set(found.terms)) > 1 and len(told) == 4
     assert found.before.mean() == pytest.approx(evaluate_search(small, untuned).metrics["hybrid"]["mrr@10"])
     chosen = evaluate_search(small, found.chosen).metrics["hybrid"]["mrr@10"]
-    assert found.chosen_mean == pytest.approx(chosen)
+    assert found.priors[0] == (None, pytest.approx(chosen))
+    assert found.chosen_mean == dict(found.priors)[found.prior_choice]
 
 
 def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -106,6 +119,7 @@ def test_the_command(
     assert tree["untuned"]["bm25"] == {"k1": 1.2, "b": 0.5} and len(tree["folds"]) == 3
     assert yaml.safe_load((out / "tuned.yaml").read_text())["retrieval"] == tree["tuned"]
     assert tree["metric"] == "ndcg@10" and tree["verdict"] in said.replace("\n", " ")
+    assert len(tree["priors"]) == 9  # none, title and head with 4 weights; all have the same source
     other = ("--out", tmp_path / "json", "--folds", 3, "--set", "retrieval.bm25.b=0.5", "--json")
     code, said, errors = run(capfd, folder, *other)
     assert (code, json.loads(said)) == (EXIT_DONE, tree) and "measuring" not in errors
@@ -120,6 +134,9 @@ def test_the_command(
         (["c", "--out", "o", "--metric", "ndcg@3"], EXIT_CONFIG, "write one of ndcg@10"),
         (["c", "--out", "o", "--folds", "1"], EXIT_CONFIG, "--folds"),
         (["c", "--out", "o", "--set", "retrieval.k1=1"], EXIT_CONFIG, "unknown key"),
+        (["c", "--out", "o", "--prior", "author"], EXIT_CONFIG, "write title, head, source, or none alone"),
+        (["c", "--out", "o", "--prior-separator", "("], EXIT_CONFIG, "not a regular expression"),
+        (["c", "--out", "o", "--set", WITH_PRIOR], EXIT_CONFIG, "--set retrieval.prior=null"),
         (["c", "--out", "o", "--qrels", "absent"], EXIT_DATA, "no such file"),
         (["c", "--out", "c/qrels.tsv/o"], EXIT_CONFIG, "no folder can be made in"),
         (["c", "--out", "o", "--folds", "25"], EXIT_CONFIG, "write --folds 24"),

@@ -8,7 +8,7 @@ import pytest
 
 from ragray.cli import main
 from ragray.config import RetrievalConfig
-from ragray.retrieval.index import build_index
+from ragray.retrieval.writing import build_index
 from ragray.schema import Passage
 
 

@@ -10,7 +10,7 @@ const TEXTS = {
     query: "Search the passages", find: "Search", close: "Close", you: "You", assistant: "Assistant",
     citation: "Passage", stopped: "Stopped.", cached: "from the cache",
     seconds: (ms) => `${(ms / 1000).toFixed(2)} s`, found: (n, ms) => `${n} passages in ${ms.toFixed(1)} ms`,
-    fused: "Fused rank", bm25: "BM25 rank", tfidf: "TF-IDF rank", score: (s) => `(score ${s})`, none: "not listed",
+    fused: "Fused rank", bm25: "BM25 rank", tfidf: "TF-IDF rank", prior: "Learned prior", score: (s) => `(score ${s})`, none: "not listed",
     offline: "The server cannot be reached.", broken: "The answer broke off.", untitled: "Untitled passage",
     cut: "This answer was cut at the length limit.",
   },
@@ -21,7 +21,7 @@ const TEXTS = {
     query: "检索段落", find: "检索", close: "关闭", you: "您", assistant: "助手",
     citation: "段落", stopped: "已停止。", cached: "来自缓存",
     seconds: (ms) => `${(ms / 1000).toFixed(2)} 秒`, found: (n, ms) => `${n} 个段落，用时 ${ms.toFixed(1)} 毫秒`,
-    fused: "融合排名", bm25: "BM25 排名", tfidf: "TF-IDF 排名", score: (s) => `（得分 ${s}）`, none: "未列出",
+    fused: "融合排名", bm25: "BM25 排名", tfidf: "TF-IDF 排名", prior: "先验加分", score: (s) => `（得分 ${s}）`, none: "未列出",
     offline: "无法连接服务器。", broken: "回答中断了。", untitled: "无标题段落",
     cut: "回答达到长度上限，被截断。",
   },
@@ -92,6 +92,11 @@ function ranks(list, hit) {
     const row = make("div");
     const text = rank === null ? t("none") : `${rank} ${t("score")(Number(score).toPrecision(3))}`;
     row.append(make("dt", "", t(name)), make("dd", "", text));
+    list.append(row);
+  }
+  if (hit.prior) {
+    const row = make("div");
+    row.append(make("dt", "", t("prior")), make("dd", "", `+${Number(hit.prior).toPrecision(3)}`));
     list.append(row);
   }
 }

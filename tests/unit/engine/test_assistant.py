@@ -19,7 +19,8 @@ from ragray.engine.assistant import (
 )
 from ragray.engine.protocol import Completion, EngineInfo, SamplingParams
 from ragray.retrieval.confidence import Confidence
-from ragray.retrieval.index import HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
+from ragray.retrieval.writing import build_index
 from ragray.schema import Passage
 
 PASSAGES = [

@@ -10,7 +10,8 @@ from ragray.evaluation import search_quality
 from ragray.evaluation.collections import read_collection
 from ragray.evaluation.retrieval import measure, trec_qrels, trec_run
 from ragray.evaluation.search_quality import METRICS, RETRIEVERS, evaluate_search, quality_tree
-from ragray.retrieval.index import HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
+from ragray.retrieval.writing import build_index
 
 
 def test_grades_are_gains():

@@ -6,7 +6,8 @@ import pytest
 from small_corpus import PASSAGES  # type: ignore[import-not-found]
 
 from ragray.config import RetrievalConfig
-from ragray.retrieval.index import HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
+from ragray.retrieval.writing import build_index
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ import numpy as np
 
 from ragray.config import RetrievalConfig
 from ragray.retrieval.corpus import Corpus
-from ragray.retrieval.index import SEGMENT, HybridIndex, write_version
+from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.segment import Segment, write_segment
+from ragray.retrieval.writing import SEGMENT, write_version
 from ragray.schema import Passage, table_of
 
 

@@ -19,8 +19,9 @@ from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError
 from ragray.manifest import files_below
 from ragray.retrieval.current import CurrentIndex, version_of
-from ragray.retrieval.index import HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.store import IndexStore
+from ragray.retrieval.writing import build_index
 
 
 @pytest.fixture

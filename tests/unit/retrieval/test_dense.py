@@ -20,10 +20,11 @@ from ragray.distributed.shards import open_sharded
 from ragray.errors import ArtifactError, ConfigError, EngineError
 from ragray.retrieval.confidence import Confidence
 from ragray.retrieval.current import CurrentIndex, version_of
-from ragray.retrieval.index import HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.reranker import Reranker
 from ragray.retrieval.store import IndexStore
 from ragray.retrieval.vectors import encoder_of
+from ragray.retrieval.writing import build_index
 from ragray.serve.retriever import Retriever
 from ragray.terminal import search_lines
 

@@ -15,8 +15,9 @@ from ragray.config import AnalyzerConfig, Bm25Config, FusionWeights, RetrievalCo
 from ragray.errors import ArtifactError, DataError
 from ragray.manifest import files_below
 from ragray.retrieval.fusion import reciprocal_rank_fusion
-from ragray.retrieval.index import DESCRIPTION, SEGMENT, HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.store import IndexStore
+from ragray.retrieval.writing import DESCRIPTION, SEGMENT, build_index
 
 
 def found(index: HybridIndex, query: str, top_k: int = 10) -> list[str]:

@@ -6,8 +6,9 @@ import pytest
 
 from ragray.config import RetrievalConfig
 from ragray.config_data import GuardConfig
-from ragray.retrieval.index import HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.mining import Miner
+from ragray.retrieval.writing import build_index
 from ragray.schema import Passage, QARecord
 
 TOPICS = ["port", "folder", "token", "engine", "index", "cluster"]

@@ -16,9 +16,10 @@ from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.manifest import files_below
 from ragray.retrieval.chunks import BLOCK
-from ragray.retrieval.index import SEGMENT, HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.segment import Flags, Segment, merge_segments, write_segment
 from ragray.retrieval.store import IndexStore
+from ragray.retrieval.writing import SEGMENT, build_index
 from ragray.schema import Passage, table_of
 
 WORDS = [f"word{number}" for number in range(150)] + ["集群", "部署", "训练模型"]

@@ -17,9 +17,10 @@ from ragray.config_loading import load_retrieval
 from ragray.errors import EXIT_CONFIG, ArtifactError, ConfigError
 from ragray.retrieval.analyzer import Analyzer, check_analyzer
 from ragray.retrieval.counting import count_terms, count_texts
-from ragray.retrieval.index import DESCRIPTION, HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.phrases import Phrases
 from ragray.retrieval.store import IndexStore
+from ragray.retrieval.writing import DESCRIPTION, build_index
 
 SYNONYMS = ("GPU, 显卡, graphics card", "poodle => poodle, dog", "IL-6, interleukin-6", "TT => 图形 GPU")
 WORDS = ("K8s集群", "湖仓一体", "R&D", "云")

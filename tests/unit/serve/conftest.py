@@ -13,7 +13,8 @@ from ragray.config import RetrievalConfig, ServeConfig
 from ragray.engine.protocol import Completion, EngineInfo, SamplingParams
 from ragray.retrieval.confidence import FEATURES, Confidence
 from ragray.retrieval.current import CurrentIndex
-from ragray.retrieval.index import HybridIndex, build_index
+from ragray.retrieval.index import HybridIndex
+from ragray.retrieval.writing import build_index
 from ragray.schema import Passage
 from ragray.serve.chat import Chat
 from ragray.serve.generator import Generator

@@ -15,7 +15,9 @@ from ragray.engine.protocol import Completion, SamplingParams
 from ragray.errors import EngineError
 from ragray.serve.generator import Generator
 
-RETRIEVED = Retrieved("How?", "en", (Citation(1, "d1", "How?", "So.", "s", 1, 0.1, 1, 1.0, 1, 1.0),), 0.9, True, 1.0)
+RETRIEVED = Retrieved(
+    "How?", "en", (Citation(1, "d1", "How?", "So.", "s", 1, 0.1, 0.0, 1, 1.0, 1, 1.0),), 0.9, True, 1.0
+)
 PARAMS = SamplingParams(max_new_tokens=12)
 
 

@@ -10,7 +10,7 @@ from ragray.errors import EngineError
 from ragray.prompt import DECLINE
 from ragray.serve.stream import AnswerText
 
-CITATIONS = tuple(Citation(n, f"d{n}", "title", "text", "source", n, 0.1, n, 1.0, n, 1.0) for n in (1, 2, 3))
+CITATIONS = tuple(Citation(n, f"d{n}", "title", "text", "source", n, 0.1, 0.0, n, 1.0, n, 1.0) for n in (1, 2, 3))
 RETRIEVED = Retrieved("How?", "en", CITATIONS, 0.9, True, 1.0)
 PARTS = st.sampled_from(
     ["[1]", "[2] ", "[7]", " [12]", "[", "]", "1", " ", "\n", "word", "rows[1]", "好。", "The documents do not ",
