@@ -6,10 +6,14 @@ In: a `RunConfig`. Out: artifacts. Each stage lives in its own file of this fold
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ragray.artifact import Artifact, Draft, Source, Store, artifact_key, code_digest
@@ -69,16 +73,48 @@ def bring_up_to_date(
 
     Raises:
         RagrayError: a stage cannot be done; what was finished before stays.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     store = Store(config.output)
     outcomes: dict[str, Outcome] = {}
-    for stage in stages:
-        started(stage)
-        inputs = {need: outcomes[need].artifact for need in stage.needs}
-        outcome = _bring(config, store, stage, inputs, report)
-        outcomes[stage.name] = outcome
-        finished(outcome)
+    with _heeding_interrupts() as check:
+        for stage in stages:
+            started(stage)
+            inputs = {need: outcomes[need].artifact for need in stage.needs}
+            outcome = _bring(config, store, stage, inputs, report)
+            outcomes[stage.name] = outcome
+            finished(outcome)
+            check()
     return outcomes
+
+
+@contextmanager
+def _heeding_interrupts() -> Iterator[Callable[[], None]]:
+    """Remember Ctrl-C, in the main thread: the function that is given raises `KeyboardInterrupt` if it was pressed.
+
+    Python loses the exception where it comes up in a callback of C code, such as a destructor or a compiler's, and
+    the work would go on as if nothing had been pressed.
+    """
+    pressed: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        if callable(before):
+            before(number, frame)
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""Ctrl-C that some library swallows still ends a run, after the stage that it came in."""
+
+import gc
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from ragray.config import RunConfig
+from ragray.distributed.stage import Job, Stage, bring_up_to_date
+
+
+class Swallowing:
+    """Ctrl-C comes up in its destructor, where Python only prints it."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def stage(name: str, done: list[str], swallows: bool = False) -> Stage:
+    def build(job: Job) -> None:
+        (job.draft.folder / "made.txt").write_text(name)
+        if swallows:
+            held = Swallowing()
+            del held
+            gc.collect()
+        done.append(name)
+
+    return Stage(name, 1, (), (), lambda config: {}, build, lambda artifact: "")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_swallowed_interrupt_ends_the_run_after_its_stage(tmp_path: Path) -> None:
+    config = RunConfig.model_validate(
+        {
+            "name": "interrupted",
+            "output": str(tmp_path),
+            "data": {"faq": [{"path": "none.jsonl"}]},
+            "train": {"base_model": "none"},
+        }
+    )
+    done: list[str] = []
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        bring_up_to_date(config, [stage("first", done, swallows=True), stage("second", done)])
+    assert done == ["first"]
+    assert signal.getsignal(signal.SIGINT) is before
+    bring_up_to_date(config, [stage("first", done), stage("second", done)])
+    assert done == ["first", "second"]  # what was finished stays
