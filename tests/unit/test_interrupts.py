@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,16 @@ def stage(name: str, done: list[str], swallows: bool = False) -> Stage:
     return Stage(name, 1, (), (), lambda config: {}, build, lambda artifact: "")
 
 
+@pytest.fixture
+def python_handler() -> Iterator[None]:
+    """The handler that a new process has: other tests may leave one of a library."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_swallowed_interrupt_ends_the_run_after_its_stage(tmp_path: Path) -> None:
+def test_a_swallowed_interrupt_ends_the_run_after_its_stage(python_handler: None, tmp_path: Path) -> None:
     config = RunConfig.model_validate(
         {
             "name": "interrupted",
@@ -41,10 +50,9 @@ def test_a_swallowed_interrupt_ends_the_run_after_its_stage(tmp_path: Path) -> N
         }
     )
     done: list[str] = []
-    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         bring_up_to_date(config, [stage("first", done, swallows=True), stage("second", done)])
     assert done == ["first"]
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     bring_up_to_date(config, [stage("first", done), stage("second", done)])
     assert done == ["first", "second"]  # what was finished stays
