@@ -36,7 +36,7 @@ def python_handler() -> Iterator[None]:
     """The handler that a new process has: other tests may leave one of a library."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)  # None: one of C's
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
