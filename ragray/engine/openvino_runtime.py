@@ -19,6 +19,7 @@ from ragray.config import EngineConfig
 from ragray.engine.batching import BatchingLoop, Request, RequestHandle, checked_request
 from ragray.engine.manifest import EngineManifest
 from ragray.engine.protocol import Completion, EngineInfo, SamplingParams
+from ragray.engine.signal_stack import kept_signal_stack
 from ragray.engine.tokens import load_tokenizer, stop_tokens
 from ragray.errors import EngineError
 
@@ -131,6 +132,7 @@ def _pipeline(files: Path, kv_cache: str, settings: EngineConfig) -> genai.Conti
         "INFERENCE_NUM_THREADS": settings.cpu_threads or os.cpu_count() or 1,
     }
     try:
-        return genai.ContinuousBatchingPipeline(str(files), scheduler, "CPU", properties)
+        with kept_signal_stack():
+            return genai.ContinuousBatchingPipeline(str(files), scheduler, "CPU", properties)
     except RuntimeError as error:
         raise EngineError(f"{files}: OpenVINO cannot load this engine: {error}", "build it again") from None

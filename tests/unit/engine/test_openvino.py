@@ -1,6 +1,8 @@
 """The OpenVINO engine answers as transformers does; its files repeat byte for byte and are checked on load."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -88,6 +90,30 @@ def test_stats_and_info_say_what_ran(engine: Engine, built: Build, prompts: Sequ
     assert after["completion_tokens"] - before["completion_tokens"] == sum(len(a.token_ids) for a in answers)
     assert (engine.info.kind, engine.info.weights, engine.info.device) == ("openvino", "fp32", "cpu")
     assert engine.info.digest == built.manifest.digest
+
+
+INTERRUPTED = """
+import gc, signal, sys, threading
+from pathlib import Path
+from ragray.config import EngineConfig
+from ragray.engine.runtime import load_engine
+engines = [load_engine(Path(sys.argv[1]), EngineConfig(weights="fp32", cpu_threads=1, max_batch_size=8))]
+def end():
+    engines.pop().close()
+    gc.collect()
+thread = threading.Thread(target=end)
+thread.start()
+thread.join()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_still_works_after_another_thread_closed_the_engine(built: Build, folder: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED, folder], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "interrupted\n"), ended.stderr
 
 
 def test_a_prompt_longer_than_the_context_is_refused(engine: Engine) -> None:
