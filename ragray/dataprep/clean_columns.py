@@ -234,16 +234,15 @@ def _needs_rules(raw: pa.Table, question: _Column, answer: _Column, lang: Number
 
 
 def _found_wanting(question: _Column, answer: _Column, slow: Mask, settings: CleanConfig) -> Mask:
-    """Which of the rows that are not slow have a contact line or repetitions, where `scan` could not be sure."""
-    wanting = np.zeros(len(slow), np.bool_)
+    """Which rows are slow, or have a contact line, repetitions or too many signs where `scan` could not be sure."""
+    wanting = slow.copy()
     maybe = may_be_contact(answer.found) & ("contacts" in settings.steps)
-    for row in np.flatnonzero(maybe & ~slow).tolist():
+    for row in np.flatnonzero(maybe & ~wanting).tolist():
         text = answer.text(row)
         wanting[row] = without_contacts(text, question.text(row)) != text
     for name, column in (("question", question), ("answer", answer)):
-        for row in np.flatnonzero((column.found[:, scan.FLAGS] & scan.F_REPEATS > 0) & ~slow & ~wanting).tolist():
+        for row in np.flatnonzero((column.found[:, scan.FLAGS] & scan.F_REPEATS > 0) & ~wanting).tolist():
             wanting[row] = filters.repeats(name, column.text(row), settings) is not None
-        wanting |= slow
         _refuse_by_signs(name, column.found, column.text, wanting, settings)
     return wanting
 

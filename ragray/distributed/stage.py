@@ -90,7 +90,9 @@ def bring_up_to_date(
 
 @contextmanager
 def _heeding_interrupts() -> Iterator[Callable[[], None]]:
-    """Remember Ctrl-C, in the main thread: the function that is given raises `KeyboardInterrupt` if it was pressed.
+    """Remember Ctrl-C: the function that is given raises `KeyboardInterrupt` if it was pressed.
+
+    In the main thread only, and where no other handler than Python's own is set.
 
     Python loses the exception where it comes up in a callback of C code, such as a destructor or a compiler's, and
     the work would go on as if nothing had been pressed.
@@ -100,8 +102,7 @@ def _heeding_interrupts() -> Iterator[Callable[[], None]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         pressed.append(number)
-        if callable(before):
-            before(number, frame)
+        signal.default_int_handler(number, frame)
 
     def check() -> None:
         if pressed:

@@ -248,7 +248,8 @@ def fusion_settings(settings: RetrievalConfig) -> list[RetrievalConfig]:
 def assign_folds(qrels: Mapping[str, Mapping[str, int]], queries: Sequence[str], folds: int) -> NDArray[np.int64]:
     """The fold of each query, int64 [queries]; those with the same relevant documents share one.
 
-    Groups go to the fold with the fewest queries, the largest first, in an order that depends on ids alone.
+    Groups go to the fold with the fewest queries, the largest first; those of one size in the order of the digest of
+    their first query's id.
 
     Raises:
         ConfigError: there are fewer groups than folds.

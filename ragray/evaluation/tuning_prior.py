@@ -24,7 +24,7 @@ from ragray.evaluation.collections import Collection
 from ragray.evaluation.retrieval import measure
 from ragray.evaluation.search_quality import METRICS
 from ragray.evaluation.tuning import Asked, PriorChoice, Values
-from ragray.evaluation.tuning_values import Judged
+from ragray.evaluation.tuning_values import Judged, of_lists
 from ragray.retrieval.fusion import Fused, fuse
 from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.prior import SEPARATOR, Grouping, Prior, Shares, learn, reranked
@@ -134,7 +134,7 @@ def _relevant(qrels: Mapping[str, Mapping[str, int]], queries: Iterable[str], pl
 def _fused(documents: pa.Table, judged: Judged, settings: RetrievalConfig) -> list[Fused]:
     """The whole fused list of each query."""
     with TemporaryDirectory(prefix="ragray-tune-") as name:
-        build_index(documents, settings, Path(name))
+        build_index(documents, of_lists(settings), Path(name))  # without embeddings, which are not searched
         index = HybridIndex.open(Path(name))
         asked = index.corpus.queries([index.terms(text) for text in judged.queries.values()])
         depth = None if settings.fusion_depth == "all" else settings.fusion_depth

@@ -70,18 +70,18 @@ def values_of(documents: pa.Table, judged: Judged, settings: Sequence[RetrievalC
         raise ValueError("settings that share a segment have one analyzer and one weight of titles")
     alike: defaultdict[RetrievalConfig, list[int]] = defaultdict(list)  # settings whose two rankings are the same
     for place, one in enumerate(settings):
-        alike[_of_lists(one)].append(place)
+        alike[of_lists(one)].append(place)
     values = np.zeros((len(settings), len(judged.queries)))
     with TemporaryDirectory(prefix="ragray-tune-") as name:
         folder = Path(name) / SEGMENT
         folder.mkdir()
-        write_passages(documents, _of_lists(settings[0]), folder)  # without embeddings, which are not searched
+        write_passages(documents, of_lists(settings[0]), folder)  # without embeddings, which are not searched
         segment = Segment(folder)
-        for number, (of_lists, places) in enumerate(alike.items()):
+        for number, (ranked_by, places) in enumerate(alike.items()):
             version = Path(name) / str(number)
             version.mkdir()
             live = np.ones(len(segment), np.bool_)
-            write_version([(segment, live)], [f"../{SEGMENT}"], of_lists, version)
+            write_version([(segment, live)], [f"../{SEGMENT}"], ranked_by, version)
             index = HybridIndex.open(version)
             for place, rankings in zip(places, _rankings(index, judged, settings, places, retriever), strict=True):
                 by_query = measure(rankings, judged.qrels, {judged.metric: METRICS[judged.metric]})[judged.metric]
@@ -89,7 +89,7 @@ def values_of(documents: pa.Table, judged: Judged, settings: Sequence[RetrievalC
     return values
 
 
-def _of_lists(settings: RetrievalConfig) -> RetrievalConfig:
+def of_lists(settings: RetrievalConfig) -> RetrievalConfig:
     """The settings with those of the fusion at their defaults, but for its depth."""
     fields = ("analyzer", "title_weight", "bm25", "sublinear_tf", "fusion_depth")
     return RetrievalConfig(**{field: getattr(settings, field) for field in fields})

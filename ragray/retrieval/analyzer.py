@@ -102,7 +102,7 @@ class Analyzer:
         whole = word.lower()[:_LONGEST_TERM].strip("_")
         if not whole:
             return ()
-        if stands_for := self._rules.singles.get(self._key(word)):
+        if self._rules.singles and (stands_for := self._rules.singles.get(self._key(word))):
             return stands_for
         if numbers := _NUMBERS.fullmatch(whole):
             return tuple(_shortened(numbers[1]))

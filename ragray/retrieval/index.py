@@ -191,7 +191,11 @@ class HybridIndex:
         lists = list(self.corpus.search_each(asked, self.fused_depth, absent))
         floors = asked.floors
         cut = [query[:MAX_QUERY_CHARS] for query in queries]
-        dense = itertools.repeat(None) if self.dense is None else self.dense.search_each(cut, self.fused_depth, absent)
+        dense = (
+            itertools.repeat(None, len(queries))
+            if self.dense is None
+            else self.dense.search_each(cut, self.fused_depth, absent)
+        )
         if self.settings.feedback is not None:
             counts = feedback.expansions(self, terms, lists, floors)
             again = feedback.reweighted(self.corpus.queries([list(of) for of in counts]), counts, self)
@@ -199,7 +203,7 @@ class HybridIndex:
         best = max(top_k, self.settings.reranker.depth) if self.settings.reranker and top_k > 0 else top_k
         hits = (
             self._fused(asked[number], found, floor, near, best)
-            for number, (found, floor, near) in enumerate(zip(lists, floors.tolist(), dense, strict=False))
+            for number, (found, floor, near) in enumerate(zip(lists, floors.tolist(), dense, strict=True))
         )
         return [self._reranked(query, of_query)[: max(top_k, 0)] for query, of_query in zip(cut, hits, strict=True)]
 

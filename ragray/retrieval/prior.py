@@ -94,9 +94,12 @@ class Prior:
             "group": self.group,
             "separator": self.separator,
             "smoothing": self.smoothing,
-            "groups": dict(sorted(self.groups.items())),
         }
-        return json.dumps(tree, indent=None, ensure_ascii=False).replace("], ", "],\n ") + "\n"
+        groups = (
+            f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(of)}" for name, of in sorted(self.groups.items())
+        )
+        rows = ",\n ".join(groups)
+        return f'{json.dumps(tree, ensure_ascii=False)[:-1]}, "groups": {{{rows}}}}}\n'
 
     @property
     def sha256(self) -> str:

@@ -107,7 +107,12 @@ class IndexStore:
             ArtifactError: this is no store, or the number cannot be read.
         """
         self._check()
-        return int(version_folder(self.root).name)
+        place = version_folder(self.root)
+        if place == self.root:
+            raise ArtifactError(
+                f"{self.root}: no version is current", "run `ragray live roll-back`, or create it again"
+            )
+        return int(place.name)
 
     def versions(self) -> list[int]:
         """The numbers of all versions that are kept, ascending.

@@ -170,9 +170,10 @@ def _top(packed, documents, model, query, absent, best, room, next_chunk, chunks
             found = _among_postings(packed, chunks[walked:], room, factors, lower)
         else:
             found = _among_all(room, factors, lower)
-        if walked:
+        if walked and found:
             found = _reaching(packed, chunks[:walked], first, found, documents, model, query, scale, limits, room)
-        _score(packed, chunks, first, found, documents, model, query, room, best)
+        if found:
+            _score(packed, chunks, first, found, documents, model, query, room, best)
 
 
 @kernel

@@ -209,3 +209,10 @@ def test_names_and_separators_are_checked():
     assert check_separator(SEPARATOR) == SEPARATOR
     with pytest.raises(ConfigError, match="not a regular expression"):
         check_separator("(")
+
+
+def test_names_that_look_like_json_are_kept(tmp_path):
+    passages = [("[GPU], how to", "a.md"), ('"x": [1, 2], "y"', "b.md"), ("plain\nline", "c.md")]
+    made = learn(passages, [0, 0, 2], "title")
+    assert parse_prior(made.to_json().encode(), "here") == made
+    assert set(made.groups) == {title for title, _ in passages}
