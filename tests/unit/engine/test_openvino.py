@@ -104,6 +104,7 @@ def end():
 thread = threading.Thread(target=end)
 thread.start()
 thread.join()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 try:
     signal.raise_signal(signal.SIGINT)
 except KeyboardInterrupt:
