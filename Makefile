@@ -39,7 +39,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs/configuration.md: ragray/config.py ragray/config_data.py ragray/config_reference.py $(STAMP)
+docs/configuration.md: ragray/config.py ragray/config_data.py ragray/config_train.py ragray/config_reference.py $(STAMP)
 	$(BIN)/ragray inspect fields > $@
 
 docs: docs/configuration.md

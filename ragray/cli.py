@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import ragray
-from ragray import cli_live, cli_tune
+from ragray import cli_inspect, cli_live, cli_tune
+from ragray.cli_inspect import ConfigOption, SetOption
 from ragray.config import RunConfig
 from ragray.config_loading import load_config, load_retrieval
 from ragray.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, RagrayError
@@ -41,13 +42,10 @@ app = typer.Typer(
     add_completion=False,
 )
 
+app.add_typer(cli_inspect.app, name="inspect")
 app.add_typer(cli_live.app, name="live")
 app.command("tune")(cli_tune.tune)
 
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The run's YAML file.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="A.B=C", help="Override one field; repeatable.")
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and no progress.")]
 
 
@@ -291,38 +289,11 @@ def serve(
 
 
 @app.command()
-def inspect(
-    what: Annotated[str, typer.Argument(help="'config', 'fields', or an artifact's folder.")],
-    config: Annotated[Path, typer.Option("--config", "-c")] = Path(DEMO_CONFIG),
-    set_: SetOption = None,
-) -> None:
-    """Show the resolved configuration, all its fields as Markdown, or an artifact's manifest."""
-    if what == "config":
-        typer.echo(load_config(config, set_ or ()).model_dump_json(indent=2))
-    elif what == "fields":
-        from ragray.config_reference import reference
-
-        typer.echo(reference(), nl=False)
-    else:
-        typer.echo(_open_artifact(what).manifest.to_json(), nl=False)
-
-
-@app.command()
 def lineage(artifact: Annotated[str, typer.Argument(help="An artifact's folder.")]) -> None:
     """Show what an artifact was made from, back to the source files."""
     from ragray.terminal import lineage_tree, out
 
-    out.print(lineage_tree(_open_artifact(artifact)))
-
-
-def _open_artifact(uri: str) -> Artifact:
-    from ragray.artifact import Store
-
-    root, _, _ = uri.rstrip("/").rpartition("/")
-    root, _, kind = root.rpartition("/")
-    if not kind or not root:
-        raise ConfigError(f"{uri}: not an artifact's folder", "name one like artifacts/demo/index/0123456789abcdef")
-    return Store(root).open(uri.rstrip("/"))
+    out.print(lineage_tree(cli_inspect.open_artifact(artifact)))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pydantic import (
 )  # fmt: skip
 
 from ragray.config_data import AugmentConfig, DataConfig, Positive, Section, Share
+from ragray.config_train import TrainConfig
 from ragray.config_words import check_synonyms, check_words, read_lines
 
 READ_FILES = {"read_files": True}  # context of a validation that reads the files which settings name
@@ -177,48 +178,6 @@ class RetrievalConfig(Section):
         if depth == "all" or (type(depth) is int and depth >= 1):
             return depth
         raise ValueError(f"retrieval.fusion_depth: write a number of ranks, at least 1, or all (got {depth!r})")
-
-
-class LoraConfig(Section):
-    """Low-rank adaptation (Hu et al. 2021)."""
-
-    rank: Positive = Field(16, description="rank r of the update BA")
-    alpha: Positive = Field(32, description="scale: the update is multiplied by alpha / r")
-    dropout: Share = Field(0.0, description="dropout before A")
-    target_modules: tuple[str, ...] = Field(
-        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        description="linear layers that are adapted, by name",
-    )
-
-
-class TrainConfig(Section):
-    """LoRA training by Ray Train and DeepSpeed."""
-
-    base_model: str = Field(description="folder, or hub id, of a causal language model")
-    max_leaked_share: Share = Field(
-        0.0, description="share of test questions with a near copy in training data above which training refuses"
-    )
-    lora: LoraConfig = LoraConfig()
-    epochs: float = Field(3.0, gt=0, description="passes over the training examples")
-    max_steps: Positive | None = Field(None, description="stop after so many optimizer steps")
-    learning_rate: float = Field(2e-4, gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="after the warm-up")
-    warmup_share: Share = Field(0.05, description="share of the steps with rising learning rate")
-    weight_decay: float = Field(0.0, ge=0)
-    gradient_clip: float = Field(1.0, gt=0, description="largest global gradient norm")
-    label_smoothing: Share = 0.0
-    max_length: Positive = Field(1024, description="longest example, tokens; longer ones lose their last passages")
-    tokens_per_micro_batch: Positive = Field(4096, description="tokens packed into one row")
-    global_batch_examples: Positive = Field(16, description="examples of one optimizer step, over all workers")
-    num_workers: Positive = Field(1, description="Ray Train workers")
-    use_gpu: bool = False
-    threads_per_worker: Positive = Field(1, description="CPU threads of each worker")
-    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    gradient_checkpointing: bool = False
-    checkpoint_every_steps: Positive = 50
-    keep_checkpoints: Positive = 2
-    max_failures: int = Field(2, ge=0, description="restarts after a lost worker")
 
 
 class QuantizeConfig(Section):

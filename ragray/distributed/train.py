@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from ragray.artifact import Artifact, Source, folder_digest
-from ragray.config import RunConfig, TrainConfig
+from ragray.config import RunConfig
+from ragray.config_train import TrainConfig
 from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
 from ragray.errors import ConfigError, DataError, RagrayError, WorkError

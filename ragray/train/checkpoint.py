@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from ragray.config import LoraConfig
+from ragray.config_train import LoraConfig
 from ragray.errors import ArtifactError
 from ragray.train.lora import load_adapter, save_adapter
 from ragray.train.monitor import History

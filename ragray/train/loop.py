@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed
 
-from ragray.config import TrainConfig
+from ragray.config_train import TrainConfig
 from ragray.errors import WorkError
 from ragray.schema import stable_digest
 from ragray.train.checkpoint import Checkpoint, Checkpoints, RunState

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ragray.config import LoraConfig
+from ragray.config_train import LoraConfig
 from ragray.errors import ArtifactError, ConfigError
 from ragray.schema import stable_digest
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ragray.config import TrainConfig
+from ragray.config_train import TrainConfig
 from ragray.errors import ConfigError
 from ragray.train.lora import trainable
 from ragray.train.packing import PackedRow

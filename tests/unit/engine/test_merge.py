@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ragray.artifact import folder_digest
-from ragray.config import LoraConfig
+from ragray.config_train import LoraConfig
 from ragray.engine import merge
 from ragray.engine.merge import adapter_updates, merge_adapter
 from ragray.errors import ArtifactError, EngineError

@@ -9,7 +9,7 @@ import torch
 
 from ragray import prompt
 from ragray.artifact import folder_digest
-from ragray.config import LoraConfig, TrainConfig
+from ragray.config_train import LoraConfig, TrainConfig
 from ragray.errors import ConfigError, WorkError
 from ragray.train.checkpoint import Checkpoints
 from ragray.train.examples import prompt_tokens, read_examples

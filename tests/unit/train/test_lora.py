@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ragray.artifact import folder_digest
-from ragray.config import LoraConfig
+from ragray.config_train import LoraConfig
 from ragray.errors import ArtifactError, ConfigError
 from ragray.train.loading import load_model
 from ragray.train.lora import attach_lora, load_adapter, lora_delta, save_adapter, set_adapter, trainable

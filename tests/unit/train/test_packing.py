@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragray.config import LoraConfig
+from ragray.config_train import LoraConfig
 from ragray.train.examples import Example, read_examples
 from ragray.train.loading import load_model, load_tokenizer
 from ragray.train.lora import attach_lora, trainable

@@ -1,0 +1,78 @@
+"""The commands `ragray inspect ...`: show settings, artifacts and what training is made of, without running it.
+
+In: arguments. Out: text on the screen, or files where a command says so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ragray.config_loading import load_config
+from ragray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ragray.artifact import Artifact
+
+_ARTIFACT = "artifact"
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The run's YAML file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="A.B=C", help="Override one field; repeatable.")
+]
+
+
+class _FoldersToo(TyperGroup):
+    """Takes what is no command's name for an artifact's folder."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        known = args[0] in self.commands or args[0].startswith("-")
+        return super().resolve_command(ctx, args if known else [_ARTIFACT, *args])
+
+
+app = typer.Typer(cls=_FoldersToo, help="Show settings, artifacts and what training is made of.", no_args_is_help=True)
+
+
+@app.command()
+def config(
+    config: ConfigOption = Path("configs/demo.yaml"),
+    set_: SetOption = None,
+) -> None:
+    """Show the resolved configuration, with all defaults and overrides."""
+    typer.echo(load_config(config, set_ or ()).model_dump_json(indent=2))
+
+
+@app.command()
+def fields() -> None:
+    """Show all fields of the configuration as Markdown."""
+    from ragray.config_reference import reference
+
+    typer.echo(reference(), nl=False)
+
+
+@app.command(_ARTIFACT)
+def artifact(folder: Annotated[str, typer.Argument(help="An artifact's folder.")]) -> None:
+    """Show an artifact's manifest; `ragray inspect FOLDER` does the same."""
+    typer.echo(open_artifact(folder).manifest.to_json(), nl=False)
+
+
+def open_artifact(uri: str) -> Artifact:
+    """The artifact in a folder of a store.
+
+    Raises:
+        ConfigError: the path is none of a store's.
+        ArtifactError: there is no whole artifact.
+    """
+    from ragray.artifact import Store
+
+    root, _, _ = uri.rstrip("/").rpartition("/")
+    root, _, kind = root.rpartition("/")
+    if not kind or not root:
+        raise ConfigError(
+            f"{uri}: no artifact's folder",
+            "name one like artifacts/demo/index/0123456789abcdef; `ragray inspect --help` lists what else can be shown",
+        )
+    return Store(root).open(uri.rstrip("/"))
