@@ -138,7 +138,7 @@ class HybridIndex:
             raise ArtifactError(f"{folder}: its terms were made with other settings than it names", _REBUILD)
         self.corpus = corpus
         self.dense: Dense | None = None
-        self._reranker: str = description.get("reranker", "")
+        self.reranker: str = description["reranker"] if self.settings.reranker else ""  # the digest of its model
         self._shares: Shares | None = mapped(folder, PRIOR) if self.settings.prior else None
 
     @classmethod
@@ -237,7 +237,7 @@ class HybridIndex:
         if settings is None or not hits:
             return hits
         first = hits[: settings.depth]
-        scores = reranker_of(settings, self._reranker).scores(query, [self.passage(hit.doc_id) for hit in first])
+        scores = reranker_of(settings, self.reranker).scores(query, [self.passage(hit.doc_id) for hit in first])
         order = sorted(range(len(first)), key=lambda place: -scores[place])
         ordered = [replace(first[place], rank=k, rerank_score=scores[place]) for k, place in enumerate(order, 1)]
         return ordered + hits[settings.depth :]

@@ -244,6 +244,11 @@ def test_another_reranker_and_those_of_no_single_score_are_refused(tmp_path: Pat
     (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
     with pytest.raises(ArtifactError, match="not the reranker that the index was made with"):
         index.search("stop", 1)
+    store = IndexStore.create(tmp_path / "store", tmp_path / "index")
+    store.update([passage("new", "", "stop")])
+    assert store.open().reranker == index.reranker  # what a store was created with, not what lies there now
+    with pytest.raises(ArtifactError, match="not the reranker that the index was made with"):
+        store.open().search("stop", 1)
     with pytest.raises(ConfigError, match="3 classes"):
         Reranker(make_reranker(classes, classes=3))
     with pytest.raises(ConfigError, match="BertModel is no cross-encoder"):  # its head would have random weights
