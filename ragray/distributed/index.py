@@ -28,13 +28,11 @@ from ragray.retrieval.writing import SEGMENT, build_index, write_passages, write
 from ragray.schema import Passage, QARecord, records_of, table_of
 
 IN_PROCESS_BELOW = 20_000  # passages
-INDEX_CODE = tuple(
-    f"retrieval.{name}"
-    for name in (
-        "analyzer", "bm25", "chunks", "counting", "feedback", "index", "local_models", "phrases", "prior", "reranker",
-        "scoring", "segment", "statistics", "stopwords", "strings", "tfidf", "vectors", "word_rules", "writing",
-    )
+_OF_RETRIEVAL = (
+    "analyzer", "bm25", "chunks", "counting", "feedback", "index", "local_models", "phrases", "prior", "reranker",
+    "scoring", "segment", "statistics", "stopwords", "strings", "tfidf", "vectors", "word_rules", "writing",
 )  # fmt: skip
+INDEX_CODE = ("config_words", "dataprep.language", *(f"retrieval.{name}" for name in _OF_RETRIEVAL))
 _PART_PASSAGES = 20_000  # of a task, at least
 _LIMIT_S = 24 * 3600.0
 
