@@ -140,6 +140,9 @@ class HybridIndex:
         self.dense: Dense | None = None
         self.reranker: str = description["reranker"] if self.settings.reranker else ""  # the digest of its model
         self._shares: Shares | None = mapped(folder, PRIOR) if self.settings.prior else None
+        documents = sum(segment["documents"] for segment in description["segments"])
+        if self._shares is not None and self._shares.shape != (documents,):
+            raise ArtifactError(f"{folder}: {PRIOR}.npy is not of its {documents:,} documents", _REBUILD)
 
     @classmethod
     def open(cls, folder: Path) -> HybridIndex:
