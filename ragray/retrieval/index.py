@@ -290,7 +290,11 @@ class HybridIndex:
         Raises:
             DataError: the index has no such document.
         """
-        parts = self.corpus.contributions(self.query_terms(query), self.number(doc_id))
+        return self.contributions(self.query_terms(query), doc_id)
+
+    def contributions(self, query: QueryTerms, doc_id: str) -> list[TermContribution]:
+        """`explain` for a query that was analyzed before."""
+        parts = self.corpus.contributions(query, self.number(doc_id))
         named = [TermContribution(str(self.corpus.term_at(place)), b, t) for place, b, t in parts]
         return sorted(named, key=lambda part: (-part.bm25, -part.tfidf, part.term))
 
