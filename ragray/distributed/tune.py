@@ -16,7 +16,7 @@ from ragray.config import AnalyzerConfig, RetrievalConfig
 from ragray.distributed.session import connect
 from ragray.distributed.task_errors import run_tasks
 from ragray.evaluation.collections import Collection
-from ragray.evaluation.tuning import Asked, Priors, Retriever, Tuning, Values, assign_folds, check_no_prior, tune
+from ragray.evaluation.tuning import Asked, Priors, Retriever, Tuning, Values, assign_folds, check_start, tune
 from ragray.evaluation.tuning_prior import by_settings, prior_choices, prior_of, values_with_priors
 from ragray.evaluation.tuning_values import Judged, check_metric, values_of
 from ragray.retrieval.prior import SEPARATOR, Grouping, check_separator
@@ -45,12 +45,12 @@ def tune_remotely(
 
     Raises:
         ConfigError: there is no such metric, there are fewer groups of queries than folds, the settings have a prior
-            already, or the separator is no regular expression.
+            or feedback, or the separator is no regular expression.
         WorkError: Ray cannot be joined, or workers were lost too often.
     """
     check_metric(metric)
     check_separator(separator)
-    check_no_prior(untuned)
+    check_start(untuned)
     assign_folds(collection.qrels, list(collection.queries), folds)  # an error comes before Ray starts
     import ray
 

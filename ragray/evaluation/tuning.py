@@ -127,9 +127,9 @@ def tune(
         priors: what the last step tries; by default there is none.
 
     Raises:
-        ConfigError: there are fewer groups of queries than folds, or the settings have a prior already.
+        ConfigError: there are fewer groups of queries than folds, or the settings have a prior or feedback.
     """
-    check_no_prior(untuned)
+    check_start(untuned)
     fold_of = assign_folds(qrels, list(queries), folds)
     training = [fold_of != fold for fold in range(folds)] + [np.ones(len(queries), np.bool_)]
     held: list[int | None] = [*range(folds), None]
@@ -183,15 +183,15 @@ def tune(
     )  # fmt: skip
 
 
-def check_no_prior(settings: RetrievalConfig) -> None:
-    """See that a search starts without a prior, which may have learned from the same judgements, and without feedback.
+def check_start(settings: RetrievalConfig) -> None:
+    """See that a search can start from these settings: without feedback, which is not measured, and without a prior.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: they have one of them.
     """
     if settings.feedback is not None:
         raise ConfigError(
-            "retrieval.feedback: settings are tuned without feedback", "add --set retrieval.feedback=null"
+            "retrieval.feedback: the search measures settings without feedback", "add --set retrieval.feedback=null"
         )
     if settings.prior is not None:
         raise ConfigError(
