@@ -75,6 +75,7 @@ class IndexStore:
         for name in ("versions", "segments"):
             (root / name).mkdir(parents=True, exist_ok=True)
         (root / _ORIGIN).write_text(_digest_of(index, opened) + "\n")
+        _sync(root / _ORIGIN)
         with store._locked():
             parts = []
             for postings in opened.corpus.parts:
