@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
@@ -121,7 +120,7 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ArtifactError(f"{folder}: no index here: {error.filename or error}", _REBUILD) from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{folder}: the index is damaged: {error}", _REBUILD) from None
 
 
@@ -150,6 +149,7 @@ class HybridIndex:
 
         Raises:
             ArtifactError: there is none, it is damaged, or another analyzer or format made it.
+            ConfigError: a package that its analyzer needs is not installed.
         """
         place = version_folder(Path(folder))
         description = described(place)
