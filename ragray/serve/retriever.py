@@ -172,7 +172,7 @@ class RetrieverReplica(Retriever):
 
     def __init__(self, index_uri: str, confidence_uri: str, follows: bool) -> None:
         from ragray.retrieval.confidence import Confidence
-        from ragray.retrieval.current import CurrentIndex
+        from ragray.retrieval.current import WARM_UP, CurrentIndex
         from ragray.retrieval.index import HybridIndex
 
         index: HybridIndex | CurrentIndex
@@ -180,7 +180,7 @@ class RetrieverReplica(Retriever):
             index = CurrentIndex(Path(index_uri), logger=logging.getLogger("ray.serve"))
         else:
             index = HybridIndex.open(open_artifact(index_uri, "index").folder)
-            index.search("warm up 预热", 1)  # both languages' tokenizers are loaded now, not during the first question
+            index.search(WARM_UP, 1)  # what it loads is there when the first question comes
         super().__init__(index, Confidence.open(open_artifact(confidence_uri, "calibrate").folder))
 
 
