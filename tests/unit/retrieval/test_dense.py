@@ -81,6 +81,16 @@ def test_the_list_is_that_of_the_model_s_cosines(precision: str, near: float, mo
         assert all(a >= b - near for a, b in itertools.pairwise(best))
 
 
+def test_a_blank_query_in_a_batch_finds_nothing_and_changes_no_other(model: Path, tmp_path: Path) -> None:
+    index = built(tmp_path / "index", with_dense(model))
+    first, *found, last = index.search_batch(["  ", *QUERIES, ""], 20)
+    assert first == last == []
+    for hits, query in zip(found, QUERIES, strict=True):
+        alone = index.search(query, 20)
+        assert [hit.doc_id for hit in hits] == [hit.doc_id for hit in alone]
+        assert [hit.dense_score for hit in hits] == pytest.approx([hit.dense_score for hit in alone], abs=1e-6)
+
+
 def test_three_lists_are_fused_by_their_ranks(model: Path, tmp_path: Path) -> None:
     index = built(tmp_path / "index", with_dense(model, fusion_weights={"bm25": 1.0, "tfidf": 1.0, "dense": 0.5}))
     plain = built(tmp_path / "plain", RetrievalConfig())
