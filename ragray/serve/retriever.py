@@ -1,9 +1,8 @@
 """Retrieval as a part of the served application.
 
-In: questions. Out: what is shown to the model (`Retrieved`), or hits with the ranks and scores of both
-retrievers, and for an index that changes the version that gave them. `Retriever` is a plain class: a Serve
-deployment wraps it, and an ingress may hold it in process; `RemoteRetriever` is the same interface over a
-deployment handle.
+In: questions. Out: what is shown to the model (`Retrieved`), or hits with their rank and score in each list, and for an
+index that changes the version that gave them. `Retriever` is a plain class: a Serve deployment wraps it, and an ingress
+may hold it in process; `RemoteRetriever` is the same interface over a deployment handle.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class FoundPassage:
-    """One search hit with its passage: fused rank and score, and those of each retriever."""
+    """One search hit with its passage: fused rank and score, and those of each list."""
 
     rank: int
     score: float

@@ -1,4 +1,4 @@
-"""Search results carry the ranks of both retrievers; retrieval decides by the calibrated threshold."""
+"""Search results carry their ranks in each list; retrieval decides by the calibrated threshold."""
 
 import asyncio
 from dataclasses import asdict
