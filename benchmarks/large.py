@@ -22,8 +22,8 @@ from harness import publish
 
 from ragray.config import RetrievalConfig
 from ragray.retrieval.index import HybridIndex
-from ragray.retrieval.segment import Segment, write_segment
-from ragray.retrieval.writing import build_index, write_version
+from ragray.retrieval.segment import Segment
+from ragray.retrieval.writing import build_index, write_passages, write_version
 from ragray.schema import Passage
 
 _TOP_K, _SHARDS = 10, 3
@@ -43,14 +43,12 @@ def passages_of(files: Sequence[Path]) -> pa.Table:
 
 def build_sharded(passages: pa.Table, folder: Path) -> None:
     """An index of as many segments as there are shards."""
-    from ragray.retrieval.analyzer import Analyzer
-
     settings, parts = RetrievalConfig(), []
     size = -(-len(passages) // _SHARDS)
     for shard in range(_SHARDS):
         place = folder / f"part{shard}"
         place.mkdir()
-        write_segment(passages.slice(shard * size, size), Analyzer(settings.analyzer).terms, place)
+        write_passages(passages.slice(shard * size, size), settings, place)
         parts.append((Segment(place), np.ones(min(size, len(passages) - shard * size), np.bool_)))
     write_version(parts, [segment.folder.name for segment, _ in parts], settings, folder)
 
@@ -116,10 +114,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ragray-benchmark-") as folder:
         made = row(args.corpus, queries, Path(folder))
     columns = (
-        "documents", "terms", "build s", "MiB of passages in memory", "peak MiB", "index MiB, with passages",
+        "documents", "terms", "build s", "peak MiB before building", "peak MiB", "index MiB, with passages",
         "open ms", "search p50 / p99 ms", f"equal in {_SHARDS} shards", "shards p50 / p99 ms",
     )  # fmt: skip
-    setting = f"{', '.join(file.name for file in args.corpus)}; one process, {_SHARDS} actors; top {_TOP_K}"
+    files = ", ".join(f"{file.absolute().parent.name}/{file.name}" for file in args.corpus)
+    setting = f"{files}; one process, {_SHARDS} actors; top {_TOP_K}"
     publish("large", setting, columns, [made], not args.no_record)
 
 

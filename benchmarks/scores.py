@@ -121,7 +121,8 @@ def main() -> None:
     args = parser.parse_args()
     made = [row for folder in args.data for row in rows(folder, args.count)]
     columns = ("collection", "documents", "queries", "score", "greatest difference, all documents", "of the 100 best")
-    publish("scores", f"k1 {_K1}, b {_B}, float64", columns, made, not args.no_record)
+    setting = f"the first {args.count} queries of each collection; k1 {_K1}, b {_B}, float64"
+    publish("scores", setting, columns, made, not args.no_record)
 
 
 if __name__ == "__main__":

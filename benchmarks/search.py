@@ -11,6 +11,7 @@ each and fuses them; `seed` does the same with scikit-learn and rank-bm25, as a 
 from __future__ import annotations
 
 import argparse
+import atexit
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +28,13 @@ def _lines(path: Path, count: int | None) -> list[str]:
     return lines[:count] if count else lines
 
 
+def _folder() -> Path:
+    """A new folder, removed when the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="ragray-benchmark-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
 def _index(args: argparse.Namespace) -> Any:
     import numpy as np
 
@@ -37,7 +45,7 @@ def _index(args: argparse.Namespace) -> Any:
     from ragray.schema import Passage, table_of
 
     settings = RetrievalConfig(bm25=Bm25Config(variant="lucene", k1=_K1, b=_B), sublinear_tf=False)
-    folder = Path(tempfile.mkdtemp(prefix="ragray-benchmark-"))
+    folder = _folder()
     (folder / SEGMENT).mkdir()
     lines = _lines(args.corpus, args.documents)
     passages = table_of(Passage, (Passage(str(n), "", line, "en", "", "document") for n, line in enumerate(lines)))
@@ -102,7 +110,7 @@ def _start_tantivy(args: argparse.Namespace) -> Work:
     builder = tantivy.SchemaBuilder()
     builder.add_text_field("body", stored=False, tokenizer_name="whitespace", index_option="freq", fast=False)
     schema = builder.build()
-    index = tantivy.Index(schema, path=tempfile.mkdtemp(prefix="ragray-benchmark-"))
+    index = tantivy.Index(schema, path=str(_folder()))
     writer = index.writer(heap_size=1_000_000_000, num_threads=args.threads)
     for line in lines:
         writer.add_document(tantivy.Document(body=line))
@@ -124,7 +132,7 @@ def _start_tantivy(args: argparse.Namespace) -> Work:
 def _start_pisa(args: argparse.Namespace) -> Work:
     pisa = _pisa()
     lines, queries = _lines(args.corpus, args.documents), _lines(args.queries, args.count)
-    folder = Path(tempfile.mkdtemp(prefix="ragray-benchmark-"))
+    folder = _folder()
     source, built, context = folder / "documents.txt", folder / "index", pisa.RetrievalContext()
     source.write_text("".join(f"{n} {line}\n" for n, line in enumerate(lines)), encoding="utf-8")
     built.mkdir()

@@ -45,7 +45,7 @@ def tune(
     """Search the retriever's settings on a test collection, cross-validated, and write a report."""
     from ragray.distributed.tune import tune_remotely
     from ragray.evaluation.collections import read_collection
-    from ragray.evaluation.tuning import check_no_prior
+    from ragray.evaluation.tuning import check_start
     from ragray.evaluation.tuning_report import prior_lines, tuning_tree, verdict, write_tuning
     from ragray.evaluation.tuning_values import check_metric
     from ragray.retrieval.prior import SEPARATOR, check_groupings, check_separator
@@ -54,7 +54,7 @@ def tune(
 
     settings = load_retrieval(config, set_ or ())
     check_metric(metric)
-    check_no_prior(settings)
+    check_start(settings)
     groupings, separator = check_groupings(prior), check_separator(prior_separator or SEPARATOR)
     _check_writable(out)
     collection = read_collection(folder, queries, qrels)

@@ -89,12 +89,12 @@ def check_synonyms(lines: Iterable[str], where: str) -> tuple[str, ...]:
     for rule in rules:
         for phrase in rule.phrases:
             other = line_of.setdefault(_folded(phrase), rule.line)
-            if other is not rule.line:
+            if other != rule.line:
                 raise ValueError(contradiction(where, phrase, other, rule.line))
     rewritten = {_folded(phrase): rule for rule in rules if rule.right for phrase in rule.phrases}
     for rule in rules:
         for phrase in rule.right:
-            if (other_rule := rewritten.get(_folded(phrase), rule)) is not rule:
+            if (other_rule := rewritten.get(_folded(phrase), rule)) != rule:
                 raise ValueError(chain(where, phrase, rule.line, other_rule.line))
     return found
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ragray.evaluation.collections import Collection
     from ragray.evaluation.search_quality import SearchQuality
     from ragray.retrieval.index import Hit, HybridIndex
-    from ragray.schema import Passage
+    from ragray.retrieval.postings import QueryTerms
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140)
@@ -136,66 +136,56 @@ def answer_panel(question: str, answer: Answer) -> Panel:
 
 def search_lines(index: HybridIndex, query: str, hits: Sequence[Hit], explain: bool, as_json: bool) -> list[str]:
     """The hits of a query as plain lines, or as one JSON document."""
+    told = _asked_again(index, query) if explain else {}
+    terms = index.query_terms(query) if explain else None
+    trees = [_hit_tree(index, hit, terms, told) for hit in hits]
     if as_json:
-        return [json.dumps([_hit_tree(index, query, hit, explain) for hit in hits], ensure_ascii=False)]
-    lines = _feedback_lines(index, query) if explain else []
-    for hit in hits:
-        passage = index.passage(hit.doc_id)
-        lines.append(
-            f"{hit.rank}. {passage.title or passage.text[:60]}  ({hit.doc_id})\n"
-            f"   fused {hit.score:.4f}{_prior_part(index, hit)},"
-            f" BM25 rank {hit.bm25_rank or '-'} score {hit.bm25_score:.3f},"
-            f" TF-IDF rank {hit.tfidf_rank or '-'} score {hit.tfidf_score:.3f}"
-            + (
-                f", embeddings rank {hit.dense_rank or '-'} cosine {hit.dense_score:.3f}"
-                if hit.dense_score is not None
-                else ""
-            )
-            + (f", reranker {hit.rerank_score:.3f}" if hit.rerank_score is not None else "")
-        )
-        if explain:
-            lines += _prior_lines(index, passage)
-            lines += [
-                f"     {c.term}: BM25 {c.bm25:.3f}, TF-IDF {c.tfidf:.3f}" for c in index.explain(query, hit.doc_id)
-            ]
+        return [json.dumps(trees, ensure_ascii=False)]
+    again = ", ".join(f"{term} {count:.2f}" for term, count in told.get("asked_again", {}).items())
+    lines = [f"asked again with: {again or 'nothing'}"] if told else []
+    for hit, tree in zip(hits, trees, strict=True):
+        lines += _hit_lines(hit, tree, index.settings.prior is not None)
     return lines if hits else [*lines, "nothing found"]
 
 
-def _feedback_lines(index: HybridIndex, query: str) -> list[str]:
-    """What the query is asked again with."""
+def _asked_again(index: HybridIndex, query: str) -> dict[str, Any]:
+    """What the query is asked again with; nothing where there is no feedback."""
     if index.settings.feedback is None:
-        return []
+        return {}
     from ragray.retrieval.feedback import terms_of
 
-    terms = ", ".join(f"{term} {count:.2f}" for term, count in terms_of(index, query).items())
-    return [f"asked again with: {terms or 'nothing'}"]
+    return {"asked_again": terms_of(index, query)}
 
 
-def _prior_part(index: HybridIndex, hit: Hit) -> str:
-    return "" if index.settings.prior is None else f" (of it the prior {hit.prior:.4f})"
-
-
-def _prior_lines(index: HybridIndex, passage: Passage) -> list[str]:
-    """Why the prior favours a passage."""
-    if index.prior is None:
-        return []
-    group, relevant, passages = index.prior.counts(passage.title, passage.source)
-    return [f"     prior: {relevant:,} judgements of relevance for the {passages:,} passages of {group!r}"]
-
-
-def _hit_tree(index: HybridIndex, query: str, hit: Hit, explain: bool) -> dict[str, Any]:
+def _hit_tree(index: HybridIndex, hit: Hit, terms: QueryTerms | None, told: Mapping[str, Any]) -> dict[str, Any]:
+    """A hit with its passage and, where the query's terms are given, why it was found."""
     passage = index.passage(hit.doc_id)
-    tree = {**asdict(hit), "title": passage.title, "text": passage.text}
-    if explain:
-        if index.settings.feedback is not None:
-            from ragray.retrieval.feedback import terms_of
-
-            tree["asked_again"] = terms_of(index, query)
-        tree["terms"] = [asdict(contribution) for contribution in index.explain(query, hit.doc_id)]
+    tree = {**asdict(hit), "title": passage.title, "text": passage.text, **told}
+    if terms is not None:
+        tree["terms"] = [asdict(contribution) for contribution in index.contributions(terms, hit.doc_id)]
         if index.prior is not None:
             counts = index.prior.counts(passage.title, passage.source)
             tree["prior_group"] = dict(zip(("group", "relevant", "passages"), counts, strict=True))
     return tree
+
+
+def _hit_lines(hit: Hit, tree: Mapping[str, Any], with_prior: bool) -> list[str]:
+    parts = [
+        f"   fused {hit.score:.4f}" + (f" (of it the prior {hit.prior:.4f})" if with_prior else ""),
+        f"BM25 rank {hit.bm25_rank or '-'} score {hit.bm25_score:.3f}",
+        f"TF-IDF rank {hit.tfidf_rank or '-'} score {hit.tfidf_score:.3f}",
+    ]
+    if hit.dense_score is not None:
+        parts.append(f"embeddings rank {hit.dense_rank or '-'} cosine {hit.dense_score:.3f}")
+    if hit.rerank_score is not None:
+        parts.append(f"reranker {hit.rerank_score:.3f}")
+    lines = [f"{hit.rank}. {tree['title'] or tree['text'][:60]}  ({hit.doc_id})\n{', '.join(parts)}"]
+    if group := tree.get("prior_group"):
+        lines.append(
+            f"     prior: {group['relevant']:,} judgements of relevance for the {group['passages']:,} passages"
+            f" of {group['group']!r}"
+        )
+    return lines + [f"     {c['term']}: BM25 {c['bm25']:.3f}, TF-IDF {c['tfidf']:.3f}" for c in tree.get("terms", ())]
 
 
 def collection_lines(collection: Collection) -> list[str]:

@@ -17,6 +17,7 @@ from ragray.dataprep.normalize import CODE
 Verdict = tuple[str, str] | None
 
 MARKS = frozenset(".,;:!?'\"()-/，。、；：？！“”‘’（）《》〈〉【】「」『』—–…·～")  # a text may be full of these
+FREE_MARKERS = 3  # hash signs and ellipses that any text may have
 MIN_REPEATS = 3  # of the most frequent n-gram
 MIN_LINES = 4
 MIN_LINE_CHARS = 20  # a shorter one ("Click Save.") may be needed twice
@@ -65,12 +66,12 @@ def symbols(name: str, text: str, limit: float) -> Verdict:
 
 
 def _markers(name: str, text: str, limit: float) -> Verdict:
-    """Hash signs and ellipses for each word (Gopher: 0.1); three of them are always allowed.
+    """Hash signs and ellipses for each word (Gopher: 0.1), where there are more than `FREE_MARKERS`.
 
     A heading's mark, `C#`, `#21#` and a colour are none.
     """
     found = len(_HASH.findall(text)) + (len(_ELLIPSIS.findall(text)) if "…" in text or ".." in text else 0)
-    if found <= 3:
+    if found <= FREE_MARKERS:
         return None
     words = len(_WORD.findall(text))
     if found <= limit * words:

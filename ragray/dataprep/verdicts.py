@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from ragray.compiled import inlined, kernel
 from ragray.config_data import CleanConfig
 from ragray.dataprep.clean import language_of
+from ragray.dataprep.filters import FREE_MARKERS
 from ragray.dataprep.language import HAN_SHARE, LATIN_SHARE, OTHER_SHARE, reads_english
 from ragray.dataprep.scan import (
     ACCENTED,
@@ -50,7 +51,6 @@ SCRIPTS = ("", "Hans", "Hant")
 
 _OTHER, _ENGLISH, _CHINESE = range(3)
 _NOT_GIVEN = -1
-_ALWAYS_ALLOWED = 3  # # and ellipses
 _CONTACT_DIGITS = 7  # of a telephone number
 _reads_english = inlined(reads_english)
 
@@ -138,5 +138,5 @@ def _refuse(
         refused[row] |= (
             (chars < shortest) | (chars > longest) | (says == 0) | ((one[FLAGS] & F_SLOW) != 0)
             | (one[SYMBOLS] > symbol_share * max(1, chars - one[BLANKS]))
-            | ((one[MARKERS] > _ALWAYS_ALLOWED) & (one[MARKERS] > marker_share * one[WORDS]))
+            | ((one[MARKERS] > FREE_MARKERS) & (one[MARKERS] > marker_share * one[WORDS]))
         )  # fmt: skip

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -83,6 +84,15 @@ def start(name: str, work: Work[T], *arguments: Any, options: Mapping[str, Any],
         **options,
     )
     return FolderTask(name, time.monotonic() + limit_s, limit_s, task.remote(work, arguments))
+
+
+def collect_all(tasks: Sequence[FolderTask[T]], folders: Sequence[Path]) -> list[T]:
+    """`collect` for each of the tasks, into its folder.
+
+    All at once: a task keeps its CPU until its files are fetched, and another one may wait for it.
+    """
+    with ThreadPoolExecutor(max(len(tasks), 1)) as threads:
+        return list(threads.map(FolderTask.collect, tasks, folders))
 
 
 def local_folder(artifact: Artifact) -> Path:

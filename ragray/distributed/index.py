@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 
 from ragray.artifact import Artifact
 from ragray.config import RetrievalConfig, RunConfig
-from ragray.distributed.folder_task import start
+from ragray.distributed.folder_task import collect_all, start
 from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
 from ragray.retrieval.segment import Segment, merge_segments
@@ -28,13 +27,11 @@ from ragray.retrieval.writing import SEGMENT, build_index, write_passages, write
 from ragray.schema import Passage, QARecord, records_of, table_of
 
 IN_PROCESS_BELOW = 20_000  # passages
-INDEX_CODE = tuple(
-    f"retrieval.{name}"
-    for name in (
-        "analyzer", "bm25", "chunks", "counting", "feedback", "index", "local_models", "phrases", "prior", "reranker",
-        "scoring", "segment", "statistics", "stopwords", "strings", "tfidf", "vectors", "word_rules", "writing",
-    )
+_OF_RETRIEVAL = (
+    "analyzer", "bm25", "chunks", "counting", "feedback", "index", "local_models", "phrases", "prior", "reranker",
+    "scoring", "segment", "statistics", "stopwords", "strings", "tfidf", "vectors", "word_rules", "writing",
 )  # fmt: skip
+INDEX_CODE = ("config_words", "dataprep.language", *(f"retrieval.{name}" for name in _OF_RETRIEVAL))
 _PART_PASSAGES = 20_000  # of a task, at least
 _LIMIT_S = 24 * 3600.0
 
@@ -96,12 +93,11 @@ def build_in_parts(passages: pa.Table, settings: RetrievalConfig, folder: Path, 
         )
         for part, (begin, end) in enumerate(itertools.pairwise(edges))
     ]  # fmt: skip
-    with TemporaryDirectory(prefix="ragray-index-") as name, ThreadPoolExecutor(parts) as threads:
+    with TemporaryDirectory(prefix="ragray-index-") as name:
         places = [Path(name) / str(part) for part in range(parts)]
         for place in places:
             place.mkdir()
-        # All at once: a task keeps its CPU until its files are fetched, and another one may wait for it.
-        list(threads.map(lambda task, place: task.collect(place), tasks, places))
+        collect_all(tasks, places)
         segments = [(segment, np.ones(len(segment), np.bool_)) for segment in map(Segment, places)]
         target = folder / SEGMENT
         target.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragray.artifact import Artifact
 from ragray.config import RunConfig
-from ragray.distributed.folder_task import local_folder, start
+from ragray.distributed.folder_task import collect_all, local_folder, start
 from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
 
@@ -28,17 +28,14 @@ _RESOURCES: Mapping[str, Mapping[str, Any]] = {"bitsandbytes_int8": {"num_cpus":
 def _build(job: Job) -> None:
     connect()
     merged = job.inputs["merge"]
-    tasks = {
-        method: start(
-            f"quantize {method}", _quantize, method, merged, options=_RESOURCES[method], limit_s=_TIME_LIMIT_S
-        )
-        for method in job.config.quantize.methods
-    }
-    records: dict[str, Any] = {}
-    for method, task in tasks.items():
-        job.report(f"quantizing by {method}")
-        record = task.collect(job.draft.folder / method)
-        records[method] = asdict(record)
+    methods = list(dict.fromkeys(job.config.quantize.methods))
+    job.report(f"quantizing by {', '.join(methods)}")
+    tasks = [
+        start(f"quantize {method}", _quantize, method, merged, options=_RESOURCES[method], limit_s=_TIME_LIMIT_S)
+        for method in methods
+    ]
+    made = collect_all(tasks, [job.draft.folder / method for method in methods])
+    records: dict[str, Any] = {method: asdict(record) for method, record in zip(methods, made, strict=True)}
     text = json.dumps(records, indent=2, sort_keys=True)
     (job.draft.folder / QUANTIZE_JSON).write_text(text + "\n", encoding="utf-8")
     job.draft.counts["methods"] = len(records)

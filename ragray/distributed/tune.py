@@ -16,7 +16,17 @@ from ragray.config import AnalyzerConfig, RetrievalConfig
 from ragray.distributed.session import connect
 from ragray.distributed.task_errors import run_tasks
 from ragray.evaluation.collections import Collection
-from ragray.evaluation.tuning import Asked, Priors, Retriever, Tuning, Values, assign_folds, check_no_prior, tune
+from ragray.evaluation.tuning import (
+    Asked,
+    PriorChoice,
+    Priors,
+    Retriever,
+    Tuning,
+    Values,
+    assign_folds,
+    check_start,
+    tune,
+)
 from ragray.evaluation.tuning_prior import by_settings, prior_choices, prior_of, values_with_priors
 from ragray.evaluation.tuning_values import Judged, check_metric, values_of
 from ragray.retrieval.prior import SEPARATOR, Grouping, check_separator
@@ -45,48 +55,63 @@ def tune_remotely(
 
     Raises:
         ConfigError: there is no such metric, there are fewer groups of queries than folds, the settings have a prior
-            already, or the separator is no regular expression.
+            or feedback, or the separator is no regular expression.
         WorkError: Ray cannot be joined, or workers were lost too often.
     """
     check_metric(metric)
     check_separator(separator)
-    check_no_prior(untuned)
+    check_start(untuned)
     assign_folds(collection.qrels, list(collection.queries), folds)  # an error comes before Ray starts
-    import ray
-
+    choices = prior_choices(
+        [(document.title, document.source) for document in collection.documents], groupings, separator
+    )
     connect()
-    documents = ray.put(table_of(Passage, collection.documents))
-    judged = ray.put(Judged(collection.queries, collection.qrels, metric))
-    cpus: float = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+    tasks = _Tasks(collection, metric, choices, separator, report)
+    priors = Priors(choices, tasks.with_priors, lambda choice: prior_of(collection, choice, separator))
+    return tune(collection.qrels, collection.queries, untuned, folds, tasks.measured, priors)
 
-    def measured(settings: Sequence[RetrievalConfig], retriever: Retriever) -> Values:
-        parts = parts_of(settings, int(cpus))
+
+class _Tasks:
+    """What a search measures, as Ray tasks that share the documents and judgements."""
+
+    def __init__(
+        self, collection: Collection, metric: str, choices: Sequence[PriorChoice], separator: str,
+        report: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        import ray
+
+        self._documents = ray.put(table_of(Passage, collection.documents))
+        self._judged = ray.put(Judged(collection.queries, collection.qrels, metric))
+        cpus: float = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+        self._cpus, self._queries = int(cpus), len(collection.queries)
+        self._choices, self._separator, self._report = choices, separator, report
+
+    def measured(self, settings: Sequence[RetrievalConfig], retriever: Retriever) -> Values:
+        """The metric of each setting for each query, float64 [settings, queries]."""
+        parts = parts_of(settings, self._cpus)
         what = "terms and BM25" if retriever == "bm25" else "fusion"
-        report(f"measuring {len(settings):,} settings of {what} in {len(parts)} tasks")
-        arguments = [(documents, judged, [settings[place] for place in part], retriever) for part in parts]
-        values = np.zeros((len(settings), len(collection.queries)))
+        self._report(f"measuring {len(settings):,} settings of {what} in {len(parts)} tasks")
+        arguments = [(self._documents, self._judged, [settings[place] for place in part], retriever) for part in parts]
+        values = np.zeros((len(settings), self._queries))
         for part, found in zip(parts, run_tasks(f"measuring {what}", values_of, arguments), strict=True):
             values[part] = found
         return values
 
-    choices = prior_choices(
-        [(document.title, document.source) for document in collection.documents], groupings, separator
-    )
-
-    def with_priors(asked: Sequence[Asked], fold_of: NDArray[np.int64]) -> Values:
+    def with_priors(self, asked: Sequence[Asked], fold_of: NDArray[np.int64]) -> Values:
+        """The metric without a prior and with each, float64 [asked, 1 + choices, queries]."""
         groups = by_settings(asked)
-        report(f"measuring {len(choices)} priors in {len(groups)} tasks")
+        self._report(f"measuring {len(self._choices)} priors in {len(groups)} tasks")
         arguments = [
-            (documents, judged, fold_of, settings, [asked[place][1] for place in places], choices, separator)
+            (
+                self._documents, self._judged, fold_of, settings, [asked[place][1] for place in places], self._choices,
+                self._separator,
+            )
             for settings, places in groups.items()
-        ]
-        values = np.zeros((len(asked), 1 + len(choices), len(collection.queries)))
+        ]  # fmt: skip
+        values = np.zeros((len(asked), 1 + len(self._choices), self._queries))
         for places, found in zip(groups.values(), run_tasks("priors", values_with_priors, arguments), strict=True):
             values[places] = found
         return values
-
-    priors = Priors(choices, with_priors, lambda choice: prior_of(collection, choice, separator))
-    return tune(collection.qrels, collection.queries, untuned, folds, measured, priors)
 
 
 def parts_of(settings: Sequence[RetrievalConfig], tasks: int) -> list[list[int]]:

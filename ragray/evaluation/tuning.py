@@ -18,7 +18,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ SAMPLES, SEED = 10_000, 17  # of the test
 
 Values = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Means = tuple[tuple[RetrievalConfig, float], ...]  # settings and their mean over queries
 Retriever = Literal["bm25", "hybrid"]
 Measure = Callable[[Sequence[RetrievalConfig], Retriever], Values]  # [settings, queries], queries in their order
 
@@ -88,9 +89,9 @@ class Tuning:
     before: Values  # [queries], by the untuned settings
     folds: tuple[Fold, ...]
     difference: Difference  # of `held_out` and `before`
-    terms: tuple[tuple[RetrievalConfig, float], ...]  # first step: each setting and its mean by BM25 alone
-    titles: tuple[tuple[RetrievalConfig, float], ...]  # second step: each weight of titles and its mean by BM25 alone
-    fusions: tuple[tuple[RetrievalConfig, float], ...]  # third step: the untuned settings, then those with a fusion
+    terms: Means  # first step: each setting and its mean by BM25 alone
+    titles: Means  # second step: each weight of titles and its mean by BM25 alone
+    fusions: Means  # third step: the untuned settings, then those with a fusion
 
     without_prior: Values  # [queries], as `held_out`, by what the steps before chose
     priors: tuple[tuple[PriorChoice | None, float], ...]  # last step; each query's prior never saw its fold
@@ -127,71 +128,105 @@ def tune(
         priors: what the last step tries; by default there is none.
 
     Raises:
-        ConfigError: there are fewer groups of queries than folds, or the settings have a prior already.
+        ConfigError: there are fewer groups of queries than folds, or the settings have a prior or feedback.
     """
-    check_no_prior(untuned)
+    check_start(untuned)
     fold_of = assign_folds(qrels, list(queries), folds)
     training = [fold_of != fold for fold in range(folds)] + [np.ones(len(queries), np.bool_)]
-    held: list[int | None] = [*range(folds), None]
-    terms = term_settings(untuned, queries.values())
-    by_bm25 = measure(terms, "bm25")
-    titled = [title_settings(terms[best_of(by_bm25, of)]) for of in training]
-    weighed = list(dict.fromkeys(itertools.chain.from_iterable(titled)))
-    by_weight = dict(zip(weighed, measure(weighed, "bm25"), strict=True))
-    of_titles = [np.array([by_weight[one] for one in some]) for some in titled]
-    firsts = [some[best_of(values, of)] for some, values, of in zip(titled, of_titles, training, strict=True)]
-    fused = {first: fusion_settings(first) for first in dict.fromkeys(firsts)}
-    asked = [untuned, *itertools.chain.from_iterable(fused.values())]
-    measured = measure(asked, "hybrid")
-    rows, start = {}, 1
-    for first, settings in fused.items():  # the untuned settings stand before each, so that ties keep them
-        rows[first] = np.array([0, *range(start, start + len(settings))])
-        start += len(settings)
-    chosen = [int(rows[first][best_of(measured[rows[first]], of)]) for first, of in zip(firsts, training, strict=True)]
-    each = np.arange(len(queries))
-    without_prior, before = measured[np.array(chosen)[fold_of], each], measured[0]
-    # [folds and all, none and choices, queries]
-    with_priors = measured[np.array(chosen)][:, None]
-    if priors is not None and priors.choices:
-        with_priors = priors.measure([(asked[row], fold) for row, fold in zip(chosen, held, strict=True)], fold_of)
-    choices = [None, *(priors.choices if priors is not None else ())]
+    terms, titles, ranked = _choose_lists(untuned, queries.values(), training, measure)
+    fused = _choose_fusions(untuned, ranked, training, measure)
+    choices, with_priors = _with_priors(fused, priors, fold_of)
     taken = [prior_of_best(values, of) for values, of in zip(with_priors, training, strict=True)]
+    each, before = np.arange(len(queries)), fused.values[0]
     held_out = with_priors[fold_of, np.array(taken)[fold_of], each]
     choice = choices[taken[-1]]
     return Tuning(
         untuned=untuned,
-        chosen=asked[chosen[-1]],
+        chosen=fused.chosen[-1],
         chosen_mean=float(with_priors[-1, taken[-1]].mean()),
         queries=tuple(queries),
         held_out=held_out,
         before=before,
         folds=tuple(
-            Fold(
-                int(of.sum()), asked[chosen[fold]], float(held_out[of].mean()), float(before[of].mean()),
-                choices[taken[fold]],
-            )
-            for fold, of in enumerate(fold_of == fold for fold in range(folds))
+            Fold(int(of.sum()), chosen, float(held_out[of].mean()), float(before[of].mean()), choices[place])
+            for chosen, place, of in zip(fused.chosen, taken, (fold_of == fold for fold in range(folds)), strict=False)
         ),
         difference=Resampling(SAMPLES, SEED).compare(held_out.tolist(), before.tolist(), "tune"),
-        terms=_with_means(terms, by_bm25),
-        titles=_with_means(titled[-1], of_titles[-1]),
-        fusions=_with_means([asked[row] for row in rows[firsts[-1]]], measured[rows[firsts[-1]]]),
-        without_prior=without_prior,
-        priors=tuple(zip(choices, with_priors[-1].mean(axis=1).tolist(), strict=False)),
+        terms=terms,
+        titles=titles,
+        fusions=fused.tried,
+        without_prior=fused.values[np.array(fused.rows)[fold_of], each],
+        priors=tuple(zip(choices, with_priors[-1].mean(axis=1).tolist(), strict=True)),
         prior_choice=choice,
         prior=None if choice is None or priors is None else priors.learn(choice),
-    )  # fmt: skip
+    )
 
 
-def check_no_prior(settings: RetrievalConfig) -> None:
-    """See that a search starts without a prior, which may have learned from the same judgements, and without feedback.
+def _choose_lists(
+    untuned: RetrievalConfig, queries: Iterable[str], training: Sequence[Flags], measure: Measure
+) -> tuple[Means, Means, list[RetrievalConfig]]:
+    """The first two steps: terms and weights of titles tried, by all queries, and what each part of them chooses."""
+    terms = term_settings(untuned, queries)
+    by_bm25 = measure(terms, "bm25")
+    titled = [title_settings(terms[best_of(by_bm25, of)]) for of in training]
+    weighed = list(dict.fromkeys(itertools.chain.from_iterable(titled)))
+    by_weight = dict(zip(weighed, measure(weighed, "bm25"), strict=True))
+    of_titles = [np.array([by_weight[one] for one in some]) for some in titled]
+    chosen = [some[best_of(values, of)] for some, values, of in zip(titled, of_titles, training, strict=True)]
+    return _with_means(terms, by_bm25), _with_means(titled[-1], of_titles[-1]), chosen
+
+
+class _Fused(NamedTuple):
+    """The third step."""
+
+    asked: list[RetrievalConfig]  # the untuned settings, then those with a fusion
+    values: Values  # [asked, queries]
+    rows: list[int]  # of those that each part of the queries chooses
+    tried: Means  # by all queries
+
+    @property
+    def chosen(self) -> list[RetrievalConfig]:
+        """What each part of the queries chooses."""
+        return [self.asked[row] for row in self.rows]
+
+
+def _choose_fusions(
+    untuned: RetrievalConfig, ranked: Sequence[RetrievalConfig], training: Sequence[Flags], measure: Measure
+) -> _Fused:
+    """Try fusions of what each part of the queries chose before."""
+    fused = {first: fusion_settings(first) for first in dict.fromkeys(ranked)}
+    asked = [untuned, *itertools.chain.from_iterable(fused.values())]
+    values = measure(asked, "hybrid")
+    rows_of, start = {}, 1
+    for first, settings in fused.items():  # the untuned settings stand before each, so that ties keep them
+        rows_of[first] = np.array([0, *range(start, start + len(settings))])
+        start += len(settings)
+    rows = [
+        int(rows_of[first][best_of(values[rows_of[first]], of)]) for first, of in zip(ranked, training, strict=True)
+    ]
+    last = rows_of[ranked[-1]]
+    return _Fused(asked, values, rows, _with_means([asked[row] for row in last], values[last]))
+
+
+def _with_priors(
+    fused: _Fused, priors: Priors | None, fold_of: NDArray[np.int64]
+) -> tuple[list[PriorChoice | None], Values]:
+    """None and the priors to try, and what they give, [parts of the queries, none and choices, queries]."""
+    if priors is None or not priors.choices:
+        return [None], fused.values[np.array(fused.rows)][:, None]
+    held: list[int | None] = [*range(len(fused.rows) - 1), None]
+    return [None, *priors.choices], priors.measure(list(zip(fused.chosen, held, strict=True)), fold_of)
+
+
+def check_start(settings: RetrievalConfig) -> None:
+    """See that a search can start from these settings: without feedback, which is not measured, and without a prior.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: they have one of them.
     """
     if settings.feedback is not None:
         raise ConfigError(
-            "retrieval.feedback: settings are tuned without feedback", "add --set retrieval.feedback=null"
+            "retrieval.feedback: the search measures settings without feedback", "add --set retrieval.feedback=null"
         )
     if settings.prior is not None:
         raise ConfigError(
@@ -302,5 +337,5 @@ def _weights(kept: FusionWeights, share: float) -> FusionWeights:
     return kept.model_copy(update={"bm25": share, "tfidf": round(1.0 - share, 10)})
 
 
-def _with_means(settings: Sequence[RetrievalConfig], values: Values) -> tuple[tuple[RetrievalConfig, float], ...]:
+def _with_means(settings: Sequence[RetrievalConfig], values: Values) -> Means:
     return tuple(zip(settings, values.mean(axis=1).tolist(), strict=True))

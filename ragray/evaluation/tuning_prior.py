@@ -1,4 +1,4 @@
-"""The third step of a search for settings: whether a learned prior helps queries that it did not learn from.
+"""The last step of a search for settings: whether a learned prior helps queries that it did not learn from.
 
 In: documents, judged queries with their folds, fused settings, and priors to try. Out: one value for each prior and
 query. Every query is measured with a prior that was learned without the query's own fold, also where it only helps to

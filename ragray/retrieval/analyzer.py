@@ -213,6 +213,7 @@ def check_analyzer(recorded: Mapping[str, Any], where: str) -> Analyzer:
 
     Raises:
         ArtifactError: this ragray's analyzer is another one, or knows other options.
+        ConfigError: see `Analyzer`.
     """
     if recorded.get("name") != NAME or recorded.get("version") != VERSION:
         raise ArtifactError(

@@ -144,7 +144,6 @@ def counts_in(packed, at, documents, places, counts):  # type: ignore[no-untyped
     """
     single, several = np.int64(packed[at + 1]), np.int64(packed[at + 2])
     begin = at + HEADER
-    counts[: len(documents)] = 0
     if single >= BITMAP:
         for k in range(len(documents)):
             counts[k] = packed[begin + (documents[k] >> 4)] >> (documents[k] & 15) & 1
@@ -152,6 +151,8 @@ def counts_in(packed, at, documents, places, counts):  # type: ignore[no-untyped
         _find_each(packed, begin, single, documents, places)
         for k in range(len(documents)):
             counts[k] = packed[places[k]] == documents[k]
+    else:
+        counts[: len(documents)] = 0
     if several:
         _find_each(packed, begin + min(single, BITMAP), several, documents, places)
         for k in range(len(documents)):

@@ -18,7 +18,7 @@ from ragray.retrieval.index import HybridIndex, version_folder
 _LOOK_EVERY_S = 0.1
 _RETRY_S = 2.0  # after which a version that could not be opened is tried again
 _TRIAL_CHARS = 200
-_TRIAL = "warm up 预热"  # loads the tokenizers of both languages
+WARM_UP = "warm up 预热"  # a query that loads the tokenizers of both languages
 
 
 class CurrentIndex:
@@ -110,7 +110,7 @@ def _tried(index: HybridIndex) -> HybridIndex:
     try:
         for part in index.corpus.parts:
             first = part.segment.passage(0)
-            index.search(f"{_TRIAL} {first.title} {first.text[:_TRIAL_CHARS]}", 1)
+            index.search(f"{WARM_UP} {first.title} {first.text[:_TRIAL_CHARS]}", 1)
     except (OSError, EOFError, ValueError, IndexError, KeyError) as error:
         raise ArtifactError(f"{index.folder}: the index is damaged: {error}", "`ragray live roll-back`") from None
     return index

@@ -7,7 +7,7 @@ cosines because all vectors have length 1.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,24 +100,23 @@ class Dense:
         at_once = max(1, min(_QUERIES, _COSINES // max(len(self._live), 1)))
         for begin in range(0, len(queries), at_once):
             group = queries[begin : begin + at_once]
-            asked = [place for place, query in enumerate(group) if query.strip()]
+            asked = [bool(query.strip()) for query in group]
             cosines = np.zeros((len(group), len(self._live)), np.float32)
-            if asked:
-                vectors = self.encoder().queries([group[place] for place in asked])
-                cosines[asked] = np.concatenate([_products(part, vectors) for part in self._parts], axis=1)
+            if any(asked):
+                self._multiply(self.encoder().queries(group), cosines)
             for place, row in enumerate(cosines):
-                usable = self._live.copy() if place in asked else np.zeros(len(row), np.bool_)
+                usable = self._live & asked[place]
                 if absent is not None:
                     usable[absent[begin + place]] = False
                 scores = row.astype(np.float64)
                 documents = ranked(scores, np.flatnonzero(usable), len(row) if depth is None else depth)
                 yield Near((documents, scores[documents]), row)
 
-
-def _products(vectors: NDArray[Any], queries: Vectors) -> Vectors:
-    """float32 [queries, documents]."""
-    found = np.empty((len(queries), len(vectors)), np.float32)
-    for begin in range(0, len(vectors), _ROWS):
-        rows = vectors[begin : begin + _ROWS].astype(np.float32, copy=False)
-        np.matmul(queries, rows.T, out=found[:, begin : begin + len(rows)])
-    return found
+    def _multiply(self, queries: Vectors, cosines: Vectors) -> None:
+        """Write to `cosines`, float32 [queries, documents], those of all documents."""
+        start = 0
+        for vectors in self._parts:
+            for begin in range(0, len(vectors), _ROWS):
+                rows = vectors[begin : begin + _ROWS].astype(np.float32, copy=False)
+                np.matmul(queries, rows.T, out=cosines[:, start : start + len(rows)])
+                start += len(rows)

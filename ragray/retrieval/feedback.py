@@ -67,10 +67,10 @@ def expanded(
         for term, count in counts.items():
             model[term] += share * count / length  # type: ignore[assignment]
     best = sorted(model.items(), key=lambda item: (-item[1], item[0]))[: settings.terms]
-    total = sum(weight for _, weight in best)
-    mixed = {term: (1.0 - settings.weight) * count for term, count in Counter(query).items()}
-    if not total > 0.0:
-        return {term: float(count) for term, count in Counter(query).items()}
+    total, asked = sum(weight for _, weight in best), Counter(query)
+    if not total > 0.0:  # the query alone, at its full weight
+        return {term: float(count) for term, count in asked.items()}
+    mixed = {term: (1.0 - settings.weight) * count for term, count in asked.items()}
     for term, weight in best:
         mixed[term] = mixed.get(term, 0.0) + settings.weight * len(query) * weight / total
     return {term: count for term, count in mixed.items() if count > 0.0}

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from ragray.config import RetrievalConfig
 from ragray.errors import ArtifactError, DataError
@@ -121,7 +120,7 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ArtifactError(f"{folder}: no index here: {error.filename or error}", _REBUILD) from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{folder}: the index is damaged: {error}", _REBUILD) from None
 
 
@@ -138,8 +137,11 @@ class HybridIndex:
             raise ArtifactError(f"{folder}: its terms were made with other settings than it names", _REBUILD)
         self.corpus = corpus
         self.dense: Dense | None = None
-        self._reranker: str = description.get("reranker", "")
+        self.reranker: str = description["reranker"] if self.settings.reranker else ""  # the digest of its model
         self._shares: Shares | None = mapped(folder, PRIOR) if self.settings.prior else None
+        documents = sum(segment["documents"] for segment in description["segments"])
+        if self._shares is not None and self._shares.shape != (documents,):
+            raise ArtifactError(f"{folder}: {PRIOR}.npy is not of its {documents:,} documents", _REBUILD)
 
     @classmethod
     def open(cls, folder: Path) -> HybridIndex:
@@ -147,6 +149,7 @@ class HybridIndex:
 
         Raises:
             ArtifactError: there is none, it is damaged, or another analyzer or format made it.
+            ConfigError: a package that its analyzer needs is not installed.
         """
         place = version_folder(Path(folder))
         description = described(place)
@@ -237,7 +240,7 @@ class HybridIndex:
         if settings is None or not hits:
             return hits
         first = hits[: settings.depth]
-        scores = reranker_of(settings, self._reranker).scores(query, [self.passage(hit.doc_id) for hit in first])
+        scores = reranker_of(settings, self.reranker).scores(query, [self.passage(hit.doc_id) for hit in first])
         order = sorted(range(len(first)), key=lambda place: -scores[place])
         ordered = [replace(first[place], rank=k, rerank_score=scores[place]) for k, place in enumerate(order, 1)]
         return ordered + hits[settings.depth :]
@@ -287,7 +290,11 @@ class HybridIndex:
         Raises:
             DataError: the index has no such document.
         """
-        parts = self.corpus.contributions(self.query_terms(query), self.number(doc_id))
+        return self.contributions(self.query_terms(query), doc_id)
+
+    def contributions(self, query: QueryTerms, doc_id: str) -> list[TermContribution]:
+        """`explain` for a query that was analyzed before."""
+        parts = self.corpus.contributions(query, self.number(doc_id))
         named = [TermContribution(str(self.corpus.term_at(place)), b, t) for place, b, t in parts]
         return sorted(named, key=lambda part: (-part.bm25, -part.tfidf, part.term))
 

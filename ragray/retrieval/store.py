@@ -75,6 +75,7 @@ class IndexStore:
         for name in ("versions", "segments"):
             (root / name).mkdir(parents=True, exist_ok=True)
         (root / _ORIGIN).write_text(_digest_of(index, opened) + "\n")
+        _sync(root / _ORIGIN)
         with store._locked():
             parts = []
             for postings in opened.corpus.parts:
@@ -239,10 +240,11 @@ class IndexStore:
         return name
 
     def _commit(self, parts: Sequence[_Part], like: HybridIndex, version: int) -> int:
-        """Make a version of these segments, with another's settings and prior, the current one."""
+        """Make a version of these segments, with another's settings, prior and reranker, the current one."""
         opened = [(Segment(self.root / "segments" / part.name), part.live) for part in parts]
         paths = [f"../../segments/{part.name}" for part in parts]
-        self._put(self._folder(version), lambda aside: write_version(opened, paths, like.settings, aside, like.prior))
+        write = partial(write_version, opened, paths, like.settings, prior=like.prior, reranker=like.reranker)
+        self._put(self._folder(version), write)
         self._point_at(version)
         return version
 

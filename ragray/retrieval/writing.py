@@ -69,7 +69,7 @@ def write_passages(passages: pa.Table, settings: RetrievalConfig, folder: Path) 
 
 def write_version(
     parts: Sequence[tuple[Segment, Flags]], paths: Sequence[str], settings: RetrievalConfig, folder: Path,
-    prior: Prior | None = None,
+    prior: Prior | None = None, reranker: str = "",
 ) -> dict[str, int]:  # fmt: skip
     """Write what makes segments an index: their statistics and, last, its description; returns the counts.
 
@@ -79,9 +79,11 @@ def write_version(
         settings: of the index.
         folder: where to.
         prior: see `build_index`.
+        reranker: the digest of its model, where it was recorded before; by default its folder is read.
 
     Raises:
         DataError: no document is live, or the prior's file cannot be used.
+        ConfigError: the folder of the reranker holds no model that may be loaded.
     """
     if not any(live.any() for _, live in parts):
         raise DataError("there is nothing to index: no passages", "check `data.faq` and `data.documents`")
@@ -100,7 +102,7 @@ def write_version(
     if settings.dense is not None:
         known["dense"] = known_of([segment.folder for segment, _ in parts])._asdict()
     if settings.reranker is not None:
-        known["reranker"] = digest_of(Path(settings.reranker.model))
+        known["reranker"] = reranker or digest_of(Path(settings.reranker.model))
     named = [
         {"path": path, "documents": len(segment), **of_segment}
         for path, (segment, _), of_segment in zip(paths, parts, numbers, strict=True)

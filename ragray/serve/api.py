@@ -188,7 +188,7 @@ class SearchRequest(BaseModel):
 
     query: Text = Field(description="what to look for")
     top_k: int = Field(10, ge=1, le=100, description="hits to return")
-    explain: bool = Field(False, description="also what each term of the query adds to both scores of a hit")
+    explain: bool = Field(False, description="also what each term adds to a hit's scores by BM25 and TF-IDF")
 
 
 def check_text(text: str, max_chars: int, param: str) -> str:

@@ -141,7 +141,7 @@ def _add_chat(api: FastAPI, door: Door) -> None:
 def _add_search(api: FastAPI, door: Door) -> None:
     @api.post("/v1/search")
     async def search(request: SearchRequest) -> dict[str, Any]:
-        """Find passages, with the ranks and scores of both retrievers, and what each term adds if that is asked for."""
+        """Find passages, with their rank and score in each list, and what each term adds if that is asked for."""
         begun = time.perf_counter()
         query = check_text(request.query, door.limits.max_question_chars, "query")
         found = await door.retriever.search(query, request.top_k, request.explain)

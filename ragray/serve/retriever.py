@@ -1,9 +1,8 @@
 """Retrieval as a part of the served application.
 
-In: questions. Out: what is shown to the model (`Retrieved`), or hits with the ranks and scores of both
-retrievers, and for an index that changes the version that gave them. `Retriever` is a plain class: a Serve
-deployment wraps it, and an ingress may hold it in process; `RemoteRetriever` is the same interface over a
-deployment handle.
+In: questions. Out: what is shown to the model (`Retrieved`), or hits with their rank and score in each list, and for an
+index that changes the version that gave them. `Retriever` is a plain class: a Serve deployment wraps it, and an ingress
+may hold it in process; `RemoteRetriever` is the same interface over a deployment handle.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from ragray.retrieval.confidence import Confidence
     from ragray.retrieval.current import CurrentIndex
     from ragray.retrieval.index import Hit, HybridIndex, TermContribution
+    from ragray.retrieval.postings import QueryTerms
 
 
 P = ParamSpec("P")
@@ -33,7 +33,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class FoundPassage:
-    """One search hit with its passage: fused rank and score, and those of each retriever."""
+    """One search hit with its passage: fused rank and score, and those of each list."""
 
     rank: int
     score: float
@@ -114,7 +114,8 @@ class Retriever:
         """The best `top_k` passages, with `explain` also what each term adds to their scores."""
         index = await self._latest()
         hits = await _aside(index, index.search, query, top_k)
-        return Found(tuple(_found(index, query, hit, explain) for hit in hits), self._lineage(index))
+        terms = index.query_terms(query) if explain else None
+        return Found(tuple(_found(index, hit, terms) for hit in hits), self._lineage(index))
 
     async def followed(self) -> Followed | None:
         """The version that the next question is answered from; None for an index that never changes."""
@@ -150,27 +151,10 @@ async def _aside(index: HybridIndex, call: Callable[P, R], *args: P.args, **kwar
     return await asyncio.to_thread(call, *args, **kwargs) if index.runs_models else call(*args, **kwargs)
 
 
-def _found(index: HybridIndex, query: str, hit: Hit, explain: bool) -> FoundPassage:
-    passage = index.passage(hit.doc_id)
-    return FoundPassage(
-        rank=hit.rank,
-        score=hit.score,
-        prior=hit.prior,
-        bm25_rank=hit.bm25_rank,
-        bm25_score=hit.bm25_score,
-        tfidf_rank=hit.tfidf_rank,
-        tfidf_score=hit.tfidf_score,
-        doc_id=passage.doc_id,
-        title=passage.title,
-        text=passage.text,
-        source=passage.source,
-        kind=passage.kind,
-        lang=passage.lang,
-        dense_rank=hit.dense_rank,
-        dense_score=hit.dense_score,
-        rerank_score=hit.rerank_score,
-        terms=tuple(index.explain(query, hit.doc_id)) if explain else None,
-    )
+def _found(index: HybridIndex, hit: Hit, query: QueryTerms | None) -> FoundPassage:
+    """A hit with its passage, and with what each term adds where a query is given."""
+    terms = None if query is None else tuple(index.contributions(query, hit.doc_id))
+    return FoundPassage(**{**asdict(index.passage(hit.doc_id)), **asdict(hit)}, terms=terms)
 
 
 class RetrieverReplica(Retriever):
@@ -187,7 +171,7 @@ class RetrieverReplica(Retriever):
 
     def __init__(self, index_uri: str, confidence_uri: str, follows: bool) -> None:
         from ragray.retrieval.confidence import Confidence
-        from ragray.retrieval.current import CurrentIndex
+        from ragray.retrieval.current import WARM_UP, CurrentIndex
         from ragray.retrieval.index import HybridIndex
 
         index: HybridIndex | CurrentIndex
@@ -195,7 +179,7 @@ class RetrieverReplica(Retriever):
             index = CurrentIndex(Path(index_uri), logger=logging.getLogger("ray.serve"))
         else:
             index = HybridIndex.open(open_artifact(index_uri, "index").folder)
-            index.search("warm up 预热", 1)  # both languages' tokenizers are loaded now, not during the first question
+            index.search(WARM_UP, 1)  # what it loads is there when the first question comes
         super().__init__(index, Confidence.open(open_artifact(confidence_uri, "calibrate").folder))
 
 

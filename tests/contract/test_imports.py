@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ragray.distributed.index import INDEX_CODE
+
 ROOT = Path(__file__).parents[2] / "ragray"
 ORDER = [
     "errors", "compiled", "schema", "config_words", "config_data", "config_train", "config", "config_loading",
@@ -78,3 +80,10 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(' '.join(sorted(m.split('.')[0] for m in sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert HEAVY.isdisjoint(loaded), sorted(HEAVY.intersection(loaded))
+
+
+def test_an_index_is_made_again_when_code_that_makes_its_terms_changes() -> None:
+    trees = [ast.parse((ROOT / "retrieval" / f"{name}.py").read_text("utf-8")) for name in ("analyzer", "word_rules")]
+    needed = {name for tree in trees for name, _ in imported(tree) if name.startswith("ragray.")}
+    checked_apart = {"ragray.config", "ragray.errors"}  # settings are part of the key
+    assert needed - checked_apart <= {f"ragray.{name}" for name in INDEX_CODE}

@@ -12,7 +12,7 @@ from ragray.artifact import Artifact, Store
 from ragray.config import EngineConfig, RunConfig
 from ragray.config_loading import validate_config
 from ragray.distributed import build_engine, quantize
-from ragray.distributed.folder_task import PIECE_BYTES, start
+from ragray.distributed.folder_task import PIECE_BYTES, collect_all, start
 from ragray.distributed.stage import Job, Stage
 from ragray.engine.protocol import SamplingParams
 from ragray.engine.runtime import load_engine
@@ -99,6 +99,21 @@ def test_a_tasks_folder_arrives_whole_in_pieces(tmp_path: Path) -> None:
     assert task.collect(tmp_path) == "filled"
     assert (tmp_path / "nested" / "big.bin").read_bytes() == bytes(range(256)) * (size // 256)
     assert (tmp_path / "empty.txt").read_bytes() == b""
+
+
+def test_a_task_that_waits_for_the_cpu_of_another_may_be_collected_before_it(tmp_path: Path) -> None:
+    def fill(number: int, out: Path) -> int:
+        for part in range(12):  # more pieces than wait for their reader
+            (out / f"{part}").write_text(str(number))
+        return number
+
+    import ray
+
+    whole = {"num_cpus": int(ray.cluster_resources()["CPU"])}
+    tasks = [start("fill", fill, number, options=whole, limit_s=30) for number in range(3)]
+    folders = [tmp_path / str(number) for number in range(3)]
+    assert collect_all(tasks[::-1], folders[::-1]) == [2, 1, 0]
+    assert [(folder / "11").read_text() for folder in folders] == ["0", "1", "2"]
 
 
 def test_a_task_that_no_node_can_run_ends_at_its_time_limit(tmp_path: Path) -> None:

@@ -137,6 +137,7 @@ def test_the_command(
         (["c", "--out", "o", "--prior", "author"], EXIT_CONFIG, "write title, head, source, or none alone"),
         (["c", "--out", "o", "--prior-separator", "("], EXIT_CONFIG, "not a regular expression"),
         (["c", "--out", "o", "--set", WITH_PRIOR], EXIT_CONFIG, "--set retrieval.prior=null"),
+        (["c", "--out", "o", "--set", "retrieval.feedback={}"], EXIT_CONFIG, "--set retrieval.feedback=null"),
         (["c", "--out", "o", "--qrels", "absent"], EXIT_DATA, "no such file"),
         (["c", "--out", "c/qrels.tsv/o"], EXIT_CONFIG, "no folder can be made in"),
         (["c", "--out", "o", "--folds", "25"], EXIT_CONFIG, "write --folds 24"),

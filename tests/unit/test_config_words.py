@@ -113,6 +113,12 @@ def test_synonyms_that_are_read() -> None:
     )
 
 
+def test_the_same_line_twice_says_nothing_new() -> None:
+    for line in ("GPU, 显卡", "x, a => a", "notebook => laptop computer"):
+        lines = (line, "  ".join(("", line)))  # equal when read, and not the same object
+        assert AnalyzerConfig(synonyms=lines).synonyms == (line, line)
+
+
 def test_lists_may_not_be_larger_than_a_file() -> None:
     with pytest.raises(ValidationError, match="more than 1,048,576 bytes"):
         AnalyzerConfig(dictionary=tuple(f"词{n:060d}" for n in range(17_000)))

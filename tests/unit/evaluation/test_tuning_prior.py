@@ -1,4 +1,4 @@
-"""The third step of a search for settings: a prior is learned from other queries than those that it is measured on."""
+"""The last step of a search for settings: a prior is learned from other queries than those that it is measured on."""
 
 import json
 import string
@@ -105,7 +105,7 @@ def test_every_grouping_that_parts_the_passages_is_tried_with_every_weight():
     assert prior_choices(passages, ()) == [] and all(weight > 0 for weight in WEIGHTS)
 
 
-def test_without_a_prior_values_are_those_of_the_second_step(popular):
+def test_without_a_prior_values_are_those_of_the_step_before(popular):
     settings = RetrievalConfig(fusion="rrf", fusion_depth=7)
     found = measured(popular, folds_of(popular), settings, (None, 2))
     expected = values_of(table_of(Passage, popular.documents), judged(popular), [settings], "hybrid")

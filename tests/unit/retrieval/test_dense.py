@@ -81,6 +81,16 @@ def test_the_list_is_that_of_the_model_s_cosines(precision: str, near: float, mo
         assert all(a >= b - near for a, b in itertools.pairwise(best))
 
 
+def test_a_blank_query_in_a_batch_finds_nothing_and_changes_no_other(model: Path, tmp_path: Path) -> None:
+    index = built(tmp_path / "index", with_dense(model))
+    first, *found, last = index.search_batch(["  ", *QUERIES, ""], 20)
+    assert first == last == []
+    for hits, query in zip(found, QUERIES, strict=True):
+        alone = index.search(query, 20)
+        assert [hit.doc_id for hit in hits] == [hit.doc_id for hit in alone]
+        assert [hit.dense_score for hit in hits] == pytest.approx([hit.dense_score for hit in alone], abs=1e-6)
+
+
 def test_three_lists_are_fused_by_their_ranks(model: Path, tmp_path: Path) -> None:
     index = built(tmp_path / "index", with_dense(model, fusion_weights={"bm25": 1.0, "tfidf": 1.0, "dense": 0.5}))
     plain = built(tmp_path / "plain", RetrievalConfig())
@@ -244,6 +254,11 @@ def test_another_reranker_and_those_of_no_single_score_are_refused(tmp_path: Pat
     (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
     with pytest.raises(ArtifactError, match="not the reranker that the index was made with"):
         index.search("stop", 1)
+    store = IndexStore.create(tmp_path / "store", tmp_path / "index")
+    store.update([passage("new", "", "stop")])
+    assert store.open().reranker == index.reranker  # what a store was created with, not what lies there now
+    with pytest.raises(ArtifactError, match="not the reranker that the index was made with"):
+        store.open().search("stop", 1)
     with pytest.raises(ConfigError, match="3 classes"):
         Reranker(make_reranker(classes, classes=3))
     with pytest.raises(ConfigError, match="BertModel is no cross-encoder"):  # its head would have random weights

@@ -10,7 +10,7 @@ import pytest
 from small_corpus import passage  # type: ignore[import-not-found]
 
 from ragray.config import PriorConfig, RetrievalConfig
-from ragray.errors import ConfigError, DataError
+from ragray.errors import ArtifactError, ConfigError, DataError
 from ragray.retrieval.fusion import Fused
 from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.prior import (
@@ -170,6 +170,16 @@ def test_an_index_keeps_its_prior_and_its_digest_tells_priors_apart(tmp_path):
     assert other.digest != index.digest
     with pytest.raises(DataError, match="another prior"):
         opened(PASSAGES, settings, tmp_path / "missing")
+
+
+def test_shares_of_other_documents_are_refused(tmp_path):
+    settings = written(PRIOR, tmp_path, 1.0)
+    index = opened(PASSAGES, settings, tmp_path / "index")
+    assert len(index) == 15
+    for shares in (np.ones(14, np.float32), np.ones(16, np.float32), np.ones((15, 1), np.float32)):
+        np.save(tmp_path / "index" / "prior.npy", shares)
+        with pytest.raises(ArtifactError, match="not of its 15 documents"):
+            HybridIndex.open(tmp_path / "index")
 
 
 def test_an_index_that_changes_keeps_its_prior(tmp_path):

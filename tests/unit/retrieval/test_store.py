@@ -1,5 +1,6 @@
 """A changing index answers as one that is built anew, whatever happened to it and whenever it was killed."""
 
+import os
 import random
 import signal
 import subprocess
@@ -160,6 +161,15 @@ def test_an_earlier_version_comes_back(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no version 9"):
         store.roll_back(9)
     assert store.prune(1) == [1, 2]
+
+
+def test_what_a_version_needs_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forced = set[int]()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: forced.add(os.fstat(descriptor).st_ino))
+    store = store_of(PASSAGES, tmp_path)
+    store.update([passage("new", "", "text")])
+    files = [path for path in (store.root, *store.root.rglob("*")) if path.suffix != ".lock"]
+    assert len(files) > 10 and [path.name for path in files if path.stat().st_ino not in forced] == []
 
 
 def test_a_current_version_that_cannot_be_read_is_rolled_back(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
-"""Search results carry the ranks of both retrievers; retrieval decides by the calibrated threshold."""
+"""Search results carry their ranks in each list; retrieval decides by the calibrated threshold."""
 
 import asyncio
+from dataclasses import asdict
+
+import pytest
 
 from ragray.engine.assistant import retrieve
 from ragray.retrieval.index import HybridIndex
@@ -17,6 +20,24 @@ def test_hits_come_with_their_passages(door: Door, index: HybridIndex) -> None:
     assert (found[0].title, found[0].lang) == ("怎样训练模型？", "zh")
     assert found[0].to_json()["text"] == index.passage(found[0].doc_id).text
     assert (answer.lineage, asyncio.run(door.retriever.followed())) == ({}, None)  # this index never changes
+
+
+def test_a_hit_says_all_that_the_index_says_and_the_query_is_analyzed_once(
+    door: Door, index: HybridIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = "How do I install ragray 怎样训练模型"
+    expected = [
+        asdict(index.passage(hit.doc_id)) | asdict(hit) | {"terms": index.explain(query, hit.doc_id)}
+        for hit in index.search(query, 3)
+    ]
+    analyzed = []
+    terms = HybridIndex.terms
+    monkeypatch.setattr(HybridIndex, "terms", lambda self, text: analyzed.append(text) or terms(self, text))
+    found = asyncio.run(door.retriever.search(query, 3, explain=True)).hits
+    assert [asdict(one) for one in found] == [
+        {**one, "terms": tuple(asdict(part) for part in one["terms"])} for one in expected
+    ]
+    assert len(found) > 1 and analyzed == [query, query]  # for the search, and for what it explains
 
 
 def test_the_question_is_retrieved_as_in_evaluation(door: Door, index: HybridIndex) -> None:
