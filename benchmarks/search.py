@@ -71,14 +71,14 @@ def _start_rankings(args: argparse.Namespace) -> Work:
 
 
 def _start_hybrid(args: argparse.Namespace) -> Work:
-    from ragray.retrieval.fusion import reciprocal_rank_fusion
+    from ragray.retrieval.fusion import reciprocal_rank_fusion, united
 
     postings = _index(args)
     queries = [line.split() for line in _lines(args.queries, args.count)]
 
     def work() -> Any:
         for found in postings.search_each(postings.queries(queries), _DEPTH):
-            reciprocal_rank_fusion([documents for documents, _ in found], _RRF_K).first(args.top)
+            reciprocal_rank_fusion(united(found), _RRF_K).first(args.top)
         return lambda: _facts(postings, queries)
 
     work()

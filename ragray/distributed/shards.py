@@ -3,8 +3,8 @@
 In: the folder of an index of several segments, which every machine can read. Out: a `HybridIndex` whose documents are
 elsewhere. Every shard scores with the statistics of the whole corpus, so results equal those of an unsharded index.
 
-A query takes three round trips: its terms, the best documents of each shard, the scores of those that are shown. Terms
-that were asked for before are known here.
+Queries that are asked together take four round trips: their terms, the best documents of each shard, scores that these
+lists do not tell, the ids of what is shown. Terms that were asked for before are known here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from ragray.config import RetrievalConfig
 from ragray.distributed.task_errors import plain_errors
 from ragray.errors import ConfigError
-from ragray.retrieval.corpus import Corpus, Found, merged, weigh
+from ragray.retrieval.corpus import Corpus, merged, weigh
 from ragray.retrieval.index import HybridIndex, described, open_corpus, version_folder
-from ragray.retrieval.postings import Queries, QueryTerms, Ranked
+from ragray.retrieval.postings import Floats, Queries, QueryTerms, Ranked
 from ragray.retrieval.segment import Ints
 from ragray.schema import Passage
 
@@ -47,9 +47,13 @@ class _Shard:
         """`Corpus.search_each`."""
         return list(self._corpus.search_each(queries, depth, absent))
 
-    def found(self, query: QueryTerms, documents: Sequence[int]) -> list[Found]:
-        """`Corpus.found`."""
-        return self._corpus.found(query, documents)
+    def scores_of_each(self, queries: Queries, documents: Sequence[Ints]) -> list[Floats]:
+        """`Corpus.scores_of_each`."""
+        return self._corpus.scores_of_each(queries, documents)
+
+    def doc_ids(self, numbers: Sequence[int]) -> list[str]:
+        """`Corpus.doc_ids`."""
+        return self._corpus.doc_ids(numbers)
 
     def numbers(self, doc_ids: Sequence[str]) -> list[int | None]:
         """The numbers of live documents, where the shard holds them."""
@@ -114,19 +118,33 @@ class ShardedCorpus:
             by_bm25, by_tfidf = zip(*of_shards, strict=True)
             yield merged(by_bm25, depth), merged(by_tfidf, depth)
 
-    def found(self, query: QueryTerms, documents: Sequence[int]) -> list[Found]:
-        """`Corpus.found`."""
+    def scores_of_each(self, queries: Queries, documents: Sequence[Ints]) -> list[Floats]:
+        """`Corpus.scores_of_each`."""
         import ray
 
-        places = self._place(np.array(documents, np.int64))
-        asked = {int(place): np.flatnonzero(places == place) for place in np.unique(places)}
+        scores, owners = [np.zeros((2, len(held))) for held in documents], [self._place(held) for held in documents]
+        asked = np.unique(np.concatenate([np.empty(0, np.int64), *owners])).tolist()
+        parts = [[held[of == place] for held, of in zip(documents, owners, strict=True)] for place in asked]
         with plain_errors("searching a shard"):
-            parts = ray.get([
-                self._shards[place].found.remote(query, [documents[k] for k in held.tolist()])
-                for place, held in asked.items()
+            found = ray.get([
+                self._shards[place].scores_of_each.remote(queries, part)
+                for place, part in zip(asked, parts, strict=True)
             ])  # fmt: skip
-        by_number = {one.document: one for part in parts for one in part}
-        return [by_number[document] for document in documents]
+        for place, of_shard in zip(asked, found, strict=True):
+            for of_query, owner, part in zip(scores, owners, of_shard, strict=True):
+                of_query[:, owner == place] = part
+        return scores
+
+    def doc_ids(self, numbers: Sequence[int]) -> list[str]:
+        """`Corpus.doc_ids`."""
+        import ray
+
+        owners = self._place(np.array(numbers, np.int64)).tolist()
+        asked = {place: [n for n, of in zip(numbers, owners, strict=True) if of == place] for place in set(owners)}
+        with plain_errors("searching a shard"):
+            found = ray.get([self._shards[place].doc_ids.remote(held) for place, held in asked.items()])
+        ids = {place: iter(named) for place, named in zip(asked, found, strict=True)}
+        return [next(ids[place]) for place in owners]
 
     def number(self, doc_id: str) -> int | None:
         """`Corpus.number`."""

@@ -25,6 +25,7 @@ from ragray.evaluation.retrieval import measure
 from ragray.evaluation.search_quality import METRICS
 from ragray.evaluation.tuning import Asked, PriorChoice, Values
 from ragray.evaluation.tuning_values import Judged, of_lists
+from ragray.retrieval.found import found_each
 from ragray.retrieval.fusion import Fused, fuse
 from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.prior import SEPARATOR, Grouping, Prior, Shares, learn, reranked
@@ -137,8 +138,5 @@ def _fused(documents: pa.Table, judged: Judged, settings: RetrievalConfig) -> li
         build_index(documents, of_lists(settings), Path(name))  # without embeddings, which are not searched
         index = HybridIndex.open(Path(name))
         asked = index.corpus.queries([index.terms(text) for text in judged.queries.values()])
-        depth = None if settings.fusion_depth == "all" else settings.fusion_depth
-        return [
-            fuse(settings, {"bm25": bm25, "tfidf": tfidf}, {"bm25": float(floor)})
-            for (bm25, tfidf), floor in zip(index.corpus.search_each(asked, depth), asked.floors, strict=True)
-        ]
+        found = found_each(index.corpus, asked, index.corpus.search_each(asked, index.fused_depth))
+        return [fuse(settings, one) for one in found]

@@ -22,9 +22,9 @@ from ragray.errors import ConfigError
 from ragray.evaluation.retrieval import measure
 from ragray.evaluation.search_quality import DEPTH, METRICS
 from ragray.evaluation.tuning import Retriever, Values
+from ragray.retrieval.found import found_each
 from ragray.retrieval.fusion import fuse
 from ragray.retrieval.index import HybridIndex
-from ragray.retrieval.postings import Queries, Ranked
 from ragray.retrieval.segment import Segment
 from ragray.retrieval.writing import SEGMENT, write_passages, write_version
 
@@ -100,25 +100,16 @@ def _rankings(
 ) -> list[dict[str, list[str]]]:
     """For each of some settings, whose two rankings `index` makes: query -> documents, best first."""
     asked = index.corpus.queries([index.terms(text) for text in judged.queries.values()])
-    fused_depth = None if index.settings.fusion_depth == "all" else index.settings.fusion_depth
-    lists = list(index.corpus.search_each(asked, judged.depth if retriever == "bm25" else fused_depth))
     name = index.corpus.doc_id
     if retriever == "bm25":
+        lists = index.corpus.search_each(asked, judged.depth)
         ranked = {q: [name(n) for n in bm25[0].tolist()] for q, (bm25, _) in zip(judged.queries, lists, strict=True)}
         return [ranked] * len(places)
-    return [_fused(index, judged, settings[place], asked, lists) for place in places]
-
-
-def _fused(
-    index: HybridIndex,
-    judged: Judged,
-    settings: RetrievalConfig,
-    asked: Queries,
-    lists: Sequence[tuple[Ranked, Ranked]],
-) -> dict[str, list[str]]:
-    """Query -> documents by the fusion of its two rankings, as `HybridIndex.search_batch` fuses them."""
-    rankings = {}
-    for number, (query, (bm25, tfidf)) in enumerate(zip(judged.queries, lists, strict=True)):
-        fused = fuse(settings, {"bm25": bm25, "tfidf": tfidf}, {"bm25": float(asked.floors[number])})
-        rankings[query] = [index.corpus.doc_id(n) for n in fused.first(judged.depth).documents.tolist()]
-    return rankings
+    found = found_each(index.corpus, asked, index.corpus.search_each(asked, index.fused_depth))
+    return [
+        {
+            query: [name(n) for n in fuse(settings[place], one).first(judged.depth).documents.tolist()]
+            for query, one in zip(judged.queries, found, strict=True)
+        }
+        for place in places
+    ]

@@ -10,7 +10,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +24,6 @@ from ragray.schema import Passage
 _REMEMBERED_TERMS = 1 << 16  # looked up before: binary search costs as much as scoring does
 _TERM_BITS = 40  # of a number that holds a query and a term
 _NOTHING: Ranked = np.empty(0, np.int64), np.empty(0)
-
-
-class Found(NamedTuple):
-    """A document, and its exact scores for a query."""
-
-    document: int
-    doc_id: str
-    bm25: float
-    cosine: float
 
 
 class Corpus:
@@ -78,6 +69,10 @@ class Corpus:
         """The id of a document."""
         part, local = self._place(number)
         return part.segment.ids[local]
+
+    def doc_ids(self, numbers: Sequence[int]) -> list[str]:
+        """The ids of some documents."""
+        return [self.doc_id(number) for number in numbers]
 
     def passage(self, number: int) -> Passage:
         """The passage of a document."""
@@ -166,17 +161,19 @@ class Corpus:
             )  # fmt: skip
             yield (by_bm25[0], by_bm25[1] + floor) if floor else by_bm25, by_tfidf
 
-    def found(self, query: QueryTerms, documents: Sequence[int]) -> list[Found]:
-        """What is shown of each of some documents."""
-        numbers, scores = np.array(documents, np.int64), np.zeros((2, len(documents)))
-        places = np.searchsorted(self.starts, numbers, "right") - 1
-        for place in np.unique(places).tolist():
-            held = places == place
-            scores[:, held] = self.parts[place].scores_of(query, numbers[held] - self.starts[place])
-        return [
-            Found(document, self.doc_id(document), by_bm25 + query.floor, cosine)
-            for document, by_bm25, cosine in zip(documents, *scores.tolist(), strict=True)
-        ]
+    def scores_of_each(self, queries: Queries, documents: Sequence[Ints]) -> list[Floats]:
+        """The exact BM25 scores and cosines of some documents for each query, float64 [2, documents] each."""
+        starts = np.array([0, *itertools.accumulate(map(len, documents))])
+        numbers = np.concatenate([np.empty(0, np.int64), *documents])
+        scores = np.zeros((2, len(numbers)))
+        for part, first in zip(self.parts, self.starts.tolist(), strict=True):
+            if len(self.parts) == 1:
+                scores = part.scores_of_each(queries, numbers - first, starts)
+            elif (held := (numbers >= first) & (numbers < first + len(part))).any():
+                begins = np.concatenate(([0], np.cumsum(held)))[starts]
+                scores[:, held] = part.scores_of_each(queries, numbers[held] - first, begins)
+        scores[0] += np.repeat(queries.floors, np.diff(starts))
+        return [scores[:, begin:end] for begin, end in itertools.pairwise(starts.tolist())]
 
     def score(self, query: QueryTerms) -> tuple[Floats, Floats]:
         """BM25 scores and cosines of all documents, float64 [size] each; 0 where a document is gone.

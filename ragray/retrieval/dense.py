@@ -6,16 +6,16 @@ cosines because all vectors have length 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ragray.config import DenseConfig, RetrievalConfig
+from ragray.config import DenseConfig
 from ragray.errors import ArtifactError
 from ragray.retrieval.corpus import ranked
-from ragray.retrieval.fusion import Ranked, weight_of
+from ragray.retrieval.fusion import Ranked
 from ragray.retrieval.postings import Postings
 from ragray.retrieval.vectors import Encoder, Known, Vectors, encoder_of, known_of, open_vectors
 
@@ -30,23 +30,6 @@ class Near(NamedTuple):
 
     best: Ranked  # the nearest documents with their cosines
     cosines: Vectors  # [documents], of all
-
-    def counted(self, settings: RetrievalConfig, others: Mapping[str, Ranked]) -> Ranked:
-        """The list to be fused with others.
-
-        With `theoretical` it goes on with the documents that the others hold, since their cosines are known: as ones
-        that it does not hold they would count 0, which is far below its last document.
-        """
-        if settings.fusion != "convex" or settings.fusion_normalization != "theoretical":
-            return self.best
-        held = [documents for name, (documents, _) in others.items() if weight_of(settings, name) > 0.0]
-        more = np.setdiff1d(np.concatenate([self.best[0][:0], *held]), self.best[0])
-        more = more[np.lexsort((more, -self.cosines[more]))]
-        return np.concatenate([self.best[0], more]), np.concatenate([self.best[1], self.cosines[more]])
-
-    def shown(self, document: int, rank: int) -> tuple[int | None, float]:
-        """(rank among the nearest or None, cosine) of a document with a rank in `counted`, 0 for none."""
-        return rank if 0 < rank <= len(self.best[0]) else None, float(self.cosines[document])
 
 
 class Dense:

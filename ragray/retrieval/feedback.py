@@ -24,6 +24,7 @@ import numpy as np
 
 from ragray.config import FeedbackConfig
 from ragray.retrieval import bm25, tfidf
+from ragray.retrieval.found import found_each
 from ragray.retrieval.fusion import Floats, Fused, fuse
 from ragray.retrieval.postings import Queries, QueryTerms, Ranked
 
@@ -77,7 +78,7 @@ def expanded(
 
 
 def expansions(
-    index: HybridIndex, queries: Sequence[Sequence[str]], lists: Sequence[tuple[Ranked, Ranked]], floors: Floats
+    index: HybridIndex, queries: Sequence[Sequence[str]], lists: Sequence[tuple[Ranked, Ranked]], asked: Queries
 ) -> list[dict[str, float]]:
     """`expanded` for each query of an index with feedback.
 
@@ -85,11 +86,11 @@ def expansions(
         index: whose passages are read.
         queries: the terms of each.
         lists: what each found, by BM25 and by cosine.
-        floors: float64 [queries], what BM25 gives every document.
+        asked: the queries, weighted.
     """
     settings, found = index.settings.feedback or FeedbackConfig(), []
-    for terms, (by_bm25, by_tfidf), floor in zip(queries, lists, floors.tolist(), strict=True):
-        fused = fuse(index.settings, {"bm25": by_bm25, "tfidf": by_tfidf}, {"bm25": floor})
+    for terms, of_query in zip(queries, found_each(index.corpus, asked, lists), strict=True):
+        fused = fuse(index.settings, of_query)
         shares = shares_of(fused, settings.documents).tolist()
         passages = [index.passage_at(number) for number in fused.documents[: settings.documents].tolist()]
         counted = [
@@ -107,7 +108,7 @@ def terms_of(index: HybridIndex, query: str) -> dict[str, float]:
         return {term: float(count) for term, count in Counter(terms).items()}
     asked = index.corpus.queries([terms])
     lists = list(index.corpus.search_each(asked, index.fused_depth))
-    return expansions(index, [terms], lists, asked.floors)[0]
+    return expansions(index, [terms], lists, asked)[0]
 
 
 def reweighted(queries: Queries, counts: Sequence[Mapping[str, float]], index: HybridIndex) -> Queries:

@@ -1,7 +1,9 @@
 """Fusion of ranked lists, however many there are: by their ranks or by their scores.
 
-In: ranked lists of document numbers, best first, each as deep as the caller wants it to count, and their scores for
-fusion by scores. Out: one list, its scores, and the rank that each of its documents has in each list.
+In: `Found`, the documents that any of the lists holds, with the rank and the score of each in every list. Out: one
+list, best first.
+
+A rank counts as far as its list goes. Scores are exact in every list, also of documents beyond its end.
 
 What several lists give to a document is added and rounded once, as by `math.fsum`: the order of the lists does not
 matter. A list of weight 0 finds nothing; only ranks in it are told.
@@ -12,8 +14,9 @@ Methods"; Bruch, Gai and Ingber 2023, "An Analysis of Fusion Functions for Hybri
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -27,6 +30,17 @@ Floats = NDArray[np.float64]
 Ranked = tuple[Ints, Floats]  # documents, best first, without repetition, and their scores
 Normalization = Literal["theoretical", "min-max", "z-score"]
 
+LISTS = ("bm25", "tfidf", "dense")  # in the order in which they are fused
+
+
+class Found(NamedTuple):
+    """What some lists hold, in document order."""
+
+    documents: Ints  # [found], of any list
+    ranks: Ints  # [lists, found], from 1; 0 where the list does not hold the document
+    scores: Floats  # [lists, found], of every document
+    least: Sequence[float]  # [lists], what the function that scores a list gives at least
+
 
 class Fused(NamedTuple):
     """Fused lists, best first; equal scores in document order."""
@@ -34,26 +48,66 @@ class Fused(NamedTuple):
     documents: Ints  # [found]
     scores: Floats  # [found]
     ranks: Ints  # [lists, found], from 1; 0 where the list does not hold the document
+    of_lists: Floats  # [lists, found], the score of each document in every list
 
     def first(self, count: int) -> Fused:
         """The best `count` at most."""
-        count = max(count, 0)
-        return Fused(self.documents[:count], self.scores[:count], self.ranks[:, :count])
+        return self.at(slice(max(count, 0)))
+
+    def at(self, places: slice | Ints) -> Fused:
+        """The documents at some places."""
+        return Fused(self.documents[places], self.scores[places], self.ranks[:, places], self.of_lists[:, places])
+
+    def with_words(self, scores: Floats) -> Fused:
+        """The same with other scores by BM25 and by cosine, float64 [2, found]."""
+        return self._replace(of_lists=np.concatenate([scores, self.of_lists[len(scores) :]]))
 
 
-def fuse(settings: RetrievalConfig, lists: Mapping[str, Ranked], least: Mapping[str, float]) -> Fused:
-    """Fuse lists as the settings say.
+def united(lists: Sequence[Ranked], least: Sequence[float] | None = None) -> Found:
+    """The documents of all lists; scores are 0 in a list that does not hold the document.
 
     Args:
-        settings: the method, and a weight by the name of each list.
-        lists: by name.
-        least: see `convex_combination`; 0 for a list that is not named.
+        lists: as deep as they are to count.
+        least: see `Found`; 0 when not given.
     """
-    weights = [weight_of(settings, name) for name in lists]
+    entries, given = (np.concatenate(parts) for parts in zip(*lists, strict=True))
+    ends = np.array([*itertools.accumulate(len(held) for held, _ in lists)])
+    documents, ranks = np.empty(len(entries), np.int64), np.zeros((len(lists), len(entries)), np.int64)
+    scores = np.zeros(ranks.shape)
+    count = _unite(np.argsort(entries), entries, given, ends, documents, ranks, scores)
+    lows = [0.0] * len(lists) if least is None else least
+    return Found(documents[:count], ranks[:, :count], scores[:, :count], lows)
+
+
+@kernel
+def _unite(order, entries, given, ends, documents, ranks, scores):  # type: ignore[no-untyped-def]
+    """Write each document once, ascending, with its rank and score in the lists that hold it. How many there are.
+
+    Args:
+        order: places in `entries`, by document.
+        entries, given: documents and scores of all lists end to end.
+        ends: of each list in `entries`.
+        documents, ranks, scores: int64 [entries], int64 and float64 [lists, entries], zero, to write to.
+    """
+    count = 0
+    for place in order:
+        which = 0
+        while place >= ends[which]:
+            which += 1
+        if count == 0 or documents[count - 1] != entries[place]:
+            documents[count] = entries[place]
+            count += 1
+        ranks[which, count - 1] = place - (ends[which - 1] if which else 0) + 1
+        scores[which, count - 1] = given[place]
+    return count
+
+
+def fuse(settings: RetrievalConfig, found: Found) -> Fused:
+    """Fuse the first of `LISTS` as the settings say."""
+    weights = [weight_of(settings, name) for name in LISTS[: len(found.ranks)]]
     if settings.fusion == "rrf":
-        return reciprocal_rank_fusion([documents for documents, _ in lists.values()], settings.rrf_k, weights)
-    lows = [least.get(name, 0.0) for name in lists]
-    return convex_combination(list(lists.values()), settings.fusion_normalization, weights, lows)
+        return reciprocal_rank_fusion(found, settings.rrf_k, weights)
+    return convex_combination(found, settings.fusion_normalization, weights)
 
 
 def weight_of(settings: RetrievalConfig, name: str) -> float:
@@ -70,134 +124,87 @@ def weight_of(settings: RetrievalConfig, name: str) -> float:
     return 4.0 * words if settings.fusion == "convex" and settings.fusion_normalization == "theoretical" else words
 
 
-def reciprocal_rank_fusion(lists: Sequence[Ints], k: int, weights: Sequence[float] | None = None) -> Fused:
+def reciprocal_rank_fusion(found: Found, k: int, weights: Sequence[float] | None = None) -> Fused:
     """score(d) = sum over the lists that hold d of weight / (k + rank of d), with ranks from 1 (Cormack et al. 2009).
 
     Args:
-        lists: int64 each, best first, without repetition.
+        found: whose ranks count.
         k: the constant; Cormack et al. use 60.
         weights: of each list, at least 0; 1 when not given.
 
     Raises:
         ValueError: there are not as many weights as lists.
     """
-    given = _checked(weights, len(lists))
-    parts = [weight / np.arange(k + 1, k + 1 + len(one)) for one, weight in zip(lists, given, strict=True)]
-    return _united(lists, parts, [0.0] * len(lists), given)
+    given = _checked(weights, found)
+    found = _counted(found, given)
+    return _summed(found, np.where(found.ranks > 0, given[:, None] / (k + found.ranks), 0.0))
 
 
-def convex_combination(
-    lists: Sequence[Ranked],
-    normalization: Normalization,
-    weights: Sequence[float] | None = None,
-    least: Sequence[float] | None = None,
-) -> Fused:
+def convex_combination(found: Found, normalization: Normalization, weights: Sequence[float] | None = None) -> Fused:
     """score(d) = sum over lists of weight * normalized score of d (Bruch et al. 2023, there for two lists).
 
-    Weights are used as given; that their sum is not 1 changes no order.
+    Weights are used as given; that their sum is not 1 changes no order. A list without documents adds nothing.
 
     Args:
-        lists: with their scores.
-        normalization: see `normalized`, also for a document that a list does not hold.
+        found: whose scores count.
+        normalization: see `normalized`.
         weights: of each list, at least 0; 1 when not given.
-        least: what the function that scored each list gives at least, for `theoretical`; 0 when not given.
 
     Raises:
-        ValueError: there are not as many weights, or least values, as lists.
+        ValueError: there are not as many weights as lists.
     """
-    given = _checked(weights, len(lists))
-    lows = [0.0] * len(lists) if least is None else least
-    parts, absent = [], []
-    for (_, scores), weight, low in zip(lists, given, lows, strict=True):
-        values, missing = normalized(scores, normalization, low)
-        parts.append(weight * values)
-        absent.append(weight * missing)
-    return _united([documents for documents, _ in lists], parts, absent, given)
+    given = _checked(weights, found)
+    found = _counted(found, given)
+    shares = normalized(found.scores, normalization, found.least)
+    return _summed(found, (given * found.ranks.any(axis=1))[:, None] * shares)
 
 
-def normalized(scores: Floats, normalization: Normalization, least: float = 0.0) -> tuple[Floats, float]:
-    """(a list's scores on a scale that lists share, what a document counts that the list does not hold).
+def normalized(scores: Floats, normalization: Normalization, least: Sequence[float]) -> Floats:
+    """The scores that lists give to what is fused, on a scale that they share, float64 [lists, found].
 
-    - `min-max`: from 0 for the list's last score to 1 for its first; 0 for other documents.
-    - `theoretical`: the same from `least`, or from the last score where that is lower; 0 for other documents.
-    - `z-score`: distance from the mean in standard deviations; other documents count as the list's last.
+    - `min-max`: from 0 for a list's lowest to 1 for its highest.
+    - `theoretical`: the same from `least`, or from the lowest where that is lower.
+    - `z-score`: distance from the mean in standard deviations.
 
-    Where no score differs from the lowest, documents of the list count 1, in `z-score` 0.
+    Where no score differs from the lowest on the scale, all count 1, in `z-score` 0.
 
     Args:
-        scores: float64, falling.
+        scores: float64 [lists, found].
         normalization: which of these.
-        least: of the function that made the scores.
+        least: of the functions that made the scores, [lists].
     """
-    if len(scores) == 0:
-        return scores, 0.0
-    first, last = float(scores[0]), float(scores[-1])
+    if not scores.size:
+        return scores
+    highest, low = scores.max(axis=1, keepdims=True), scores.min(axis=1, keepdims=True)
     if normalization == "z-score":
-        spread = float(scores.std()) if first > last else 0.0
-        values = (scores - scores.mean()) / spread if spread > 0.0 else np.zeros(len(scores))
-        return values, float(values[-1])
-    low = min(least, last) if normalization == "theoretical" else last
-    return (scores - low) / (first - low) if first > low else np.ones(len(scores)), 0.0
+        low, level = scores.mean(axis=1, keepdims=True), np.zeros(scores.shape)
+        scale = np.where(highest > low, scores.std(axis=1, keepdims=True), 0.0)
+    else:
+        if normalization == "theoretical":
+            low = np.minimum(low, np.array(least)[:, None])
+        scale, level = highest - low, np.ones(scores.shape)
+    values: Floats = np.divide(scores - low, scale, out=level, where=scale > 0.0)
+    return values
 
 
-def _checked(weights: Sequence[float] | None, count: int) -> Sequence[float]:
-    given = [1.0] * count if weights is None else weights
-    if len(given) != count:
-        raise ValueError(f"{len(given)} weights for {count} lists")
-    return given
+def _checked(weights: Sequence[float] | None, found: Found) -> Floats:
+    count = len(found.ranks)
+    if weights is not None and len(weights) != count:
+        raise ValueError(f"{len(weights)} weights for {count} lists")
+    return np.ones(count) if weights is None else np.array(weights, np.float64)
 
 
-def _united(lists: Sequence[Ints], parts: Sequence[Floats], absent: Sequence[float], weights: Sequence[float]) -> Fused:
-    """The documents of all lists by the sum of what each list gives to them.
+def _counted(found: Found, weights: Floats) -> Found:
+    """The documents that a list of a weight above 0 holds."""
+    if (weights > 0.0).all():
+        return found
+    held = (found.ranks[weights > 0.0] > 0).any(axis=0)
+    return Found(found.documents[held], found.ranks[:, held], found.scores[:, held], found.least)
 
-    Args:
-        lists: documents.
-        parts: what each list gives to each of its documents.
-        absent: what each list gives to documents that it does not hold.
-        weights: of each list; one of 0 finds nothing.
-    """
-    entries = np.concatenate(lists)
-    order = np.argsort(entries)  # entries of one document may come in any order
-    shape = (len(lists), len(entries))
-    documents, given, ranks = np.empty(len(entries), np.int64), np.empty(shape), np.empty(shape, np.int64)
-    ends = np.cumsum([len(one) for one in lists])
-    count = _group(
-        order, entries, ends, np.concatenate(parts), np.array(absent), np.array(weights), documents, given, ranks
-    )
-    given = given[:, :count]
+
+def _summed(found: Found, shares: Floats) -> Fused:
+    """The documents by the sum of what each list gives to them, float64 [lists, found]."""
     # one or two numbers are added with one rounding
-    scores = given.sum(axis=0) if len(lists) < 3 else np.array([math.fsum(one) for one in given.T.tolist()])
+    scores = shares.sum(axis=0) if len(shares) < 3 else np.array([math.fsum(one) for one in shares.T.tolist()])
     best = np.argsort(-scores, kind="stable")
-    return Fused(documents[best], scores[best], ranks[:, best])
-
-
-@kernel
-def _group(order, entries, ends, parts, absent, weights, documents, given, ranks):  # type: ignore[no-untyped-def]
-    """Write each document once, ascending, with what each list gives to it and its rank there. How many there are.
-
-    Args:
-        order: places in `entries`, by document.
-        entries: int64, documents of all lists end to end.
-        ends: of each list in `entries`.
-        parts: float64, what each entry gives.
-        absent: float64 [lists], what a list gives to documents that it does not hold.
-        weights: float64 [lists].
-        documents, given, ranks: int64 [entries], float64 and int64 [lists, entries], to write to.
-    """
-    count, at = 0, 0
-    while at < len(order):
-        document, counts = entries[order[at]], False
-        documents[count] = document
-        for which in range(len(ends)):
-            given[which, count], ranks[which, count] = absent[which], 0
-        while at < len(order) and entries[order[at]] == document:
-            place, which = order[at], 0
-            while place >= ends[which]:
-                which += 1
-            begin = ends[which - 1] if which else 0
-            given[which, count], ranks[which, count] = parts[place], place - begin + 1
-            counts = counts or weights[which] > 0
-            at += 1
-        if counts:
-            count += 1
-    return count
+    return Fused(found.documents, scores, found.ranks, found.scores).at(best)

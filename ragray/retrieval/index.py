@@ -22,8 +22,9 @@ from ragray.errors import ArtifactError, DataError
 from ragray.retrieval import feedback
 from ragray.retrieval.analyzer import check_analyzer
 from ragray.retrieval.corpus import Corpus
-from ragray.retrieval.dense import LEAST, Dense, Near
-from ragray.retrieval.fusion import Floats, Fused, fuse
+from ragray.retrieval.dense import Dense
+from ragray.retrieval.found import found_each
+from ragray.retrieval.fusion import Floats, Found, Fused, fuse
 from ragray.retrieval.postings import Postings, QueryTerms, Ranked
 from ragray.retrieval.prior import PRIOR, Prior, Shares, kept_prior, reranked
 from ragray.retrieval.reranker import reranker_of
@@ -192,47 +193,38 @@ class HybridIndex:
         asked = self.corpus.queries(terms)
         absent = [self._numbers(ids) for ids in exclude] if exclude else None
         lists = list(self.corpus.search_each(asked, self.fused_depth, absent))
-        floors = asked.floors
         cut = [query[:MAX_QUERY_CHARS] for query in queries]
-        dense = (
-            itertools.repeat(None, len(queries))
-            if self.dense is None
-            else self.dense.search_each(cut, self.fused_depth, absent)
-        )
+        near = None if self.dense is None else self.dense.search_each(cut, self.fused_depth, absent)
+        second = asked
         if self.settings.feedback is not None:
-            counts = feedback.expansions(self, terms, lists, floors)
-            again = feedback.reweighted(self.corpus.queries([list(of) for of in counts]), counts, self)
-            lists, floors = list(self.corpus.search_each(again, self.fused_depth, absent)), again.floors
+            counts = feedback.expansions(self, terms, lists, asked)
+            second = feedback.reweighted(self.corpus.queries([list(of) for of in counts]), counts, self)
+            lists = list(self.corpus.search_each(second, self.fused_depth, absent))
         best = max(top_k, self.settings.reranker.depth) if self.settings.reranker and top_k > 0 else top_k
-        hits = (
-            self._fused(asked[number], found, floor, near, best)
-            for number, (found, floor, near) in enumerate(zip(lists, floors.tolist(), dense, strict=True))
-        )
+        fused = [self._fused(one, best) for one in found_each(self.corpus, second, lists, near)]
+        if self.settings.feedback is not None:
+            scores = self.corpus.scores_of_each(asked, [one.documents for one, _ in fused])
+            fused = [(one.with_words(of), priors) for (one, priors), of in zip(fused, scores, strict=True)]
+        hits = self._hits(fused)
         return [self._reranked(query, of_query)[: max(top_k, 0)] for query, of_query in zip(cut, hits, strict=True)]
 
     def lists(self, queries: Sequence[str], depth: int) -> Iterator[tuple[Ranked, Ranked]]:
         """The `depth` best documents of each query by BM25 and by cosine, as numbers in index order; not fused."""
         return self.corpus.search_each(self.corpus.queries([self.terms(query) for query in queries]), depth)
 
-    def _fused(
-        self, query: QueryTerms, found: tuple[Ranked, Ranked], floor: float, near: Near | None, top_k: int
-    ) -> list[Hit]:
-        lists, least = {"bm25": found[0], "tfidf": found[1]}, {"bm25": floor}
-        if near is not None:
-            lists["dense"], least["dense"] = near.counted(self.settings, lists), LEAST
-        fused, priors = self._with_prior(fuse(self.settings, lists, least))
-        fused = fused.first(top_k)
-        shown = self.corpus.found(query, fused.documents.tolist())
-        rows = zip(
-            shown, fused.scores.tolist(), priors[: len(shown)].tolist(), fused.ranks.T.tolist(), strict=True
-        )  # fmt: skip
-        return [
-            Hit(
-                one.doc_id, rank, score, prior, ranks[0] or None, one.bm25, ranks[1] or None, one.cosine,
-                *((None, None) if near is None else near.shown(one.document, ranks[2])),
-            )
-            for rank, (one, score, prior, ranks) in enumerate(rows, 1)
-        ]  # fmt: skip
+    def _fused(self, found: Found, count: int) -> tuple[Fused, list[float]]:
+        """The best `count` documents, and the prior's part of each score."""
+        fused, priors = self._with_prior(fuse(self.settings, found))
+        return fused.first(count), priors[: max(count, 0)].tolist()
+
+    def _hits(self, fused: Sequence[tuple[Fused, list[float]]]) -> Iterator[list[Hit]]:
+        """What is shown of each query's list."""
+        ids = iter(self.corpus.doc_ids([number for one, _ in fused for number in one.documents.tolist()]))
+        for one, priors in fused:
+            pairs = zip(one.ranks.tolist(), one.of_lists.tolist(), strict=True)
+            of_lists = itertools.chain.from_iterable(([k or None for k in ranks], scores) for ranks, scores in pairs)
+            rows = zip(one.scores.tolist(), priors, *of_lists, strict=True)
+            yield [Hit(next(ids), rank, *row) for rank, row in enumerate(rows, 1)]
 
     def _reranked(self, query: str, hits: list[Hit]) -> list[Hit]:
         """The first hits in the order of the reranker's scores, equal ones in that of fusion, before the others."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ragray.config import RetrievalConfig
 from ragray.retrieval import bm25, tfidf, topk
+from ragray.retrieval.chosen import score_each
 from ragray.retrieval.chunks import count_of, unpack
 from ragray.retrieval.scoring import Documents, model_of
 from ragray.retrieval.segment import Flags, Ints, Segment, mapped
@@ -149,14 +150,21 @@ class Postings:
     def load(self) -> None:
         """Load the compiled code for the exact scores of chosen documents, which a search needs too."""
         none = np.empty(0, np.int64)
-        self.scores_of(QueryTerms(none, np.empty(0), np.empty(0), np.empty(0), 0.0), none)
+        nothing = QueryTerms(none, np.empty(0), np.empty(0), np.empty(0), 0.0)
+        self.scores_of_each(Queries.one(nothing), none, np.zeros(2, np.int64))
         count_of(self.segment.packed, 0, 0, 0)
 
-    def scores_of(self, query: QueryTerms, documents: Ints) -> Floats:
-        """BM25 scores and cosines of some documents, float64 [2, documents], without what BM25+ adds to all."""
+    def scores_of_each(self, queries: Queries, documents: Ints, starts: Ints) -> Floats:
+        """BM25 scores and cosines of some documents, float64 [2, documents], without what BM25+ adds to all.
+
+        Args:
+            queries: from the corpus.
+            documents: those of all queries end to end.
+            starts: int64 [queries + 1], where those of each query begin.
+        """
         scores = np.zeros((2, len(documents)))
-        terms, _ = self._terms(Queries.one(query))
-        topk.score_each(self.segment.packed, self._documents, self._model, terms, documents, scores)
+        terms, of_terms = self._terms(queries)
+        score_each(self.segment.packed, self._documents, self._model, terms, of_terms, documents, starts, scores)
         return scores
 
     def score(self, query: QueryTerms) -> tuple[Floats, Floats]:

@@ -230,4 +230,4 @@ def reranked(fused: Fused, shares: Shares, weight: float) -> tuple[Fused, Floats
     parts = weight * (fused.scores[0] - fused.scores[-1]) * shares[fused.documents].astype(np.float64)
     scores = fused.scores + parts
     order = np.lexsort((fused.documents, -scores))
-    return Fused(fused.documents[order], scores[order], fused.ranks[:, order]), parts[order]
+    return fused._replace(scores=scores).at(order), parts[order]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ragray.compiled import array_kernel, inlined, kernel
 from ragray.retrieval import bm25
 from ragray.retrieval.bounds import LESS, bounds, limit
-from ragray.retrieval.chunks import BITMAP, BLOCK, BLOCK_LOG, HEADER, chunk_size, count_of, counts_in
+from ragray.retrieval.chunks import BITMAP, BLOCK, BLOCK_LOG, HEADER, chunk_size, counts_in
 from ragray.retrieval.scoring import CLASSES, COUNTS
 from ragray.retrieval.sums import (
     HALF,
@@ -252,22 +252,6 @@ def _among_all(room, factors, limits):  # type: ignore[no-untyped-def]
                     found += 1
     sums[:] = 0
     return found
-
-
-@kernel
-def score_each(packed, documents, model, query, chosen, scores):  # type: ignore[no-untyped-def]
-    """Write the BM25 scores and cosines of chosen documents to `scores`, float64 [2, chosen]."""
-    for n in range(len(chosen)):
-        document = chosen[n]
-        norm = _length_norm(model.b, documents.lengths[document], model.mean_length)
-        scores[:, n] = 0.0
-        for term in range(len(query.begins)):
-            count = count_of(packed, query.begins[term], query.ends[term], document)
-            if count:
-                tf = np.float64(count)
-                scores[0, n] += query.bm25[term] * saturation(model.variant, model.k1, tf, norm)
-                scores[1, n] += query.tfidf[term] * query.idf[term] * tf_weight(tf, model.sublinear)
-        scores[1, n] /= documents.norms[document]
 
 
 @kernel

@@ -115,9 +115,7 @@ def test_lists_of_no_weight_add_nothing_to_it(model: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("depth", [2, 100])
-def test_cosines_count_for_all_documents_with_the_theoretical_normalization(
-    depth: int, model: Path, tmp_path: Path
-) -> None:
+def test_all_scores_count_for_all_documents_that_a_list_holds(depth: int, model: Path, tmp_path: Path) -> None:
     settings = with_dense(model, fusion="convex", fusion_depth=depth, fusion_weights={"dense": 2.0})
     index, cut = built(tmp_path / "index", settings), 0
     for query in QUERIES:
@@ -128,12 +126,11 @@ def test_cosines_count_for_all_documents_with_the_theoretical_normalization(
         assert {hit.doc_id for hit in hits} == known
         for hit in hits:
             near = (expected[hit.doc_id] + 1) / (expected[nearest[0]] + 1)
-            number = index.number(hit.doc_id)
-            shares = [
-                dict(zip(docs.tolist(), (s / s[0]).tolist(), strict=True)) for docs, s in (words, cosine) if len(s)
-            ]
-            of_words = [share.get(number, 0.0) for share in shares] or [0.0, 0.0]
-            assert hit.score == pytest.approx(0.7 * of_words[0] + 0.3 * of_words[1] + 2.0 * near, abs=1e-5)
+            best = [float(of_list[0]) if len(of_list) else 1.0 for _, of_list in (words, cosine)]
+            of_words = 0.7 * hit.bm25_score / best[0] + 0.3 * hit.tfidf_score / best[1]
+            assert hit.score == pytest.approx(of_words + 2.0 * near, abs=1e-5)
+            known_scores = [float(of[index.number(hit.doc_id)]) for of in index.corpus.score(index.query_terms(query))]
+            assert (hit.bm25_score, hit.tfidf_score) == pytest.approx(tuple(known_scores))
             assert hit.dense_rank == (nearest.index(hit.doc_id) + 1 if hit.doc_id in nearest[:depth] else None)
             cut += hit.dense_rank is None
     assert bool(cut) == (depth == 2)  # else it compares little

@@ -45,7 +45,7 @@ def test_the_second_query_by_hand():
 
 def test_documents_count_by_their_score_above_the_last():
     def fused(*scores: float) -> Fused:
-        return Fused(np.arange(len(scores)), np.array(scores), np.ones((2, len(scores)), np.int64))
+        return Fused(np.arange(len(scores)), np.array(scores), *np.ones((2, 2, len(scores)), np.int64))
 
     assert feedback.shares_of(fused(0.9, 0.5, 0.1), 2) == pytest.approx([2 / 3, 1 / 3])
     assert feedback.shares_of(fused(-1.0, -2.0, -4.0), 1) == pytest.approx([1.0])

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from pytest import approx
 
 from ragray.config import FusionWeights, RetrievalConfig
-from ragray.retrieval.fusion import Fused, convex_combination, fuse, normalized, reciprocal_rank_fusion, weight_of
+from ragray.retrieval.fusion import (
+    LISTS,
+    Found,
+    Fused,
+    convex_combination,
+    fuse,
+    normalized,
+    reciprocal_rank_fusion,
+    united,
+    weight_of,
+)
 
 Scored = list[tuple[int, float]]
 
@@ -43,7 +53,16 @@ def arrays(scored: Scored) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rrf(lists: Sequence[Sequence[int]], k: int = 60, weights: Sequence[float] | None = None) -> Fused:
-    return reciprocal_rank_fusion([ints(one) for one in lists], k, weights)
+    return reciprocal_rank_fusion(united([(ints(one), np.zeros(len(one))) for one in lists]), k, weights)
+
+
+def found_in(lists: Sequence[Scored], *beyond: dict[int, float], least: Sequence[float] | None = None) -> Found:
+    """What the lists hold; `beyond` of each: its scores of documents beyond its end."""
+    found = united([arrays(one) for one in lists], least)
+    for row, scores in enumerate(beyond):
+        for document, score in scores.items():
+            found.scores[row, found.documents.tolist().index(document)] = score
+    return found
 
 
 def pairs(fused: Fused) -> Scored:
@@ -92,17 +111,26 @@ def test_reciprocal_rank_fusion_is_the_rounded_sum(lists: list[tuple[list[int], 
         assert row == [ranked.index(d) + 1 if d in ranked else 0 for d in fused.documents.tolist()]
 
 
+def test_documents_of_lists_are_united() -> None:
+    found = united([arrays([(7, 3.0), (3, 2.0)]), arrays([]), arrays([(3, 0.9), (9, 0.2)])], [1.0, 0.0, -1.0])
+    assert found.documents.tolist() == [3, 7, 9]
+    assert found.ranks.tolist() == [[2, 1, 0], [0, 0, 0], [1, 0, 2]]
+    assert found.scores.tolist() == [[2.0, 3.0, 0.0], [0.0] * 3, [0.9, 0.0, 0.2]]
+    assert found.least == [1.0, 0.0, -1.0] and united([arrays([])]).least == [0.0]
+
+
 @given(scored_lists, st.sampled_from(["theoretical", "min-max", "z-score"]))
 def test_a_convex_combination_is_the_rounded_sum(lists: list[tuple[Scored, float]], normalization: str) -> None:
-    found = {document for scored, weight in lists if weight for document, _ in scored}
-    shares: dict[int, list[float]] = {document: [] for document in found}
-    for scored, weight in lists:
-        values, missing = normalized(arrays(scored)[1], normalization)  # type: ignore[arg-type]
-        held = {document: value for (document, _), value in zip(scored, values.tolist(), strict=True)}
-        for document in found:
-            shares[document].append(weight * held.get(document, missing))
+    held = sorted({document for scored, weight in lists if weight for document, _ in scored})
+    scores = np.array([[dict(scored).get(document, 0.0) for document in held] for scored, _ in lists])
+    values = normalized(scores, normalization, [0.0] * len(lists)).tolist()  # type: ignore[arg-type]
+    finds = [any(document in dict(scored) for document in held) for scored, _ in lists]
+    shares = {
+        document: [weight * row[at] * any_held for (_, weight), row, any_held in zip(lists, values, finds, strict=True)]
+        for at, document in enumerate(held)
+    }
     weights = [weight for _, weight in lists]
-    fused = convex_combination([arrays(one) for one, _ in lists], normalization, weights)  # type: ignore[arg-type]
+    fused = convex_combination(found_in([one for one, _ in lists]), normalization, weights)  # type: ignore[arg-type]
     assert pairs(fused) == ordered(shares)
 
 
@@ -152,55 +180,61 @@ def test_the_first_of_fused_lists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("normalization", "values", "missing"),
+    ("normalization", "values"),
     [
         # mean 5, variance (9 + 1 + 4) / 3
-        ("z-score", [3 / math.sqrt(14 / 3), -1 / math.sqrt(14 / 3), -2 / math.sqrt(14 / 3)], -2 / math.sqrt(14 / 3)),
-        ("min-max", [1.0, 0.2, 0.0], 0.0),  # (4 - 3) / (8 - 3)
-        ("theoretical", [1.0, 0.5, 0.375], 0.0),  # 4 / 8, 3 / 8
+        ("z-score", [3 / math.sqrt(14 / 3), -2 / math.sqrt(14 / 3), -1 / math.sqrt(14 / 3)]),
+        ("min-max", [1.0, 0.0, 0.2]),  # (4 - 3) / (8 - 3)
+        ("theoretical", [1.0, 0.375, 0.5]),  # 3 / 8, 4 / 8
     ],
 )
-def test_normalizations_by_hand(normalization: str, values: list[float], missing: float) -> None:
-    found = normalized(np.array([8.0, 4.0, 3.0]), normalization)  # type: ignore[arg-type]
-    assert found == (approx(np.array(values)), approx(missing))
+def test_normalizations_by_hand(normalization: str, values: list[float]) -> None:
+    twice = np.array([[8.0, 3.0, 4.0], [80.0, 30.0, 40.0]])
+    assert normalized(twice, normalization, [0.0, 0.0]) == approx(np.array([values] * 2))  # type: ignore[arg-type]
 
 
 def test_the_theoretical_least_is_that_of_the_function_or_of_a_lower_score() -> None:
-    assert normalized(np.array([8.0, 4.0, 3.0]), "theoretical", 2.0)[0].tolist() == approx([1.0, 2 / 6, 1 / 6])
-    assert normalized(np.array([3.0, 1.0, -1.0]), "theoretical")[0].tolist() == [1.0, 0.5, 0.0]
+    found = normalized(np.array([[4.0, 8.0, 3.0], [3.0, 1.0, -1.0]]), "theoretical", [2.0, 0.0])
+    assert found == approx(np.array([[2 / 6, 1.0, 1 / 6], [1.0, 0.5, 0.0]]))
 
 
 @pytest.mark.parametrize("constant", [[0.1, 0.1, 0.1], [0.7]])
 def test_equal_scores_have_a_place_on_the_scale(constant: list[float]) -> None:
-    count = len(constant)
-    for normalization in ("min-max", "theoretical"):
-        values, missing = normalized(np.array(constant), normalization)  # type: ignore[arg-type]
-        assert (values.tolist(), missing) == ([1.0] * count, 0.0)
-    values, missing = normalized(np.array(constant), "z-score")
-    assert (values.tolist(), missing) == ([0.0] * count, 0.0)
-    assert normalized(np.zeros(2), "theoretical")[0].tolist() == [1.0, 1.0]
+    scores = np.array([constant, np.zeros(len(constant))])
+    for normalization, equal in (("min-max", 1.0), ("theoretical", 1.0), ("z-score", 0.0)):
+        assert np.all(normalized(scores, normalization, [0.0, 0.0]) == equal)  # type: ignore[arg-type]
 
 
 def test_a_convex_combination_by_hand() -> None:
     # Bruch et al. 2023: alpha * normalized semantic score + (1 - alpha) * normalized lexical score
-    lists = [arrays([(3, 8.0), (5, 4.0)]), arrays([(5, 0.5), (9, 0.4), (3, 0.3)])]
-    fused = convex_combination(lists, "theoretical", [0.25, 0.75])
+    lists = [[(3, 8.0), (5, 4.0)], [(5, 0.5), (9, 0.4), (3, 0.3)]]
+    fused = convex_combination(found_in(lists, {9: 2.0}), "theoretical", [0.25, 0.75])
     assert pairs(fused) == [
         (5, approx(0.25 * 4 / 8 + 0.75)),
         (3, approx(0.25 + 0.75 * 3 / 5)),
-        (9, approx(0.75 * 4 / 5)),
+        (9, approx(0.25 * 2 / 8 + 0.75 * 4 / 5)),
     ]
     assert fused.ranks.tolist() == [[2, 1, 0], [1, 3, 2]]
-    assert pairs(convex_combination(lists, "min-max", [0.25, 0.75])) == [
-        (5, approx(0.75)),
+    assert fused.of_lists.tolist() == [[4.0, 8.0, 2.0], [0.5, 0.3, 0.4]]
+    assert pairs(convex_combination(found_in(lists, {9: 2.0}), "min-max", [0.25, 0.75])) == [
+        (5, approx(0.25 * 2 / 6 + 0.75)),
         (9, approx(0.75 * 0.1 / 0.2)),
         (3, approx(0.25)),
     ]
 
 
-def test_a_document_that_a_list_lacks_counts_as_its_last_in_z_scores() -> None:
-    fused = dict(pairs(convex_combination([arrays([(1, 3.0), (2, 1.0)]), arrays([(7, 5.0), (1, 1.0)])], "z-score")))
-    assert fused == {1: 0.0, 2: -2.0, 7: 0.0}
+def test_a_list_without_documents_adds_nothing() -> None:
+    found = found_in([[], [(1, 0.5), (2, 0.1)]])
+    for normalization, values in (("theoretical", [1.0, 0.2]), ("min-max", [1.0, 0.0]), ("z-score", [1.0, -1.0])):
+        assert convex_combination(found, normalization).scores.tolist() == approx(values)  # type: ignore[arg-type]
+    assert pairs(convex_combination(found_in([[], []]), "z-score")) == []
+
+
+def test_documents_of_a_list_of_weight_0_do_not_move_the_scale() -> None:
+    found = found_in([[(1, 4.0), (2, 2.0)], [(9, 0.5), (1, 0.2)]], {9: 0.5}, {2: 0.1})
+    fused = convex_combination(found, "min-max", [1.0, 0.0])
+    assert pairs(fused) == [(1, 1.0), (2, 0.0)]
+    assert fused.ranks.tolist() == [[1, 2], [2, 0]]
 
 
 @given(
@@ -212,50 +246,48 @@ def test_full_lists_equal_fusing_the_scores_of_all(rows: list[tuple[float, float
     weights = {"bm25": 0.4, "tfidf": 0.6}
     settings = RetrievalConfig(fusion=method, fusion_weights=FusionWeights(**weights))  # type: ignore[arg-type]
     orders = [np.lexsort((np.arange(len(table)), -column)) for column in table.T]
-    lists = {name: (order, column[order]) for name, order, column in zip(weights, orders, table.T, strict=True)}
+    found = united([(order, column[order]) for order, column in zip(orders, table.T, strict=True)])
     if method == "rrf":
         sums = sum(w / (60 + 1 + np.argsort(order)) for w, order in zip(weights.values(), orders, strict=True))
     else:
         highest = table.max(axis=0)
         sums = np.where(highest > 0, table / np.where(highest > 0, highest, 1.0), 1.0) @ list(weights.values())
-    fused = fuse(settings, lists, {})
+    fused = fuse(settings, found)
     np.testing.assert_allclose(fused.scores, np.asarray(sums)[fused.documents], rtol=1e-12, atol=1e-300)
     assert sorted(fused.documents.tolist()) == list(range(len(table)))
     assert np.all(np.diff(fused.scores) <= 0)
 
 
 def test_settings_reach_the_fusion() -> None:
-    lists = {"bm25": arrays([(1, 9.0), (2, 6.0)]), "tfidf": arrays([(2, 0.9), (1, 0.1)])}
+    lists = [[(1, 9.0), (2, 6.0)], [(2, 0.9), (1, 0.1)]]
+    found = found_in(lists)
     even, heavy = FusionWeights(bm25=1.0, tfidf=1.0), FusionWeights(bm25=3.0, tfidf=1.0)
-    assert pairs(fuse(RetrievalConfig(fusion="rrf", fusion_weights=even), lists, {})) == pairs(rrf([[1, 2], [2, 1]]))
-    assert pairs(fuse(RetrievalConfig(fusion="rrf", rrf_k=7, fusion_weights=heavy), lists, {})) == pairs(
+    assert pairs(fuse(RetrievalConfig(fusion="rrf", fusion_weights=even), found)) == pairs(rrf([[1, 2], [2, 1]]))
+    assert pairs(fuse(RetrievalConfig(fusion="rrf", rrf_k=7, fusion_weights=heavy), found)) == pairs(
         rrf([[1, 2], [2, 1]], 7, [3.0, 1.0])
     )
-    by_default = convex_combination(list(lists.values()), "theoretical", [0.7, 0.3])
-    assert pairs(fuse(RetrievalConfig(), lists, {})) == pairs(by_default)
+    by_default = convex_combination(found, "theoretical", [0.7, 0.3])
+    assert pairs(fuse(RetrievalConfig(), found)) == pairs(by_default)
     for normalization, best in (("theoretical", 2), ("min-max", 1), ("z-score", 1)):
         settings = RetrievalConfig(
             fusion="convex", fusion_normalization=normalization, fusion_weights=FusionWeights(bm25=1.2, tfidf=1.0)
         )
-        expected = convex_combination(list(lists.values()), normalization, [1.2, 1.0])  # type: ignore[arg-type]
-        assert pairs(fuse(settings, lists, {})) == pairs(expected)
+        expected = convex_combination(found, normalization, [1.2, 1.0])  # type: ignore[arg-type]
+        assert pairs(fuse(settings, found)) == pairs(expected)
         assert expected.documents[0] == best
-    least = fuse(RetrievalConfig(fusion="convex", fusion_weights=even), lists, {"bm25": 6.0})
+    least = fuse(RetrievalConfig(fusion="convex", fusion_weights=even), found_in(lists, least=[6.0, 0.0]))
     assert dict(pairs(least)) == {1: approx(1 + 1 / 9), 2: approx(1.0)}
 
 
 def test_a_third_list_joins_by_its_name() -> None:
-    class ThreeWeights(FusionWeights):
-        bm25: float = 1.0
-        tfidf: float = 1.0
-        dense: float = 2.0
-
-    lists = {"bm25": arrays([(1, 9.0)]), "tfidf": arrays([(2, 0.9)]), "dense": arrays([(3, 0.4), (2, -0.2)])}
-    settings = RetrievalConfig(fusion="rrf", fusion_weights=ThreeWeights())
-    assert pairs(fuse(settings, lists, {})) == pairs(rrf([[1], [2], [3, 2]], weights=[1.0, 1.0, 2.0]))
-    settings = RetrievalConfig(fusion="convex", fusion_weights=ThreeWeights())
-    fused = dict(pairs(fuse(settings, lists, {"dense": -1.0})))
-    assert fused == {1: 1.0, 2: approx(1.0 + 2 * 0.8 / 1.4), 3: 2.0}
+    assert LISTS == ("bm25", "tfidf", "dense")
+    lists = [[(1, 9.0)], [(2, 0.9)], [(3, 0.4), (2, -0.2)]]
+    weights = FusionWeights(bm25=1.0, tfidf=1.0, dense=2.0)
+    found = found_in(lists, {}, {}, {1: -0.3}, least=[0.0, 0.0, -1.0])
+    settings = RetrievalConfig(fusion="rrf", fusion_weights=weights)
+    assert pairs(fuse(settings, found)) == pairs(rrf([[1], [2], [3, 2]], weights=[1.0, 1.0, 2.0]))
+    fused = dict(pairs(fuse(RetrievalConfig(fusion="convex", fusion_weights=weights), found)))
+    assert fused == {1: 1.0 + 2 * 0.7 / 1.4, 2: approx(1.0 + 2 * 0.8 / 1.4), 3: 2.0}
 
 
 def test_embeddings_weigh_as_much_as_words_unless_that_is_set() -> None:

@@ -14,7 +14,7 @@ from small_corpus import PASSAGES, passage  # type: ignore[import-not-found]
 from ragray.config import AnalyzerConfig, Bm25Config, FusionWeights, RetrievalConfig
 from ragray.errors import ArtifactError, DataError
 from ragray.manifest import files_below
-from ragray.retrieval.fusion import reciprocal_rank_fusion
+from ragray.retrieval.fusion import reciprocal_rank_fusion, united
 from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.store import IndexStore
 from ragray.retrieval.writing import DESCRIPTION, SEGMENT, build_index
@@ -67,8 +67,8 @@ def test_the_fused_score_is_rrf_of_the_ranks_shown(tmp_path: Path) -> None:
     by_bm25 = sorted(hits, key=lambda hit: hit.bm25_rank or 0)
     by_tfidf = sorted(hits, key=lambda hit: hit.tfidf_rank or 0)
     numbers = {hit.doc_id: index.number(hit.doc_id) for hit in hits}
-    lists = [np.array([numbers[hit.doc_id] for hit in ranked]) for ranked in (by_bm25, by_tfidf)]
-    assert [numbers[hit.doc_id] for hit in hits] == reciprocal_rank_fusion(lists, 60).documents.tolist()
+    lists = [(np.array([numbers[hit.doc_id] for hit in held]), np.zeros(len(held))) for held in (by_bm25, by_tfidf)]
+    assert [numbers[hit.doc_id] for hit in hits] == reciprocal_rank_fusion(united(lists), 60).documents.tolist()
 
 
 def test_the_fused_score_is_the_weighted_sum_of_normalized_scores(tmp_path: Path) -> None:

@@ -120,17 +120,18 @@ def test_what_is_no_prior_is_said(change):
 
 
 def test_reranking_by_hand():
-    fused = Fused(np.array([4, 2, 0]), np.array([0.9, 0.5, 0.4]), np.array([[1, 2, 0], [0, 2, 1]]))
+    fused = Fused(np.array([4, 2, 0]), np.array([0.9, 0.5, 0.4]), np.array([[1, 2, 0], [0, 2, 1]]), np.eye(2, 3))
     found, parts = reranked(fused, np.array([1.0, 0, 0.5, 0, 0], np.float32), 2.0)
     assert found.documents.tolist() == [0, 2, 4] and parts == pytest.approx([1.0, 0.5, 0.0])
     assert found.scores == pytest.approx([1.4, 1.0, 0.9]) and found.ranks.tolist() == [[0, 2, 1], [1, 2, 0]]
+    assert found.of_lists.tolist() == [[0, 0, 1], [0, 1, 0]]
     same, nothing = reranked(fused, np.ones(5, np.float32), 0.0)
     assert same.documents.tolist() == [4, 2, 0] and not nothing.any()
     tied, _ = reranked(fused, np.array([0.5, 0, 0.3, 0, 0], np.float32), 0.0)
     assert tied.scores.tolist() == fused.scores.tolist()
-    level = Fused(np.array([1, 3]), np.array([1.0, 0.5]), np.array([[1, 2]]))
+    level = Fused(np.array([1, 3]), np.array([1.0, 0.5]), np.array([[1, 2]]), np.ones((1, 2)))
     assert reranked(level, np.array([0, 0, 0, 1.0], np.float32), 1.0)[0].documents.tolist() == [1, 3]  # 1.0 each
-    none = Fused(np.empty(0, np.int64), np.empty(0), np.empty((2, 0), np.int64))
+    none = Fused(np.empty(0, np.int64), np.empty(0), np.empty((2, 0), np.int64), np.empty((2, 0)))
     assert len(reranked(none, np.ones(5, np.float32), 1.0)[0].documents) == 0
 
 
