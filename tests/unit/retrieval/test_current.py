@@ -216,13 +216,13 @@ def test_a_killed_updater_leaves_the_version_before_or_after(store: IndexStore) 
     code = _UPDATES.format(tests=str(Path(__file__).parent), root=str(store.root))
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        done = [int(process.stdout.readline())]  # the first update has to load compiled code
         deadline = time.monotonic() + 1.5
         while time.monotonic() < deadline:
             index = current.now()
             assert [index.passage(hit.doc_id).doc_id for hit in index.search("landmark", 5)] in ([], ["mark"])
         process.send_signal(signal.SIGKILL)
-        done = [int(line) for line in process.stdout]
-    assert done, "nothing was changed in time"
+        done += [int(line) for line in process.stdout]
     index = current.now()
     assert int(index.passage("mark").title) in (done[-1], done[-1] + 1)
     assert (current.failure, version_of(index)) == ("", store.version)
