@@ -17,7 +17,7 @@ import pytest
 
 from ragray.artifact import Artifact, Draft, folder_digest
 from ragray.config_loading import validate_config
-from ragray.distributed import merge, train
+from ragray.distributed import merge, train, train_group
 from ragray.distributed.stage import Job
 from ragray.errors import ConfigError, DataError, WorkError
 
@@ -156,7 +156,7 @@ def test_an_error_in_a_worker_comes_out_as_ours(inputs, tmp_path):
 
 
 def test_what_ray_reports_without_an_error_of_ours_keeps_its_last_line():
-    found = train.explain(RuntimeError("Training failed\n\nActorDiedError: out of memory"))
+    found = train_group.explain(RuntimeError("Training failed\n\nActorDiedError: out of memory"))
     assert isinstance(found, WorkError)
     assert "out of memory" in str(found)
 

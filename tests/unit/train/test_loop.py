@@ -41,7 +41,7 @@ def run(tiny_model, examples_file, tmp_path):
         work = tmp_path / name
         work.mkdir(exist_ok=True)
         train(TrainRun(settings, seed, str(model), str(examples), str(work), attempt="x"))
-        return Checkpoints(work, "x", 9).latest()
+        return Checkpoints(work, 9).latest()
 
     return train_with
 
@@ -171,7 +171,7 @@ def test_a_loss_that_is_not_a_number_names_the_row_of_examples(run, tmp_path, ma
         poisoned.get_input_embeddings().weight[poison] = float("nan")
     poisoned.save_pretrained(model)
     rows = write_rows(tmp_path / "poisoned.parquet", lambda row: {**row, "question": "☃?"}, at=5)
-    with pytest.raises(WorkError, match=r"the loss of step 1 is not a finite number; examples: .*e005") as caught:
+    with pytest.raises(WorkError, match=r"step 1: the loss is not a finite number; examples: .*e005") as caught:
         run(model=model, examples=rows, tokens_per_micro_batch=512, max_length=512, global_batch_examples=12)
     assert caught.value.message.count("e0") <= 4, "only the packed row with the bad example is named"
 
