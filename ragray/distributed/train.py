@@ -1,16 +1,15 @@
-"""The train stage: LoRA training by Ray Train's `TorchTrainer`, each worker running `train.loop`.
+"""The train stage: LoRA training by a group of Ray Train workers (`train_group.py`).
 
 In: examples.parquet and the base model. Out: `adapter/` (PEFT layout), base_model.json, history.parquet,
-timings.parquet, loss.svg. Checkpoints live in the stage's work folder: a lost worker (Ray restarts the
-group) and a killed run (the next one finds them) both go on from there. Each worker reads all examples
-and takes its rows of each step; streaming them from Ray Data shards is for sets beyond one worker's memory.
+timings.parquet, loss.svg; bad_steps.json where steps were left out. Checkpoints live in the stage's work folder: a
+lost worker (Ray restarts the group) and a killed run (the next one finds them) both go on from there. Each worker
+reads all examples and takes its rows of each step; streaming them from Ray Data shards is for sets beyond one
+worker's memory.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import os
 import shutil
 import signal
 import threading
@@ -25,16 +24,14 @@ import pyarrow.parquet as pq
 
 from ragray.artifact import Artifact, Source, folder_digest
 from ragray.config import RunConfig
-from ragray.config_train import TrainConfig
-from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
-from ragray.errors import ConfigError, DataError, RagrayError, WorkError
+from ragray.distributed.train_group import train_on_ray
+from ragray.errors import DataError, WorkError
 
 if TYPE_CHECKING:
     from ragray.train.checkpoint import Checkpoint
-    from ragray.train.loop import TrainRun
-    from ragray.train.monitor import Progress
 
+BAD_STEPS = "bad_steps.json"
 _POLL_SECONDS = 1.0
 
 
@@ -55,137 +52,54 @@ def build(job: Job) -> None:
         work_folder=str(job.work_folder.resolve()),
         attempt=uuid.uuid4().hex[:8],
     )
-    checkpoints = Checkpoints(job.work_folder, run.attempt, settings.keep_checkpoints)
+    checkpoints = Checkpoints(job.work_folder, settings.keep_checkpoints)
     found = checkpoints.latest()
     if found is None or not found.state().finished:
         if found is not None:
             job.report(f"resuming after step {found.state().step}")
-        _train_on_ray(run, job)
+        with _reporting(job), _interruptible():
+            train_on_ray(run)
         found = checkpoints.latest()
     if found is None or not found.state().finished:
         raise WorkError(
             "training ended without its last checkpoint", f"check that all workers can write to {job.work_folder}"
         )
-    _fill(job, found, run.model_folder)
+    best = checkpoints.best() if settings.result == "best" else None
+    _fill(job, found, best or found, run.model_folder)
 
 
-def _fill(job: Job, checkpoint: Checkpoint, model: str) -> None:
-    """Copy the result out of the last checkpoint, and record what it says about itself."""
+def _fill(job: Job, last: Checkpoint, chosen: Checkpoint, model: str) -> None:
+    """Copy the result out of the chosen checkpoint and the history out of the last; record what they say."""
     from ragray.train import checkpoint as layout
     from ragray.train.monitor import HISTORY, TIMINGS, draw_losses
 
     folder = job.draft.folder
-    shutil.copytree(checkpoint.folder / layout.ADAPTER, folder / layout.ADAPTER)
+    shutil.copytree(chosen.folder / layout.ADAPTER, folder / layout.ADAPTER)
     for name in (HISTORY, TIMINGS):
-        shutil.copyfile(checkpoint.folder / name, folder / name)
+        shutil.copyfile(last.folder / name, folder / name)
     job.draft.volatile.add(TIMINGS)
     base = {"path": job.config.train.base_model, "digest": folder_digest(Path(model))}
     (folder / "base_model.json").write_text(json.dumps(base, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    history = checkpoint.history()
+    state, history = last.state(), last.history()
+    if not history.losses:
+        raise WorkError(
+            f"training: all {state.step} steps were left out; the last: {state.bad_steps[-1].line()}",
+            "lower train.learning_rate, or look at the examples and the base model",
+        )
     draw_losses(history, folder / "loss.svg")
-    job.draft.counts.update(checkpoint.state().counts)
+    job.draft.counts.update(state.counts)
+    job.draft.counts.update(result_step=chosen.state().step, left_out_steps=state.step - state.updates)
+    if state.bad_steps:
+        for bad in state.bad_steps:
+            job.report(bad.line())
+        rows = json.dumps([asdict(bad) for bad in state.bad_steps], indent=2, sort_keys=True, ensure_ascii=False)
+        (folder / BAD_STEPS).write_text(rows + "\n", encoding="utf-8")
     metrics: dict[str, float] = {"first_loss": history.losses[0], "last_loss": history.losses[-1]}
     if history.valid_losses:
-        metrics |= {"valid_loss_before": history.valid_losses[0], "valid_loss_after": history.valid_losses[-1]}
+        measured = chosen.state().valid_loss
+        after = history.valid_losses[-1] if measured is None else measured
+        metrics |= {"valid_loss_before": history.valid_losses[0], "valid_loss_after": after}
     job.draft.metrics.update(metrics, tokens_per_s=round(history.tokens_per_s(), 1))
-
-
-def _train_on_ray(run: TrainRun, job: Job) -> None:
-    connect()
-    settings = run.settings
-    check_cluster(settings)
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={**asdict(run), "settings": settings.model_dump(mode="json")},
-        torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=settings.num_workers, use_gpu=settings.use_gpu, resources_per_worker=_resources(settings)
-        ),
-        run_config=ray.train.RunConfig(
-            name=f"train-{run.attempt}",  # a name used before would make Ray take up that run
-            storage_path=str(job.work_folder.resolve() / "ray"),
-            failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
-        ),
-    )
-    try:
-        with _reporting(job), _interruptible():
-            trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise explain(error) from error
-
-
-def _work(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
-    settings = TrainConfig.model_validate(config["settings"])
-    _use_threads(settings)
-    import ray.train
-
-    from ragray.train.loop import TrainRun, train
-    from ragray.train.monitor import write_progress
-
-    run = TrainRun(**{**config, "settings": settings})
-    _check_shared(run)
-    first = ray.train.get_context().get_world_rank() == 0
-
-    def on_progress(progress: Progress) -> None:
-        if first:
-            write_progress(progress, Path(run.work_folder))
-        ray.train.report(asdict(progress))
-
-    train(run, on_progress)
-
-
-def _use_threads(settings: TrainConfig) -> None:
-    os.environ["OMP_NUM_THREADS"] = str(settings.threads_per_worker)
-    if not settings.use_gpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    import torch
-
-    torch.set_num_threads(settings.threads_per_worker)
-
-
-def _check_shared(run: TrainRun) -> None:
-    """Every worker must see the run's files, wherever in the cluster it is."""
-    for path in (run.model_folder, run.examples_file, run.work_folder):
-        if not Path(path).exists():
-            raise WorkError(
-                f"{path}: not found on the node of a training worker",
-                "put `output` and train.base_model on storage that all nodes share",
-            )
-
-
-def _resources(settings: TrainConfig) -> dict[str, float]:
-    gpus = {"GPU": 1.0} if settings.use_gpu else {}
-    return {"CPU": float(settings.threads_per_worker), **gpus}
-
-
-def check_cluster(settings: TrainConfig) -> None:
-    """Check that the cluster can ever hold all workers at once.
-
-    Raises:
-        ConfigError: it cannot; without this check Ray would wait for ever.
-    """
-    import ray
-
-    wanted = _resources(settings)
-    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    nodes = [node["Resources"] for node in alive]
-    room = sum(_fits(node, wanted) for node in nodes)
-    if room < settings.num_workers:
-        total = {name: sum(node.get(name, 0.0) for node in nodes) for name in wanted}
-        have = ", ".join(f"{amount:g} {name}" for name, amount in total.items())
-        want = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
-        raise ConfigError(
-            f"train.num_workers: {settings.num_workers} workers of {want} each do not fit in this cluster ({have})",
-            f"set train.num_workers to at most {room}" if room else "add nodes, or ask for less per worker",
-        )
-
-
-def _fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
-    return min(math.floor(node.get(name, 0.0) / amount) for name, amount in wanted.items())
 
 
 @contextmanager
@@ -251,29 +165,6 @@ def check_leakage(prepared: Artifact, most: float) -> None:
     )
 
 
-def explain(error: Exception) -> RagrayError:
-    """The worker's own error where it was one of ragray's, else one that holds the first worker's."""
-    failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        for cause in _causes(failure):
-            if isinstance(cause, RagrayError):
-                return cause
-    first = next(iter(failures.values()), error)
-    detail = str(first).strip().splitlines()[-1]
-    return WorkError(
-        f"training failed on a worker: {detail}",
-        "run the command again: it resumes from the last checkpoint; the workers' logs are below /tmp/ray",
-    )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it wraps."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-
-
 def _settings(config: RunConfig) -> Mapping[str, Any]:
     return {"train": config.train.model_dump(mode="json")}
 
@@ -294,7 +185,7 @@ STAGE = Stage(
     name="train",
     format_version=1,
     needs=("prepare", "augment"),
-    code=("prompt", "schema", "train", "distributed.train"),
+    code=("prompt", "schema", "train", "distributed.train", "distributed.train_group"),
     settings=_settings,
     build=build,
     headline=_headline,

@@ -1,31 +1,31 @@
 """Checkpoints that a run resumes from as if it had never stopped.
 
-In: weights, optimizer moments, history, position. Out: `checkpoints/step-00000050/` in the work folder,
+In: each worker's shard, the history, the position. Out: `checkpoints/step-00000050/` in the work folder,
 written aside by all workers and renamed by the first, so that a checkpoint is whole or absent:
 
     adapter/                       the weights, PEFT layout, float32     first worker
-    moments-00000-of-00002.safetensors   AdamW's moments, by name        every worker a share
-    state.json                     step, counts                          first worker
+    moments-00000-of-00002.safetensors   AdamW's moments, by name        every worker its own
+    state.json                     step, counts, bad steps               first worker
     history.parquet timings.parquet      the monitor                     first worker
 
 Any world size and ZeRO stage reads any checkpoint. The random state needs no file: the order of the
-data and the seed of each step's dropout are functions of seed, step and worker.
+data and the seed of each step's dropout are functions of seed, step and worker. `writing.py` writes them.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ragray.config_train import LoraConfig
-from ragray.errors import ArtifactError
-from ragray.train.lora import load_adapter, save_adapter
+from ragray.train.guard import BadStep
+from ragray.train.lora import load_adapter
 from ragray.train.monitor import History
+from ragray.train.shards import flush, read_shards
 
 ADAPTER = "adapter"
 STATE = "state.json"
@@ -35,9 +35,12 @@ STATE = "state.json"
 class RunState:
     """Where the run stands, and what it counted."""
 
-    step: int  # optimizer steps done
+    step: int  # steps done, those left out by the guard too
     total_steps: int
     counts: Mapping[str, int]
+    updates: int  # optimizer steps made: what AdamW counts
+    valid_loss: float | None = None  # of exactly these weights, where it was measured
+    bad_steps: tuple[BadStep, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -53,7 +56,9 @@ class Checkpoint:
 
     def state(self) -> RunState:
         """Step and counts."""
-        return RunState(**json.loads((self.folder / STATE).read_text(encoding="utf-8")))
+        values = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
+        bad_steps = tuple(BadStep(**{**bad, "examples": tuple(bad["examples"])}) for bad in values.pop("bad_steps"))
+        return RunState(**values, bad_steps=bad_steps)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The adapter's weights by name."""
@@ -61,12 +66,7 @@ class Checkpoint:
 
     def moments(self) -> dict[str, torch.Tensor]:
         """The optimizer's moments by `name/moment`, from the shares of all workers that wrote them."""
-        from safetensors.torch import load_file
-
-        shares = sorted(self.folder.glob("moments-*.safetensors"))
-        if not shares or len(shares) != int(shares[0].stem.rpartition("-")[2]):
-            raise ArtifactError(f"{self.folder}: shares of the optimizer's state are missing", "remove this folder")
-        return {name: tensor for share in shares for name, tensor in load_file(share).items()}
+        return read_shards(self.folder, "moments")
 
     def history(self) -> History:
         """The monitor's records up to this step."""
@@ -74,65 +74,65 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run. `attempt` keeps apart what a dead run may still be writing."""
+    """The checkpoints of one run.
 
-    def __init__(self, work_folder: Path, attempt: str, keep: int) -> None:
+    Args:
+        work_folder: of the run.
+        keep: how many of the latest stay.
+        keep_best: how many of those with the lowest validation loss stay beside them.
+    """
+
+    def __init__(self, work_folder: Path, keep: int, keep_best: int = 0) -> None:
         self._folder = work_folder / "checkpoints"
-        self._attempt = attempt
         self._keep = keep
+        self._keep_best = keep_best
 
     def latest(self) -> Checkpoint | None:
         """The checkpoint with the most steps."""
         found = self._all()
-        return Checkpoint(found[-1]) if found else None
+        return found[-1] if found else None
+
+    def best(self) -> Checkpoint | None:
+        """The checkpoint with the lowest validation loss; of equals the earliest."""
+        ranked = self._ranked()
+        return ranked[0] if ranked else None
 
     def at(self, step: int) -> Checkpoint:
         """The checkpoint after `step` steps."""
         return Checkpoint(self._folder / f"step-{step:08d}")
 
-    def write(
-        self,
-        state: RunState,
-        history: History,
-        weights: Mapping[str, torch.Tensor],
-        moments: Iterable[tuple[str, torch.Tensor]],
-        settings: LoraConfig,
-        base_model: str,
-    ) -> None:
-        """Write a checkpoint; a collective of all workers, since `moments` gathers as it is consumed."""
-        from safetensors.torch import save_file
+    def aside(self, step: int, attempt: str) -> Path:
+        """Where `attempt` writes the checkpoint after `step` steps, before it is whole."""
+        return self._folder / f".step-{step:08d}.{attempt}"
 
-        rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        target = self._folder / f"step-{state.step:08d}"
-        aside = self._folder / f".{target.name}.{self._attempt}"
-        if rank == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-        torch.distributed.barrier()
-        share = {name: tensor for number, (name, tensor) in enumerate(moments) if number % world_size == rank}
-        save_file(share, aside / f"moments-{rank:05d}-of-{world_size:05d}.safetensors")
-        if rank == 0:
-            save_adapter(weights, settings, base_model, aside / ADAPTER)
-            history.save(aside)
-            (aside / STATE).write_text(json.dumps(asdict(state), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        torch.distributed.barrier()
-        if rank == 0:
-            _publish(aside, target)
-            self._forget_old()
+    def publish(self, aside: Path, step: int) -> None:
+        """Give a whole checkpoint its name and forget old ones; where this step has one, that says the same."""
+        target = self.at(step).folder
+        if target.exists():
+            shutil.rmtree(aside)
+        else:
+            flush(aside)
+            aside.rename(target)
+            flush(self._folder)
+        self._forget_old()
 
-    def _all(self) -> list[Path]:
-        return sorted(folder for folder in self._folder.glob("step-*") if folder.is_dir())
+    def clear_dead(self) -> None:
+        """Remove what attempts that were killed left unfinished; call it when none other is running."""
+        for folder in self._folder.glob(".step-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _all(self) -> list[Checkpoint]:
+        return [Checkpoint(folder) for folder in sorted(self._folder.glob("step-*")) if folder.is_dir()]
+
+    def _ranked(self) -> list[Checkpoint]:
+        losses = [(checkpoint.state().valid_loss, checkpoint) for checkpoint in self._all()]
+        measured = [(loss, checkpoint) for loss, checkpoint in losses if loss is not None]
+        return [checkpoint for _, checkpoint in sorted(measured, key=lambda pair: pair[0])]
 
     def _forget_old(self) -> None:
-        for folder in self._all()[: -self._keep]:
-            gone = folder.with_name(f".{folder.name}.{self._attempt}.gone")
-            folder.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
-
-
-def _publish(aside: Path, target: Path) -> None:
-    """Rename into place; where a checkpoint of this step exists, it says the same."""
-    if target.exists():
-        shutil.rmtree(aside)
-    else:
-        aside.rename(target)
+        stay = {checkpoint.folder for checkpoint in (*self._all()[-self._keep :], *self._ranked()[: self._keep_best])}
+        for checkpoint in self._all():
+            if checkpoint.folder not in stay:
+                gone = checkpoint.folder.with_name(f".{checkpoint.folder.name}.gone")
+                checkpoint.folder.rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)

@@ -10,23 +10,28 @@ from __future__ import annotations
 
 import math
 import time
+import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.distributed
+from torch import nn
 
 from ragray.config_train import TrainConfig
-from ragray.errors import WorkError
+from ragray.errors import ConfigError, WorkError
 from ragray.schema import stable_digest
 from ragray.train.checkpoint import Checkpoint, Checkpoints, RunState
 from ragray.train.examples import Example, ExampleSet, read_examples
+from ragray.train.guard import BadStep, judge, why_bad
 from ragray.train.loading import DTYPES, check_packable, load_model, load_tokenizer
-from ragray.train.lora import attach_lora, set_adapter
+from ragray.train.lora import attach_lora
 from ragray.train.losses import AnswerLoss
 from ragray.train.monitor import History, Progress, StepRecord
 from ragray.train.packing import DataOrder, pack, register_packed_attention, share_out
+from ragray.train.together import alike, first_workers
+from ragray.train.writing import CheckpointWriter
 from ragray.train.zero import ZeroEngine, check_zero
 
 REPORT_SECONDS = 3.0
@@ -43,7 +48,7 @@ class TrainRun:
     model_folder: str
     examples_file: str
     work_folder: str
-    attempt: str  # differs between starts of the same run
+    attempt: str  # differs between starts of the same command
 
 
 def check_settings(settings: TrainConfig) -> None:
@@ -53,42 +58,65 @@ def check_settings(settings: TrainConfig) -> None:
         ConfigError: two settings contradict each other.
     """
     check_zero(settings)
+    if isinstance(settings.num_workers, tuple) and settings.num_workers[0] > settings.num_workers[1]:
+        raise ConfigError(f"train.num_workers: {list(settings.num_workers)} is [most, least]", "write [least, most]")
+    if settings.result == "best" and settings.keep_best == 0:
+        raise ConfigError("train.result: best needs a best checkpoint", "set train.keep_best to 1")
 
 
-def train(run: TrainRun, on_progress: OnProgress = lambda progress: None) -> None:
+def train(
+    run: TrainRun,
+    on_progress: OnProgress = lambda progress: None,
+    notice: Callable[[], bool] = lambda: False,
+) -> None:
     """Train to the end, from the latest checkpoint where there is one.
 
     Args:
         run: the same on every worker.
-        on_progress: called on every worker, after the same steps, every few seconds.
+        on_progress: called on the first worker, every few seconds and after the last step.
+        notice: whether this worker's machine is about to be taken away: a checkpoint is then written at once.
 
     Raises:
+        RagrayError: the same on every worker; trying again would end the same way.
         DataError: no example to train on.
-        WorkError: the loss is not a number; the message names the examples.
+        WorkError: a loss is not a number, or spikes; the message names the examples. Or a checkpoint could not
+            be written.
     """
-    checkpoints = Checkpoints(Path(run.work_folder), run.attempt, run.settings.keep_checkpoints)
-    found = _agreed_checkpoint(checkpoints)
+    checkpoints = Checkpoints(Path(run.work_folder), run.settings.keep_checkpoints, run.settings.keep_best)
+    found, attempt = _begin(checkpoints, run.attempt)
     if found is not None and found.state().finished:
         return
-    trainer = _Trainer(run, checkpoints, found, on_progress)
-    trainer.run()
+    writer = CheckpointWriter(checkpoints, attempt, run.settings)
+    try:
+        _Trainer(run, checkpoints, writer, found, on_progress, notice).run()
+    finally:
+        writer.close()
 
 
 class _Trainer:
     """One worker's state between steps."""
 
     def __init__(
-        self, run: TrainRun, checkpoints: Checkpoints, found: Checkpoint | None, on_progress: OnProgress
+        self,
+        run: TrainRun,
+        checkpoints: Checkpoints,
+        writer: CheckpointWriter,
+        found: Checkpoint | None,
+        on_progress: OnProgress,
+        notice: Callable[[], bool],
     ) -> None:
         settings = run.settings
         self._run = run
-        self._checkpoints = checkpoints
-        self._on_progress = on_progress
+        self._checkpoints, self._writer = checkpoints, writer
+        self._on_progress, self._notice = on_progress, notice
         self._rank, self._world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        tokenizer = load_tokenizer(Path(run.model_folder))
-        examples_file = Path(run.examples_file)
-        self._examples = read_examples(examples_file, "train", tokenizer, settings.max_length)
-        self._valid = read_examples(examples_file, "valid", tokenizer, settings.max_length)
+        with alike():
+            check_files(run)
+            tokenizer = load_tokenizer(Path(run.model_folder))
+            examples_file = Path(run.examples_file)
+            self._examples = read_examples(examples_file, "train", tokenizer, settings.max_length)
+            self._valid = read_examples(examples_file, "valid", tokenizer, settings.max_length)
+            model = _build_model(run)
         self._order = DataOrder(
             tuple(example.example_id for example in self._examples.examples),
             run.seed,
@@ -96,10 +124,15 @@ class _Trainer:
             settings.epochs,
             settings.max_steps,
         )
-        self._engine = _build_engine(run, found)
-        self._history = History() if found is None else found.history()
-        self._step = 0 if found is None else found.state().step
+        self._engine = ZeroEngine(AnswerLoss(model, settings.label_smoothing), settings)
+        self._counts = counts_of(self._examples, self._valid, self._order, self._engine)
+        self._history, self._step, self._bad_steps = History(), 0, list[BadStep]()
+        if found is not None:
+            self._restore(found)
+            self._history, self._step = found.history(), found.state().step
+            self._bad_steps = list(found.state().bad_steps)
         self._reported = (len(self._history.records), time.monotonic())
+        self._heeded = False  # whether the notice of this worker's end was answered by a checkpoint
 
     def run(self) -> None:
         """All remaining steps, with validation, reports and checkpoints at their places."""
@@ -108,38 +141,81 @@ class _Trainer:
         total = self._order.total_steps
         while self._step < total:
             started = time.perf_counter()
-            record, report_now = self._do_step(self._step)
+            record, leaving = self._do_step(self._step)
             self._step += 1
             self._history.add(record, time.perf_counter() - started)
-            if report_now or self._step == total:
-                self._report(total)
-            if self._step % self._run.settings.checkpoint_every_steps == 0 or self._step == total:
+            self._report(total)
+            if leaving or self._must_save(total):
                 self._save(total)
+            if leaving:
+                self._heeded = True
+                self._writer.finish()
+        self._writer.finish()
 
     def _do_step(self, step: int) -> tuple[StepRecord, bool]:
+        """One step; its record, and whether a worker is about to be taken away."""
         settings = self._run.settings
         batch = [self._examples.examples[i] for i in self._order.step_examples(step)]
         shares = share_out([len(e) for e in batch], self._world_size, _row_limit(settings, batch))
         answer_tokens = sum(example.answer_tokens for example in batch)
         rows = shares[self._rank]
-        sums = torch.zeros(self._world_size, len(rows) + 1, dtype=torch.float64)
+        sums = torch.zeros(self._world_size, len(rows) + 2, dtype=torch.float64)
         torch.manual_seed(stable_digest("step", self._run.seed, step, self._rank) % 2**63)
         for number, positions in enumerate(rows):
             row = pack([batch[i] for i in positions]).to(self._engine.device)
             loss = self._engine.forward(row, last=number == len(rows) - 1)
             self._engine.backward(loss / answer_tokens)
             sums[self._rank, number] = loss.detach()
-        sums[0, -1] = float(self._rank == 0 and time.monotonic() - self._reported[1] > REPORT_SECONDS)
+        sums[self._rank, -2] = float(self._writer.failed())
+        sums[self._rank, -1] = float(not self._heeded and self._notice())
         sums = self._sum_over_workers(sums)
-        self._check_losses(step, sums[:, :-1], shares, batch)
+        if sums[:, -2].any():
+            self._writer.finish()  # raises
+        losses = sums[:, :-2]
+        loss_mean: float | None = float(losses.sum()) / answer_tokens
         rate = learning_rate_of(settings, step, self._order.total_steps)
-        norm = self._engine.step(rate)
-        if not math.isfinite(norm) and settings.precision != "fp16":  # fp16 skips such a step by itself
-            raise _not_a_number(step, "gradient", batch)
+        norm = self._update(step, losses, answer_tokens, rate, [[[batch[i] for i in row] for row in s] for s in shares])
+        if norm is None:
+            loss_mean = None
         valid_loss = self._validate() if self._order.ends_epoch(step) or step + 1 == self._order.total_steps else None
         tokens = sum(len(example) for example in batch)
-        loss_mean = float(sums[:, :-1].sum()) / answer_tokens
-        return StepRecord(step + 1, loss_mean, valid_loss, rate, norm, tokens), bool(sums[0, -1])
+        return StepRecord(step + 1, loss_mean, valid_loss, rate, norm, tokens), bool(sums[:, -1].any())
+
+    def _update(
+        self,
+        step: int,
+        losses: torch.Tensor,
+        answer_tokens: int,
+        rate: float,
+        rows: Sequence[Sequence[Sequence[Example]]],
+    ) -> float | None:
+        """Make the optimizer step unless it must not be made; the gradient's norm, None where it was not."""
+        settings = self._run.settings
+        reason = why_bad(settings, float(losses.sum()) / answer_tokens, self._history.losses)
+        suspects = [rows[worker][number] for worker, number in (~torch.isfinite(losses)).nonzero().tolist()]
+        if reason is None:
+            norm = self._engine.step(rate)
+            if math.isfinite(norm) or settings.precision == "fp16":  # fp16 halves its loss scale and goes on
+                return norm
+            reason = "the gradient is not a finite number"
+        else:
+            self._engine.discard()
+        named = suspects[0] if suspects else [example for worker in rows for row in worker for example in row]
+        self._leave_out(judge(settings, step + 1, reason, named, self._bad_steps))
+        return None
+
+    def _leave_out(self, bad: BadStep) -> None:
+        """Note a bad step, and go back to the last checkpoint where that is the policy."""
+        if bad.policy == "roll_back":
+            self._writer.finish()
+            found, _ = _begin(self._checkpoints, "")
+            if found is not None:  # before the first checkpoint there is nothing to go back to
+                self._restore(found)
+                bad = replace(bad, left_out_from=found.state().step + 1)
+                for number, record in enumerate(self._history.records):
+                    if record.step >= bad.left_out_from:
+                        self._history.records[number] = replace(record, loss=None, valid_loss=None, grad_norm=None)
+        self._bad_steps.append(bad)
 
     def _validate(self) -> float | None:
         """Mean loss over the answer tokens of the validation split; None where it is empty."""
@@ -152,32 +228,41 @@ class _Trainer:
             total += self._engine.evaluate(pack([examples[i] for i in positions]).to(self._engine.device))
         return float(self._sum_over_workers(total)) / sum(example.answer_tokens for example in examples)
 
-    def _check_losses(
-        self, step: int, sums: torch.Tensor, shares: Sequence[Sequence[Sequence[int]]], batch: Sequence[Example]
-    ) -> None:
-        for worker, number in (~torch.isfinite(sums)).nonzero().tolist():
-            raise _not_a_number(step, "loss", [batch[i] for i in shares[worker][number]])
-
     def _sum_over_workers(self, values: torch.Tensor) -> torch.Tensor:
         values = values.to(self._engine.device)
         torch.distributed.all_reduce(values)
         return values.cpu()
 
+    def _restore(self, found: Checkpoint) -> None:
+        with alike():
+            weights, moments = found.weights(), found.moments()
+        self._engine.restore(weights, moments, found.state().updates)
+
     def _report(self, total: int) -> None:
-        since, _ = self._reported
-        self._reported = (len(self._history.records), time.monotonic())
-        self._on_progress(self._history.progress(total, since))
+        since, when = self._reported
+        if self._rank > 0 or self._history.records[-1].loss is None:
+            return
+        if self._step == total or time.monotonic() - when > REPORT_SECONDS:
+            self._reported = (len(self._history.records), time.monotonic())
+            self._on_progress(self._history.progress(total, since))
+
+    def _must_save(self, total: int) -> bool:
+        if self._step == total or self._step % self._run.settings.checkpoint_every_steps == 0:
+            return True
+        if self._run.settings.keep_best == 0 or self._history.records[-1].valid_loss is None:
+            return False
+        return self._history.records[-1].valid_loss < min(self._history.valid_losses[1:-1], default=math.inf)
 
     def _save(self, total: int) -> None:
-        state = RunState(self._step, total, counts_of(self._examples, self._valid, self._order, self._engine))
-        self._checkpoints.write(
-            state,
-            self._history,
-            self._engine.weights(),
-            self._engine.moments(),
-            self._run.settings.lora,
-            self._run.settings.base_model,
+        state = RunState(
+            self._step,
+            total,
+            self._counts,
+            updates=self._engine.updates,
+            valid_loss=self._history.records[-1].valid_loss,
+            bad_steps=tuple(self._bad_steps),
         )
+        self._writer.save(state, self._history, self._engine.shard())
 
 
 def learning_rate_of(settings: TrainConfig, step: int, total_steps: int) -> float:
@@ -204,45 +289,46 @@ def counts_of(train_set: ExampleSet, valid_set: ExampleSet, order: DataOrder, en
         "steps": order.total_steps,
         "tokens": sum(len(example) for example in seen),
         "answer_tokens": sum(example.answer_tokens for example in seen),
-        "trainable_parameters": sum(weight.numel() for weight in engine.weights().values()),
+        "trainable_parameters": sum(math.prod(shape) for shape in engine.shapes().values()),
     }
 
 
-def _build_engine(run: TrainRun, found: Checkpoint | None) -> ZeroEngine:
+def check_files(run: TrainRun) -> None:
+    """Check that this worker sees the run's files, wherever in the cluster it is.
+
+    Raises:
+        WorkError: it does not.
+    """
+    for path in (run.model_folder, run.examples_file, run.work_folder):
+        if not Path(path).exists():
+            raise WorkError(
+                f"{path}: not found on the node of a training worker",
+                "put `output` and train.base_model on storage that all nodes share",
+            )
+
+
+def _build_model(run: TrainRun) -> nn.Module:
     settings = run.settings
     model = load_model(Path(run.model_folder), DTYPES[settings.precision], register_packed_attention())
     check_packable(model, settings.max_length)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[no-untyped-call]
     adapted = attach_lora(model, settings.lora, run.seed)
-    weights = None if found is None else found.weights()
-    if weights is not None:
-        set_adapter(adapted, weights)
-    adapted.train()
-    engine = ZeroEngine(AnswerLoss(adapted, settings.label_smoothing), settings)
-    if found is not None and weights is not None:
-        engine.restore(weights, found.moments(), found.state().step)
-    return engine
+    return adapted.train()
 
 
-def _agreed_checkpoint(checkpoints: Checkpoints) -> Checkpoint | None:
-    """The latest checkpoint as the first worker sees it."""
-    found = checkpoints.latest()
-    step = torch.tensor([-1 if found is None else found.state().step])
-    if torch.distributed.get_backend() == "nccl":
-        step = step.cuda()
-    torch.distributed.broadcast(step, src=0)
-    return None if step < 0 else checkpoints.at(int(step))
+def _begin(checkpoints: Checkpoints, attempt: str) -> tuple[Checkpoint | None, str]:
+    """The latest checkpoint as the first worker sees it, and a name that no group of workers had before."""
+    step = -1
+    if torch.distributed.get_rank() == 0:
+        if attempt:
+            checkpoints.clear_dead()
+        found = checkpoints.latest()
+        step = -1 if found is None else found.state().step
+    step, token = first_workers((step, uuid.uuid4().hex[:8]))
+    return (None if step < 0 else checkpoints.at(step)), f"{attempt}-{token}"
 
 
 def _row_limit(settings: TrainConfig, examples: Sequence[Example]) -> int:
     """Most tokens in a row; a longer example has a row to itself."""
     return max(settings.tokens_per_micro_batch, max(len(example) for example in examples))
-
-
-def _not_a_number(step: int, what: str, examples: Sequence[Example]) -> WorkError:
-    ids = ", ".join(example.example_id for example in examples)
-    return WorkError(
-        f"training: the {what} of step {step + 1} is not a finite number; examples: {ids}",
-        "look at these examples, or lower train.learning_rate; training resumes from the last checkpoint",
-    )

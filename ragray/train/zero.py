@@ -1,14 +1,15 @@
 """The DeepSpeed engine: gradients, clipping and the optimizer, sharded by ZeRO stage.
 
-In: a module whose forward gives a loss, and `TrainConfig`. Out: steps, and the optimizer's state by
-parameter name, whole and in float32, whatever the stage and the number of workers: a checkpoint of one
-stage and world size is read by any other. torch.distributed must be initialised before.
+In: a module whose forward gives a loss, and `TrainConfig`. Out: steps, and this worker's part of weights and
+optimizer state in float32, by parameter name: a checkpoint of one stage and world size is read by any other.
+torch.distributed must be initialised before.
 Source: Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,8 +19,7 @@ from ragray.config_train import TrainConfig
 from ragray.errors import ConfigError
 from ragray.train.lora import trainable
 from ragray.train.packing import PackedRow
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from ragray.train.shards import MOMENTS, WEIGHT, Fragment, Shard
 
 
 def check_zero(settings: TrainConfig) -> None:
@@ -35,7 +35,7 @@ def check_zero(settings: TrainConfig) -> None:
 
 
 class ZeroEngine:
-    """A module with its sharded optimizer. Every method but `forward` is a collective of all workers."""
+    """A module with its sharded optimizer. All workers call its methods alike; `shard` alone needs no other worker."""
 
     def __init__(self, module: nn.Module, settings: TrainConfig) -> None:
         import deepspeed
@@ -48,9 +48,10 @@ class ZeroEngine:
             model=module, optimizer=optimizer, model_parameters=parameters, config=_deepspeed_config(settings)
         )
         self._stage = settings.zero_stage
-        self._world_size = torch.distributed.get_world_size()
+        self._rank, self._world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.parameters = trainable(self._engine.module)
-        self.steps_applied = 0
+        self.updates = 0
+        self._create_state()
 
     @property
     def device(self) -> torch.device:
@@ -69,13 +70,23 @@ class ZeroEngine:
         self._engine.backward(loss * self._world_size, scale_wrt_gas=False)  # DeepSpeed averages over workers
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update, clear; returns the gradients' global norm before clipping."""
+        """Clip, update, clear; returns the gradients' global norm before clipping.
+
+        Where that norm is not a finite number, nothing is updated; under fp16 the loss scale is halved.
+        """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = self._plain_norm() if self._stage == 0 else 0.0
-        self._engine.step()
-        self.steps_applied += 1
-        return norm if self._stage == 0 else float(self._engine.get_global_grad_norm())
+        if self._stage == 0:
+            norm = self._plain_norm()
+            if not math.isfinite(norm):
+                self.discard()
+                return norm
+            self._engine.step()
+        else:
+            self._engine.step()
+            norm = math.inf if self._engine.optimizer.overflow else float(self._engine.get_global_grad_norm())
+        self.updates += int(math.isfinite(norm))
+        return norm
 
     def evaluate(self, row: PackedRow) -> float:
         """The loss of a row, without gradients or dropout."""
@@ -86,86 +97,128 @@ class ZeroEngine:
         finally:
             self._engine.train()
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """The trainable weights by name, float32 on the CPU."""
-        return {name: self._whole(p, None) for name, p in self.parameters.items()}
-
-    def moments(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Both moments of every parameter as `name/exp_avg` and `name/exp_avg_sq`, one after the other."""
-        for name, parameter in self.parameters.items():
-            for moment in MOMENTS:
-                yield f"{name}/{moment}", self._whole(parameter, moment)
-
-    def restore(self, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor], steps: int) -> None:
-        """Take up the float32 weights and the moments of a run that has done `steps` optimizer steps."""
-        self._create_state(steps)
-        for name, parameter in self.parameters.items():
-            if self._stage > 0:  # without ZeRO the parameters are the float32 weights, already loaded
-                self._set_whole(parameter, None, weights[name])
-            for moment in MOMENTS:
-                self._set_whole(parameter, moment, moments[f"{name}/{moment}"])
-        self.steps_applied = steps
-
-    def _create_state(self, steps: int) -> None:
-        """AdamW creates its state in its first step; a resumed run needs it before."""
+    def discard(self) -> None:
+        """Clear the gradients without an update, on the way that DeepSpeed has for an overflow."""
+        if self._stage == 0:
+            self._engine.optimizer.zero_grad(set_to_none=True)
+            return
         zero = self._engine.optimizer
-        optimizer = zero if self._stage == 0 else zero.optimizer
-        if self._stage == 0:
-            tensors = list(self.parameters.values())
-        elif self._stage == 3:
-            tensors = list(zero.fp32_partitioned_groups_flat)
+
+        def mark(*unused: object, **also_unused: object) -> None:
+            zero.overflow = True
+
+        replaced = {
+            "check_overflow": mark,
+            "_overflow_check_and_loss_scale_update": mark,
+            "_update_scale": lambda overflow=True: None,  # the loss scale of fp16 has no part in it
+        }
+        checks, zero.check_grad_overflow = getattr(zero, "check_grad_overflow", None), True
+        vars(zero).update(replaced)
+        try:
+            self._engine.step()
+        finally:
+            for name in replaced:
+                delattr(zero, name)
+            zero.check_grad_overflow = checks
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The whole shape of every trainable parameter by name."""
+        return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in self.parameters.items()}
+
+    def shard(self) -> Shard:
+        """A copy of this worker's part of weights and moments; no collective."""
+        shapes = self.shapes()
+        flats = {WEIGHT: self._flats()} | {
+            moment: [self._adamw.state[flat][moment] for flat in self._flats()] for moment in MOMENTS
+        }
+        if self._stage == 0:  # all workers hold all: each writes a share
+            mine = list(range(self._rank, len(shapes), self._world_size))
+            flats = {part: [tensors[i] for i in mine] for part, tensors in flats.items()}
+            names = [list(self.parameters)[i] for i in mine]
+            fragments = [Fragment(name, 0, i, 0, math.prod(shapes[name])) for i, name in enumerate(names)]
         else:
-            tensors = list(zero.single_partition_of_fp32_groups)
-        for tensor in tensors:
-            moments = {moment: torch.zeros_like(tensor) for moment in MOMENTS}
-            optimizer.state[tensor] = {"step": torch.tensor(float(steps)), **moments}
+            fragments = [piece for name, p in self.parameters.items() if (piece := self._fragment(name, p)) is not None]
+        copies = {
+            part: [tensor.detach().flatten().to("cpu", torch.float32, copy=True) for tensor in tensors]
+            for part, tensors in flats.items()
+        }
+        return Shard(copies, fragments, shapes)
+
+    def restore(self, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor], updates: int) -> None:
+        """Take up the float32 weights and the moments of a run that has made `updates` optimizer steps.
+
+        Args:
+            weights: by name, whole.
+            moments: by `name/exp_avg` and `name/exp_avg_sq`, whole.
+            updates: what AdamW's bias correction counts.
+        """
+        for flat in self._flats():
+            self._adamw.state[flat]["step"].fill_(float(updates))
+        for name, parameter in self.parameters.items():
+            self._set(name, parameter, WEIGHT, weights[name])
+            for moment in MOMENTS:
+                self._set(name, parameter, moment, moments[f"{name}/{moment}"])
+        if self._stage == 3:
+            zero = self._engine.optimizer
+            zero._partition_all_parameters()
+            for group in range(len(zero.fp16_groups)):
+                zero._reassign_or_swap_out_partitioned_parameters(group)
+            zero._post_step([])
+        elif self._stage > 0:
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(weights[name])
+        self.updates = updates
+
+    @property
+    def _adamw(self) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = self._engine.optimizer
+        return optimizer if self._stage == 0 else self._engine.optimizer.optimizer
+
+    def _flats(self) -> list[torch.Tensor]:
+        """The tensors that AdamW updates: float32, this worker's part; without ZeRO the parameters themselves."""
+        if self._stage == 0:
+            return list(self.parameters.values())
+        zero = self._engine.optimizer
+        return list(zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups)
+
+    def _create_state(self) -> None:
+        """AdamW creates its state in its first step; a checkpoint and a resumed run need it before."""
+        for flat in self._flats():
+            moments = {moment: torch.zeros_like(flat) for moment in MOMENTS}
+            self._adamw.state[flat] = {"step": torch.tensor(0.0), **moments}
         if self._stage in (1, 2):
-            zero._lazy_init_hp_params_optimizer_state()  # links each parameter to its part of the moments
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
-    def _whole(self, parameter: nn.Parameter, moment: str | None) -> torch.Tensor:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+    def _fragment(self, name: str, parameter: Any) -> Fragment | None:
+        """Which piece of a parameter this worker holds, and where; None where it holds none of it."""
+        if self._stage == 3:  # equal parts, the last ones padded
+            flat, offset, size = self._engine.optimizer.grad_position[self._engine.optimizer.get_param_id(parameter)]
+            start = self._rank * size
+            numel = min(size, parameter.ds_numel - start)
+            return Fragment(name, start, flat, int(offset), numel) if numel > 0 else None
+        link = parameter._hp_mapping
+        if link is None:
+            return None
+        here, there = link.lp_fragment_address, link.hp_fragment_address
+        return Fragment(name, here.start, link.param_group_index, there.start, here.numel) if here.numel else None
 
+    def _set(self, name: str, parameter: Any, part: str, value: torch.Tensor) -> None:
         if self._stage == 0:
-            tensor = parameter if moment is None else self._engine.optimizer.state[parameter][moment]
-        elif moment is None:
-            tensor = safe_get_full_fp32_param(parameter)
-        else:
-            tensor = safe_get_full_optimizer_state(parameter, moment)
-        whole: torch.Tensor = tensor.detach().to("cpu", torch.float32, copy=True)
-        return whole
-
-    def _set_whole(self, parameter: nn.Parameter, moment: str | None, value: torch.Tensor) -> None:
-        from deepspeed.utils import (
-            safe_set_full_fp32_param,
-            safe_set_full_optimizer_state,
-            safe_set_local_fp32_param,
-            safe_set_local_optimizer_state,
-        )
-
-        value = value.to(self.device)
-        if self._stage == 0:
-            self._engine.optimizer.state[parameter][moment].copy_(value)
-        elif self._stage == 3:
-            part = _part(value, parameter, torch.distributed.get_rank(), self._world_size)
-            if moment is None:
-                safe_set_local_fp32_param(parameter, part)
-            else:
-                safe_set_local_optimizer_state(parameter, part, moment)
-        elif moment is None:
-            safe_set_full_fp32_param(parameter, value)
-        else:
-            safe_set_full_optimizer_state(parameter, value, moment)
+            with torch.no_grad():
+                (parameter if part == WEIGHT else self._adamw.state[parameter][part]).copy_(value)
+            return
+        piece = self._fragment(name, parameter)
+        if piece is None:
+            return
+        flat = self._flats()[piece.flat]
+        held = flat if part == WEIGHT else self._adamw.state[flat][part]
+        mine = value.flatten()[piece.start : piece.start + piece.numel]
+        held.detach()[piece.offset : piece.offset + piece.numel].copy_(mine)
 
     def _plain_norm(self) -> float:
         norms = [torch.linalg.vector_norm(p.grad) for p in self.parameters.values() if p.grad is not None]
         return float(torch.linalg.vector_norm(torch.stack(norms)))
-
-
-def _part(value: torch.Tensor, parameter: Any, rank: int, world_size: int) -> torch.Tensor:
-    """A worker's part of a whole tensor under ZeRO-3, which pads it to equal parts."""
-    size = parameter.ds_tensor.numel()
-    padded = nn.functional.pad(value.flatten(), (0, size * world_size - value.numel()))
-    return padded[rank * size : (rank + 1) * size]
 
 
 def _never_compile(deepspeed: Any) -> None:

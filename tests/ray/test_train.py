@@ -1,9 +1,11 @@
-"""Real Ray Train runs on the CPU: two workers like one, a killed worker, clear errors."""
+"""Real Ray Train runs on the CPU: two workers like one, killed workers, clear errors."""
 
 from __future__ import annotations
 
-import os
+import json
+import random
 import runpy
+import shutil
 import signal
 import threading
 import time
@@ -14,10 +16,11 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from ragray.artifact import Artifact, Draft, folder_digest
 from ragray.config_loading import validate_config
-from ragray.distributed import merge, train
+from ragray.distributed import merge, train, train_group
 from ragray.distributed.stage import Job
 from ragray.errors import ConfigError, DataError, WorkError
 
@@ -38,11 +41,11 @@ def inputs(tmp_path_factory):
 def make_job(inputs, folder, lines=None, leaked=0, **changes):
     settings = {
         "base_model": str(inputs / "tiny"),
-        "epochs": 2,
-        "global_batch_examples": 4,
+        "epochs": 8,
+        "global_batch_examples": 16,
         "learning_rate": 3e-3,
         "max_length": 512,
-        "tokens_per_micro_batch": 512,
+        "tokens_per_micro_batch": 1024,
         "checkpoint_every_steps": 4,
         **changes,
     }
@@ -95,13 +98,42 @@ def two_workers(ray_local, inputs, tmp_path_factory):
     return job, lines
 
 
-def test_two_workers_give_the_losses_of_one(two_workers, inputs, tmp_path):
+@pytest.fixture(scope="module")
+def one_worker(ray_local, inputs, tmp_path_factory):
+    return run(inputs, tmp_path_factory.mktemp("one") / "job", num_workers=1, zero_stage=0)
+
+
+def test_two_workers_give_the_losses_of_one(two_workers, one_worker):
     job, lines = two_workers
-    one = run(inputs, tmp_path / "one", num_workers=1, zero_stage=0)
-    assert history(job).losses == pytest.approx(history(one).losses, abs=1e-5)
-    assert history(job).valid_losses == pytest.approx(history(one).valid_losses, abs=1e-5)
-    assert job.draft.counts == one.draft.counts
+    assert history(job).losses == pytest.approx(history(one_worker).losses, abs=1e-4)
+    assert history(job).valid_losses == pytest.approx(history(one_worker).valid_losses, abs=1e-4)
+    assert job.draft.counts == one_worker.draft.counts
     assert lines[-1].startswith("step 16/16  loss ")
+
+
+def test_two_workers_that_share_the_parameters_give_the_losses_of_one(one_worker, inputs, tmp_path):
+    job = run(inputs, tmp_path / "z3", num_workers=2, zero_stage=3)
+    assert history(job).losses == pytest.approx(history(one_worker).losses, abs=1e-4)
+    assert history(job).valid_losses == pytest.approx(history(one_worker).valid_losses, abs=1e-4)
+
+
+def test_the_best_adapter_is_the_result_where_that_is_asked_for(two_workers, inputs, tmp_path):
+    """The run is finished, so that this fills the artifact alone."""
+    whole, _ = two_workers
+    folders = sorted((whole.work_folder / "checkpoints").glob("step-*"))
+    for number, folder in enumerate(folders):
+        state = json.loads((folder / "state.json").read_text())
+        copy = tmp_path / "job" / "work" / "checkpoints" / folder.name
+        shutil.copytree(folder, copy)
+        (copy / "state.json").write_text(json.dumps({**state, "valid_loss": 1.0 + number}))
+    job = make_job(inputs, tmp_path / "best", result="best")
+    shutil.copytree(tmp_path / "job" / "work", job.work_folder, dirs_exist_ok=True)
+    train.build(job)
+    assert len(folders) > 1
+    assert folder_digest(job.draft.folder / "adapter") == folder_digest(folders[0] / "adapter")
+    assert job.draft.counts["result_step"] == int(folders[0].name[-8:])
+    assert job.draft.metrics["valid_loss_after"] == 1.0
+    assert history(job).records == history(whole).records
 
 
 def test_the_artifact_has_no_machine_paths_beyond_the_users_own(two_workers):
@@ -120,28 +152,46 @@ def test_the_artifact_has_no_machine_paths_beyond_the_users_own(two_workers):
     assert job.draft.metrics["valid_loss_after"] < job.draft.metrics["valid_loss_before"]
 
 
-def test_a_killed_worker_is_survived_with_the_same_bytes(two_workers, inputs, tmp_path):
-    job = make_job(inputs, tmp_path / "killed", num_workers=2, zero_stage=2, checkpoint_every_steps=1)
+@pytest.mark.slow
+def test_five_killed_workers_are_survived_with_the_same_bytes(two_workers, inputs, tmp_path):
+    changes = {"num_workers": 2, "zero_stage": 2, "checkpoint_every_steps": 1, "max_failures": 5}
+    job = make_job(inputs, tmp_path / "killed", **changes)
     killed = []
-    killer = threading.Thread(target=kill_a_worker_after, args=(job.work_folder / "checkpoints", killed), daemon=True)
+    killer = threading.Thread(target=kill_workers, args=(job.work_folder / "checkpoints", killed), daemon=True)
     killer.start()
     train.build(job)
     killer.join(timeout=1)
-    assert killed, "no worker was killed before the run ended"
+    assert len(killed) == 5, "the run ended before its workers were killed"
     whole, _ = two_workers
     assert folder_digest(job.draft.folder / "adapter") == folder_digest(whole.draft.folder / "adapter")
     assert history(job).records == history(whole).records
+    assert [record.step for record in history(job).records] == list(range(17))
+    assert not list((job.work_folder / "checkpoints").glob(".*"))
+    assert placement_groups() == {"REMOVED"}
 
 
-def kill_a_worker_after(checkpoints: Path, killed: list[int]) -> None:
-    """kill -9 one training worker of this test's own Ray once the first checkpoint is there."""
-    for _ in range(6000):
-        if list(checkpoints.glob("step-*")):
-            workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in "".join(p.cmdline())]
-            os.kill(workers[-1].pid, signal.SIGKILL)
-            killed.append(workers[-1].pid)
-            return
-        time.sleep(0.05)
+def placement_groups() -> set[str]:
+    return {group["state"] for group in ray.util.placement_group_table().values()}
+
+
+def latest_step(checkpoints: Path) -> int:
+    return max((int(path.name[-8:]) for path in checkpoints.glob("step-*")), default=0)
+
+
+def kill_workers(checkpoints: Path, killed: list[int]) -> None:
+    """kill -9 a training worker of this test's own Ray at five random checkpoints, each in a group of its own."""
+    chance = random.Random(5)
+    seen = 0
+    for step in sorted(chance.sample(range(1, 13), 5)):
+        while (latest := max((int(path.name[-8:]) for path in checkpoints.glob("step-*")), default=0)) <= max(
+            seen, step
+        ):
+            time.sleep(0.005)
+        processes = psutil.Process().children(recursive=True)
+        victim = chance.choice([p for p in processes if "RayTrainWorker" in "".join(p.cmdline())])
+        victim.send_signal(signal.SIGKILL)
+        killed.append(victim.pid)
+        seen = latest
 
 
 def test_more_workers_than_fit_is_an_error_at_once(inputs, tmp_path):
@@ -150,13 +200,15 @@ def test_more_workers_than_fit_is_an_error_at_once(inputs, tmp_path):
 
 
 def test_an_error_in_a_worker_comes_out_as_ours(inputs, tmp_path):
+    groups = len(ray.util.placement_group_table())
     with pytest.raises(ConfigError, match=r"this model has no c_attn(.|\n)*choose from down_proj") as caught:
-        run(inputs, tmp_path / "bad", lora={"target_modules": ["c_attn"]}, max_failures=0)
+        run(inputs, tmp_path / "bad", lora={"target_modules": ["c_attn"]}, num_workers=2, max_failures=3)
     assert "Traceback" not in str(caught.value)
+    assert len(ray.util.placement_group_table()) == groups + 1, "an error that would come again is not tried again"
 
 
 def test_what_ray_reports_without_an_error_of_ours_keeps_its_last_line():
-    found = train.explain(RuntimeError("Training failed\n\nActorDiedError: out of memory"))
+    found = train_group.explain(RuntimeError("Training failed\n\nActorDiedError: out of memory"))
     assert isinstance(found, WorkError)
     assert "out of memory" in str(found)
 

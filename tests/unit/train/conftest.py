@@ -145,3 +145,32 @@ def write_rows() -> Callable[..., Path]:
         return write_examples(path, rows[at : at + 1] if only else rows)
 
     return write
+
+
+@pytest.fixture
+def run(tiny_model, examples_file, tmp_path):
+    """A function that trains with changed settings in its own folder, and returns the last checkpoint."""
+    from ragray.config_train import TrainConfig
+    from ragray.train.checkpoint import Checkpoints
+    from ragray.train.loop import TrainRun, train
+
+    def train_with(name="run", model=tiny_model, examples=examples_file, seed=17, by=train, **changes):
+        settings = TrainConfig(
+            base_model=str(model),
+            **{
+                "epochs": 2,
+                "global_batch_examples": 4,
+                "learning_rate": 3e-3,
+                "max_length": 512,
+                "tokens_per_micro_batch": 512,
+                "checkpoint_every_steps": 2,
+                "keep_checkpoints": 9,
+                **changes,
+            },
+        )
+        work = tmp_path / name
+        work.mkdir(exist_ok=True)
+        by(TrainRun(settings, seed, str(model), str(examples), str(work), attempt="x"))
+        return Checkpoints(work, 9).latest()
+
+    return train_with

@@ -14,36 +14,10 @@ from ragray.errors import ConfigError, WorkError
 from ragray.train.checkpoint import Checkpoints
 from ragray.train.examples import prompt_tokens, read_examples
 from ragray.train.loading import load_model, load_tokenizer
-from ragray.train.loop import TrainRun, check_settings, train
+from ragray.train.loop import check_settings
 from ragray.train.schedule import learning_rate
 
 pytestmark = pytest.mark.usefixtures("process_group")
-
-
-@pytest.fixture
-def run(tiny_model, examples_file, tmp_path):
-    """A function that trains with changed settings in its own folder, and returns the last checkpoint."""
-
-    def train_with(name="run", model=tiny_model, examples=examples_file, seed=17, **changes):
-        settings = TrainConfig(
-            base_model=str(model),
-            **{
-                "epochs": 2,
-                "global_batch_examples": 4,
-                "learning_rate": 3e-3,
-                "max_length": 512,
-                "tokens_per_micro_batch": 512,
-                "checkpoint_every_steps": 2,
-                "keep_checkpoints": 9,
-                **changes,
-            },
-        )
-        work = tmp_path / name
-        work.mkdir(exist_ok=True)
-        train(TrainRun(settings, seed, str(model), str(examples), str(work), attempt="x"))
-        return Checkpoints(work, "x", 9).latest()
-
-    return train_with
 
 
 def digest(checkpoint):
@@ -134,9 +108,19 @@ def test_no_setting_is_ignored(run, unchanged, name):
 
 
 def test_checkpoints_are_pruned_to_the_last(run, tmp_path):
-    run("kept", keep_checkpoints=2)
+    run("kept", keep_checkpoints=2, keep_best=0)
     names = sorted(path.name for path in (tmp_path / "kept" / "checkpoints").iterdir())
     assert names == ["step-00000004", "step-00000006"]
+
+
+def test_the_best_stays_beside_the_last(run, tmp_path):
+    last = run("kept", keep_checkpoints=1, learning_rate=0.03, schedule="constant", epochs=3)
+    validated = [record for record in last.history().records if record.valid_loss is not None and record.step > 0]
+    best = min(validated, key=lambda record: record.valid_loss)
+    assert best.step < 9, "the run must get worse for this test"
+    checkpoints = Checkpoints(tmp_path / "kept", 1)
+    assert [checkpoints.best(), checkpoints.latest()] == [checkpoints.at(best.step), checkpoints.at(9)]
+    assert len(list((tmp_path / "kept" / "checkpoints").iterdir())) == 2
 
 
 def test_a_finished_run_does_nothing_more(run, tmp_path):
@@ -171,7 +155,7 @@ def test_a_loss_that_is_not_a_number_names_the_row_of_examples(run, tmp_path, ma
         poisoned.get_input_embeddings().weight[poison] = float("nan")
     poisoned.save_pretrained(model)
     rows = write_rows(tmp_path / "poisoned.parquet", lambda row: {**row, "question": "☃?"}, at=5)
-    with pytest.raises(WorkError, match=r"the loss of step 1 is not a finite number; examples: .*e005") as caught:
+    with pytest.raises(WorkError, match=r"step 1: the loss is not a finite number; examples: .*e005") as caught:
         run(model=model, examples=rows, tokens_per_micro_batch=512, max_length=512, global_batch_examples=12)
     assert caught.value.message.count("e0") <= 4, "only the packed row with the bad example is named"
 
@@ -179,6 +163,13 @@ def test_a_loss_that_is_not_a_number_names_the_row_of_examples(run, tmp_path, ma
 def test_half_precision_without_sharding_is_refused():
     with pytest.raises(ConfigError, match=r"set train\.zero_stage to 1"):
         check_settings(TrainConfig(base_model="x", zero_stage=0, precision="bf16"))
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(ConfigError, match=r"write \[least, most\]"):
+        check_settings(TrainConfig(base_model="x", num_workers=(2, 1)))
+    with pytest.raises(ConfigError, match=r"set train\.keep_best to 1"):
+        check_settings(TrainConfig(base_model="x", result="best", keep_best=0))
 
 
 def test_damaged_checkpoints_are_explained(run, tmp_path):

@@ -1,0 +1,169 @@
+"""The group of training workers: Ray Train's `TorchTrainer`, each worker running `train.loop`.
+
+In: a `TrainRun`. Out: its checkpoints in the work folder. A lost worker, and a node that is taken away, make Ray start
+the group again from the last checkpoint; an error that would come again ends the run at once. Workers never call
+`ray.train.report`: from its second call on it waits for the controller, which looks every two seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ragray.config_train import TrainConfig
+from ragray.distributed.session import connect
+from ragray.errors import ConfigError, RagrayError, WorkError
+
+if TYPE_CHECKING:
+    from ray.train import FailureConfig, ScalingConfig
+
+    from ragray.train.loop import TrainRun
+
+
+def train_on_ray(run: TrainRun) -> None:
+    """Train to the end on the cluster.
+
+    Raises:
+        ConfigError: the workers do not fit in the cluster.
+        RagrayError: a worker's own.
+        WorkError: workers were lost too often.
+    """
+    connect()
+    settings = run.settings
+    check_cluster(settings)
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    trainer = TorchTrainer(
+        _work,  # type: ignore[arg-type]
+        train_loop_config={**asdict(run), "settings": settings.model_dump(mode="json")},
+        torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
+        scaling_config=_scaling(settings),
+        run_config=ray.train.RunConfig(
+            name=f"train-{run.attempt}",  # a name used before would make Ray take up that run
+            storage_path=str(Path(run.work_folder) / "ray"),
+            failure_config=_failures(settings),
+        ),
+    )
+    try:
+        error = trainer.fit().return_value  # type: ignore[attr-defined]
+    except ray.train.TrainingFailedError as failed:
+        raise explain(failed) from failed
+    if isinstance(error, RagrayError):
+        raise error
+
+
+def check_cluster(settings: TrainConfig) -> None:
+    """Check that the cluster can ever hold all workers, or the least number of them, at once.
+
+    Raises:
+        ConfigError: it cannot; without this check Ray would wait for ever.
+    """
+    import ray
+
+    wanted = _resources(settings)
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in alive]
+    room = sum(_fits(node, wanted) for node in nodes)
+    least = settings.num_workers if isinstance(settings.num_workers, int) else settings.num_workers[0]
+    if room < least:
+        total = {name: sum(node.get(name, 0.0) for node in nodes) for name in wanted}
+        have = ", ".join(f"{amount:g} {name}" for name, amount in total.items())
+        want = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
+        raise ConfigError(
+            f"train.num_workers: {least} workers of {want} each do not fit in this cluster ({have})",
+            f"set train.num_workers to at most {room}" if room else "add nodes, or ask for less per worker",
+        )
+
+
+def explain(error: Exception) -> RagrayError:
+    """The worker's own error where it was one of ragray's, else one that holds the first worker's."""
+    failures = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        for cause in _causes(failure):
+            if isinstance(cause, RagrayError):
+                return cause
+    first = next(iter(failures.values()), error)
+    detail = str(first).strip().splitlines()[-1]
+    return WorkError(
+        f"training failed on a worker: {detail}",
+        "run the command again: it resumes from the last checkpoint; the workers' logs are below /tmp/ray",
+    )
+
+
+def _work(config: dict[str, Any]) -> RagrayError | None:
+    """What each Ray Train worker runs; an error that all workers raise alike is returned: Ray retries raised ones."""
+    settings = TrainConfig.model_validate(config["settings"])
+    _use_threads(settings)
+    from ragray.train.loop import TrainRun, train
+    from ragray.train.monitor import write_progress
+
+    run = TrainRun(**{**config, "settings": settings})
+    try:
+        train(run, lambda progress: write_progress(progress, Path(run.work_folder)), _is_leaving())
+    except RagrayError as error:
+        return error
+    return None
+
+
+def _is_leaving() -> Any:
+    """A function that says whether Ray announced the end of a node of this group.
+
+    `ray.train.get_preemption_info` says it too, but waits for all workers, some milliseconds each time; this reads
+    what Ray's watcher has put into this worker, and the loop tells the others with the step's losses.
+    """
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    notes = get_train_context().preemption_context
+    return lambda: notes.preemption_info is not None
+
+
+def _scaling(settings: TrainConfig) -> ScalingConfig:
+    from ray.train import ScalingConfig
+
+    return ScalingConfig(
+        num_workers=settings.num_workers,  # type: ignore[arg-type]
+        use_gpu=settings.use_gpu,
+        resources_per_worker=_resources(settings),
+        elastic_resize_monitor_interval_s=settings.resize_every_s,  # type: ignore[call-arg]
+    )
+
+
+def _failures(settings: TrainConfig) -> FailureConfig:
+    from ray.train import FailureConfig
+
+    return FailureConfig(
+        max_failures=settings.max_failures,
+        max_preemption_failures=settings.max_preemptions,  # type: ignore[call-arg]
+        preemption_grace_s=settings.preemption_grace_s,
+    )
+
+
+def _use_threads(settings: TrainConfig) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(settings.threads_per_worker)
+    if not settings.use_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import torch
+
+    torch.set_num_threads(settings.threads_per_worker)
+
+
+def _resources(settings: TrainConfig) -> dict[str, float]:
+    gpus = {"GPU": 1.0} if settings.use_gpu else {}
+    return {"CPU": float(settings.threads_per_worker), **gpus}
+
+
+def _fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    return min(math.floor(node.get(name, 0.0) / amount) for name, amount in wanted.items())
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it wraps."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = getattr(seen, "cause", None) or seen.__cause__

@@ -1,0 +1,49 @@
+"""Nodes that leave and nodes that come while a run is training, on a simulated cluster."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__)
+LAST = "step-00000300"
+
+
+def facts_of(scene, folder):
+    """What `training_cluster.py` found out; a process of its own, since a process has one Ray."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[2]), environment.get("PYTHONPATH", "")])
+    command = [sys.executable, str(HERE.with_name("training_cluster.py")), scene, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def preempted(tmp_path_factory):
+    return facts_of("preempted", tmp_path_factory.mktemp("preempted"))
+
+
+def test_a_node_that_is_taken_away_costs_no_restart_and_few_steps(preempted):
+    first, last = preempted["checkpoints"]  # none was due but the last: the notice made the first
+    assert first < last == LAST
+    assert preempted["steps"] == list(range(301))
+    before, after = preempted["nodes"]
+    assert before != after
+    assert set(preempted["groups"]) == {"REMOVED"}
+
+
+def test_a_node_that_comes_is_made_use_of(preempted, tmp_path):
+    grown = facts_of("elastic", tmp_path)
+    sizes = grown["sizes"]
+    assert sizes[0] == 1 and sizes[-1] == 2, "shares of one worker first, of two at the end"
+    assert sizes == sorted(sizes)
+    assert grown["checkpoints"][-1] == LAST
+    assert grown["steps"] == list(range(301))
+    soon_after = 10 * sizes.index(2) + 20  # later the rounding of sums has grown
+    assert grown["losses"][1:soon_after] == pytest.approx(preempted["losses"][1:soon_after], abs=1e-4)

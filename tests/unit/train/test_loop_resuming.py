@@ -1,0 +1,137 @@
+"""Runs that are cut: at any step, in the middle of writing, by a full disk, between worlds of different size."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from ragray.artifact import folder_digest
+from ragray.config_train import LoraConfig
+from ragray.errors import WorkError
+from ragray.train.checkpoint import Checkpoints
+from ragray.train.loop import train
+
+pytestmark = pytest.mark.usefixtures("process_group")
+
+
+class Group:
+    """Training workers in processes of their own."""
+
+    def __init__(self, size, store):
+        here = Path(__file__)
+        environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(here.parents[3]), environment.get("PYTHONPATH", "")])
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, str(here.with_name("group_worker.py")), str(rank), str(size), str(store)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**environment, "LOCAL_RANK": str(rank)},
+                text=True,
+            )
+            for rank in range(size)
+        ]
+
+    def answers(self, run, **faults):
+        job = json.dumps({**asdict(run), "settings": run.settings.model_dump(mode="json"), **faults})
+        for process in self.processes:
+            process.stdin.write(job + "\n")
+            process.stdin.flush()
+        return [process.stdout.readline().strip() for process in self.processes]
+
+    def train(self, run):
+        assert set(self.answers(run)) == {"done"}
+
+    def end(self):
+        for process in self.processes:
+            process.stdin.close()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    group = Group(2, tmp_path_factory.mktemp("pair") / "store")
+    yield group
+    group.end()
+
+
+def copy(tmp_path, step, source, target):
+    folder = Path("checkpoints") / f"step-{step:08d}"
+    shutil.copytree(tmp_path / source / folder, tmp_path / target / folder)
+
+
+def losses(checkpoint):
+    return checkpoint.history().losses + checkpoint.history().valid_losses
+
+
+def test_a_kill_after_any_step_changes_nothing(run, tmp_path):
+    settings = {"checkpoint_every_steps": 1, "lora": LoraConfig(dropout=0.1)}
+    whole = run("whole", **settings)
+    for step in range(1, 6):
+        copy(tmp_path, step, "whole", f"cut{step}")
+        resumed = run(f"cut{step}", **settings)
+        assert resumed.history().records == whole.history().records
+        assert folder_digest(resumed.folder / "adapter") == folder_digest(whole.folder / "adapter")
+
+
+@pytest.mark.parametrize("stages", [(2, 0, 3), (3, 2, 0)])
+def test_a_run_goes_through_worlds_of_two_one_and_two_workers(run, pair, tmp_path, stages):
+    first, second, third = stages
+    settings = {"checkpoint_every_steps": 1, "weight_decay": 0.1}
+    plain = run("plain", zero_stage=0, **settings)
+    two = run("two", by=pair.train, zero_stage=first, **settings)
+    assert losses(two) == pytest.approx(losses(plain), abs=1e-5)
+    copy(tmp_path, 2, "two", "one")
+    one = run("one", zero_stage=second, **settings)
+    assert losses(one) == pytest.approx(losses(plain), abs=1e-5)
+    copy(tmp_path, 4, "one", "again")
+    again = run("again", by=pair.train, zero_stage=third, **settings)
+    assert losses(again) == pytest.approx(losses(plain), abs=1e-5)
+    assert [record.step for record in again.history().records] == list(range(7))
+
+
+def test_a_full_disk_of_one_worker_is_the_error_of_all(run, pair, tmp_path):
+    said = []
+    run("full", by=lambda run: said.extend(pair.answers(run, full_disk=1)), checkpoint_every_steps=2)
+    assert said[0] == said[1]
+    assert "WorkError: training: a checkpoint could not be written" in said[0]
+    assert "No space left" in said[0]
+    assert Checkpoints(tmp_path / "full", 9).latest() is None
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("in the way")
+    with pytest.raises(WorkError, match="a checkpoint could not be written"):
+        run("run")
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(run, tmp_path):
+    whole = run("whole")
+    group = Group(1, tmp_path / "store")
+    cut = run("cut", by=lambda run: group.answers(run, die_at="step-00000004.x"))
+    group.end()
+    assert cut.state().step < 4
+    assert list((tmp_path / "cut" / "checkpoints").glob(".step-00000004*"))
+    resumed = run("cut")
+    assert not list((tmp_path / "cut" / "checkpoints").glob(".*")), "what the dead attempt left is cleared"
+    assert resumed.history().records == whole.history().records
+    assert folder_digest(resumed.folder / "adapter") == folder_digest(whole.folder / "adapter")
+
+
+def test_a_notice_writes_a_whole_checkpoint_at_once(run, tmp_path):
+    seen = []
+
+    def notice():
+        seen.append(sorted(path.name for path in (tmp_path / "run").glob("checkpoints/*")))
+        return len(seen) >= 2
+
+    last = run(by=lambda run: train(run, notice=notice), checkpoint_every_steps=99, keep_best=0)
+    assert seen == [[], []], "asked once a step, and no more once a checkpoint was made"
+    assert sorted(path.name for path in last.folder.parent.iterdir()) == ["step-00000002", "step-00000006"]
