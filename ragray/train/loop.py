@@ -24,9 +24,10 @@ from ragray.train.checkpoint import Checkpoint, Checkpoints, RunState
 from ragray.train.examples import Example, ExampleSet, read_examples
 from ragray.train.loading import DTYPES, check_packable, load_model, load_tokenizer
 from ragray.train.lora import attach_lora, set_adapter
-from ragray.train.losses import AnswerLoss
+from ragray.train.losses import AnswerLoss, loss_units, wrong_answers
 from ragray.train.monitor import History, Progress, StepRecord
 from ragray.train.packing import DataOrder, pack, register_packed_attention, share_out
+from ragray.train.schedule import learning_rate_of
 from ragray.train.zero import ZeroEngine, check_zero
 
 REPORT_SECONDS = 3.0
@@ -87,7 +88,8 @@ class _Trainer:
         self._rank, self._world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         tokenizer = load_tokenizer(Path(run.model_folder))
         examples_file = Path(run.examples_file)
-        self._examples = read_examples(examples_file, "train", tokenizer, settings.max_length)
+        wrong = wrong_answers(settings.loss)
+        self._examples = read_examples(examples_file, "train", tokenizer, settings.max_length, wrong)
         self._valid = read_examples(examples_file, "valid", tokenizer, settings.max_length)
         self._order = DataOrder(
             tuple(example.example_id for example in self._examples.examples),
@@ -120,14 +122,14 @@ class _Trainer:
         settings = self._run.settings
         batch = [self._examples.examples[i] for i in self._order.step_examples(step)]
         shares = share_out([len(e) for e in batch], self._world_size, _row_limit(settings, batch))
-        answer_tokens = sum(example.answer_tokens for example in batch)
+        units = loss_units(batch, settings.loss)
         rows = shares[self._rank]
         sums = torch.zeros(self._world_size, len(rows) + 1, dtype=torch.float64)
         torch.manual_seed(stable_digest("step", self._run.seed, step, self._rank) % 2**63)
         for number, positions in enumerate(rows):
             row = pack([batch[i] for i in positions]).to(self._engine.device)
             loss = self._engine.forward(row, last=number == len(rows) - 1)
-            self._engine.backward(loss / answer_tokens)
+            self._engine.backward(loss / units)
             sums[self._rank, number] = loss.detach()
         sums[0, -1] = float(self._rank == 0 and time.monotonic() - self._reported[1] > REPORT_SECONDS)
         sums = self._sum_over_workers(sums)
@@ -138,7 +140,7 @@ class _Trainer:
             raise _not_a_number(step, "gradient", batch)
         valid_loss = self._validate() if self._order.ends_epoch(step) or step + 1 == self._order.total_steps else None
         tokens = sum(len(example) for example in batch)
-        loss_mean = float(sums[:, :-1].sum()) / answer_tokens
+        loss_mean = float(sums[:, :-1].sum()) / units
         return StepRecord(step + 1, loss_mean, valid_loss, rate, norm, tokens), bool(sums[0, -1])
 
     def _validate(self) -> float | None:
@@ -180,30 +182,17 @@ class _Trainer:
         )
 
 
-def learning_rate_of(settings: TrainConfig, step: int, total_steps: int) -> float:
-    """The learning rate of a step under the run's settings."""
-    from ragray.train.schedule import learning_rate
-
-    return learning_rate(
-        step,
-        total_steps,
-        peak=settings.learning_rate,
-        schedule=settings.schedule,
-        warmup_share=settings.warmup_share,
-    )
-
-
 def counts_of(train_set: ExampleSet, valid_set: ExampleSet, order: DataOrder, engine: ZeroEngine) -> dict[str, int]:
     """What the manifest counts; tokens are those of the whole run, all epochs."""
-    seen = [train_set.examples[i] for step in range(order.total_steps) for i in order.step_examples(step)]
     return {
         "examples": len(train_set.examples),
         "valid_examples": len(valid_set.examples),
         "too_long": len(train_set.too_long) + len(valid_set.too_long),
         "shortened": train_set.shortened + valid_set.shortened,
+        "without_wrong": len(train_set.without_wrong),
         "steps": order.total_steps,
-        "tokens": sum(len(example) for example in seen),
-        "answer_tokens": sum(example.answer_tokens for example in seen),
+        "tokens": order.sum_over_run(train_set.lengths),
+        "answer_tokens": order.sum_over_run([example.answer_tokens for example in train_set.examples]),
         "trainable_parameters": sum(weight.numel() for weight in engine.weights().values()),
     }
 
@@ -219,7 +208,8 @@ def _build_engine(run: TrainRun, found: Checkpoint | None) -> ZeroEngine:
     if weights is not None:
         set_adapter(adapted, weights)
     adapted.train()
-    engine = ZeroEngine(AnswerLoss(adapted, settings.label_smoothing), settings)
+    objective = AnswerLoss(adapted, settings.loss, whole_weights=settings.zero_stage < 3)
+    engine = ZeroEngine(objective, settings)
     if found is not None and weights is not None:
         engine.restore(weights, found.moments(), found.state().step)
     return engine
