@@ -123,6 +123,7 @@ class AnswerLoss(nn.Module):
             "input_ids": row.token_ids,
             "position_ids": row.position_ids,
             "boundaries": row.boundaries,
+            "edges": row.edges,
             "use_cache": False,
         }
         if self._wanted is None:

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from ragray.errors import EngineError
 from ragray.schema import stable_digest
+from ragray.train import varlen
 from ragray.train.examples import Example
 
 PACKED_ATTENTION = "ragray_packed"
@@ -35,6 +36,7 @@ class PackedRow:
     token_ids: torch.Tensor  # int64 [1, T]
     position_ids: torch.Tensor  # int64 [1, T], from 0 in each sequence
     boundaries: torch.Tensor  # int32 [sequences + 1], on the CPU
+    edges: torch.Tensor  # the same on the row's device
     predict_at: torch.Tensor  # int64 [A], positions whose next token carries loss
     targets: torch.Tensor  # int64 [A], those next tokens
     example_of: torch.Tensor  # int64 [A], which of the row's examples each of them belongs to
@@ -72,13 +74,15 @@ def pack(examples: Sequence[Example]) -> PackedRow:
     if not examples:
         boundaries.append(1)
     ids = torch.tensor(token_ids, dtype=torch.int64)
+    edges = torch.tensor(boundaries, dtype=torch.int32)
     predict_at, example_of, wrongs, blames = zip(*at, strict=True) if at else ((), (), (), ())
     places = torch.tensor(predict_at, dtype=torch.int64)
     positions = torch.cat([torch.arange(b - a) for a, b in itertools.pairwise(boundaries)])
     return PackedRow(
         token_ids=ids[None],
         position_ids=positions[None],
-        boundaries=torch.tensor(boundaries, dtype=torch.int32),
+        boundaries=edges,
+        edges=edges,
         predict_at=places,
         targets=ids[places + 1] if at else places,
         example_of=torch.tensor(example_of, dtype=torch.int64),
@@ -191,6 +195,7 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     boundaries: torch.Tensor | None = None,
+    edges: torch.Tensor | None = None,
     softcap: float | None = None,
     **unused: object,
 ) -> tuple[torch.Tensor, None]:
@@ -204,7 +209,8 @@ def packed_attention(
         attention_mask: unused; the boundaries say all.
         scaling: of the logits; by default 1 / sqrt(head size).
         dropout: of the attention weights.
-        boundaries: int32 [sequences + 1] on the CPU, first and last token of each sequence.
+        boundaries: int32 [sequences + 1] on the CPU, where each sequence begins, and T; without them all is one.
+        edges: the same on the queries' device, for the GPU's kernel.
         softcap: must be None.
         unused: what transformers passes for other implementations.
 
@@ -217,6 +223,8 @@ def packed_attention(
             "choose a base model with plain softmax attention",
         )
     lengths = [query.shape[2]] if boundaries is None else boundaries.diff().tolist()
+    if edges is not None and varlen.fits(query, dropout):
+        return varlen.attend(query, key, value, edges, max(lengths), scaling), None
     runs = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
     tokens = [length * count for length, count in runs]
     shared = query.shape[1] != key.shape[1]

@@ -16,6 +16,8 @@ from ragray.train.checkpoint import Checkpoints
 from ragray.train.examples import prompt_tokens, read_examples
 from ragray.train.loading import load_model, load_tokenizer
 from ragray.train.loop import TrainRun, check_settings, train
+from ragray.train.lora import attach_lora, trainable
+from ragray.train.packing import DataOrder
 from ragray.train.schedule import learning_rate
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -73,6 +75,32 @@ def test_the_first_loss_is_the_base_models_mean_over_answer_tokens(run, tiny_mod
         total += model(input_ids=ids, labels=labels).loss.item() * example.answer_tokens
     expected = total / sum(example.answer_tokens for example in examples)
     assert checkpoint.history().losses[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_loss_curve_is_that_of_plain_peft_one_example_at_a_time(run, tiny_model, examples_file):
+    """No packing, no ZeRO, no shortcut: transformers, PEFT and AdamW, on the examples that each step takes."""
+    found = run(epochs=3, schedule="linear", lora=LoraConfig(rank=4, alpha=8)).history()
+    examples = read_examples(examples_file, "train", load_tokenizer(tiny_model), 512).examples
+    order = DataOrder(tuple(example.example_id for example in examples), 17, 4, 3)
+    model = attach_lora(load_model(tiny_model, torch.float32), LoraConfig(rank=4, alpha=8), 17).train()
+    optimizer = torch.optim.AdamW(trainable(model).values(), weight_decay=0.0)
+    losses = []
+    for step in range(order.total_steps):
+        batch = [examples[i] for i in order.step_examples(step)]
+        total = torch.zeros(())
+        for example in batch:
+            ids, labels = torch.tensor([example.token_ids]), torch.tensor([example.labels])
+            total = total + model(input_ids=ids, labels=labels).loss * example.answer_tokens
+        loss = total / sum(example.answer_tokens for example in batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainable(model).values(), 1.0)
+        optimizer.param_groups[0]["lr"] = found.records[step + 1].learning_rate
+        optimizer.step()
+        losses.append(loss.item())
+    assert len(losses) == 9
+    assert losses[-1] < losses[0] - 0.5
+    assert found.losses == pytest.approx(losses, abs=1e-5)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
