@@ -53,6 +53,46 @@ def fields() -> None:
     typer.echo(reference(), nl=False)
 
 
+@app.command()
+def schedule(
+    config: ConfigOption = Path("configs/demo.yaml"),
+    set_: SetOption = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the run; by default train.max_steps, else 100.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The chart, SVG.")] = Path("schedule.svg"),
+) -> None:
+    """Draw the learning rate of every step, without training."""
+    from ragray.train.curves import schedule_curve
+
+    settings = load_config(config, set_ or ()).train
+    curve = schedule_curve(settings, steps or settings.max_steps or 100)
+    _show(curve.table(), curve.svg(), out)
+
+
+@app.command()
+def loss(
+    config: ConfigOption = Path("configs/demo.yaml"),
+    set_: SetOption = None,
+    vocabulary: Annotated[int, typer.Option(min=2, help="Tokens that share what the right one leaves.")] = 32000,
+    out: Annotated[Path, typer.Option(help="The chart, SVG.")] = Path("loss.svg"),
+) -> None:
+    """Draw the loss over the probability of the right token, without training."""
+    from ragray.train.curves import loss_curve
+
+    curve = loss_curve(load_config(config, set_ or ()).train.loss, vocabulary)
+    _show(curve.table(), curve.svg(), out)
+
+
+def _show(table: str, svg: str, out: Path) -> None:
+    try:
+        out.write_text(svg, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}", "name a file in a folder") from error
+    typer.echo(table)
+    typer.echo(f"chart: {out}")
+
+
 @app.command(_ARTIFACT)
 def artifact(folder: Annotated[str, typer.Argument(help="An artifact's folder.")]) -> None:
     """Show an artifact's manifest; `ragray inspect FOLDER` does the same."""

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ragray.config_data import Positive, Section, Share
+
+
+def _default(section: type[Section], name: str) -> object:
+    return section.model_fields[name].default
 
 
 class LoraConfig(Section):
@@ -24,6 +28,52 @@ class LoraConfig(Section):
     )
 
 
+Schedule = Literal[
+    "cosine", "cosine_restarts", "linear", "polynomial", "constant", "warmup_stable_decay", "one_cycle", "inverse_sqrt"
+]
+
+
+class ScheduleShape(Section):
+    """Parameters of schedules; each applies to the schedules that it names."""
+
+    floor_share: Share = Field(0.0, description="the lowest rate as a share of the peak; all but constant")
+    cycles: Positive = Field(1, description="cosine_restarts: cycles of equal length, each from the peak down")
+    power: float = Field(2.0, gt=0, description="polynomial: exponent; 1 is linear")
+    decay_share: Share = Field(0.2, description="warmup_stable_decay: share of the steps after the warm-up that fall")
+
+
+class LossConfig(Section):
+    """What is minimised."""
+
+    kind: Literal["cross_entropy", "focal", "unlikelihood", "dpo"] = Field(
+        "cross_entropy",
+        description="focal: hard tokens weigh more; unlikelihood: hard negatives are made unlikely; "
+        "dpo: right answers are preferred to hard negatives",
+    )
+    label_smoothing: Share = Field(0.0, description="share of the target spread over the vocabulary; not for dpo")
+    z_weight: float = Field(0.0, ge=0, description="weight of the squared log partition function; not for dpo")
+    focal_gamma: float = Field(2.0, ge=0, description="focal: exponent of 1 - p; 0 is cross-entropy")
+    unlikelihood_weight: float = Field(1.0, gt=0, description="unlikelihood: weight of the hard negatives' tokens")
+    dpo_beta: float = Field(0.1, gt=0, description="dpo: how strongly the base model holds back")
+    dpo_nll_weight: float = Field(0.0, ge=0, description="dpo: weight of the right answer's mean cross-entropy")
+
+    @model_validator(mode="after")
+    def _heeded(self) -> LossConfig:
+        """Refuse a parameter that the chosen kind would ignore."""
+        of_kinds = {
+            "label_smoothing": ("cross_entropy", "focal", "unlikelihood"),
+            "z_weight": ("cross_entropy", "focal", "unlikelihood"),
+            "focal_gamma": ("focal",),
+            "unlikelihood_weight": ("unlikelihood",),
+            "dpo_beta": ("dpo",),
+            "dpo_nll_weight": ("dpo",),
+        }
+        for name, kinds in of_kinds.items():
+            if self.kind not in kinds and getattr(self, name) != _default(LossConfig, name):
+                raise ValueError(f"{name} is for kind {', '.join(kinds)}, and kind is {self.kind}")
+        return self
+
+
 class TrainConfig(Section):
     """LoRA training by Ray Train and DeepSpeed."""
 
@@ -35,11 +85,12 @@ class TrainConfig(Section):
     epochs: float = Field(3.0, gt=0, description="passes over the training examples")
     max_steps: Positive | None = Field(None, description="stop after so many optimizer steps")
     learning_rate: float = Field(2e-4, gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="after the warm-up")
+    schedule: Schedule = Field("cosine", description="of the learning rate after the warm-up")
+    schedule_shape: ScheduleShape = ScheduleShape()
     warmup_share: Share = Field(0.05, description="share of the steps with rising learning rate")
     weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float = Field(1.0, gt=0, description="largest global gradient norm")
-    label_smoothing: Share = 0.0
+    loss: LossConfig = LossConfig()
     max_length: Positive = Field(1024, description="longest example, tokens; longer ones lose their last passages")
     tokens_per_micro_batch: Positive = Field(4096, description="tokens packed into one row")
     global_batch_examples: Positive = Field(16, description="examples of one optimizer step, over all workers")
@@ -75,3 +126,14 @@ class TrainConfig(Section):
     preemption_grace_s: float = Field(
         0.0, ge=0, description="seconds that workers on other nodes go on after a node's announced end"
     )
+
+    @model_validator(mode="after")
+    def _schedule_heeded(self) -> TrainConfig:
+        """Refuse a parameter that the chosen schedule would ignore."""
+        of_schedules = {"cycles": "cosine_restarts", "power": "polynomial", "decay_share": "warmup_stable_decay"}
+        for name, schedule in of_schedules.items():
+            if self.schedule != schedule and getattr(self.schedule_shape, name) != _default(ScheduleShape, name):
+                raise ValueError(f"schedule_shape.{name} is for {schedule}, and schedule is {self.schedule}")
+        if self.schedule == "constant" and self.schedule_shape.floor_share:
+            raise ValueError("schedule_shape.floor_share: a constant schedule has no floor")
+        return self

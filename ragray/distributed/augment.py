@@ -32,7 +32,7 @@ from ragray.dataprep.augment import (
 )
 from ragray.dataprep.near_questions import NearQuestions
 from ragray.dataprep.negatives import NEGATIVES, triples, tuples
-from ragray.distributed.examples import EXAMPLES, Composer, Example, compose_examples
+from ragray.distributed.examples import EXAMPLES, Composer, Example, compose_examples, hard_negatives
 from ragray.distributed.index import withholds_test_questions
 from ragray.distributed.rewording import Written, write_variants, writer_of
 from ragray.distributed.stage import Job, Stage
@@ -69,7 +69,7 @@ def _build(job: Job) -> None:
     mined = _negatives(index, used, records, config)
     job.draft.timings_s["negatives"] = time.perf_counter() - begin
     job.report(f"composing {len(used) + len(variants.records):,} examples")
-    examples = _examples(index, used, variants.records, records, config)
+    examples = _examples(index, used, variants.records, records, mined, config)
     _record(job, variants, written, mined, examples)
     folder = job.draft.folder
     _write(folder / "variants.parquet", table_of(QARecord, variants.records))
@@ -171,6 +171,7 @@ def _examples(
     used: Sequence[QARecord],
     variants: Sequence[QARecord],
     records: Sequence[QARecord],
+    mined: Mined,
     config: RunConfig,
 ) -> list[Example]:
     """An example for each question and each variant, in the order of the records."""
@@ -183,7 +184,7 @@ def _examples(
     for variant in variants:
         by_parent[variant.parent].append(variant)
     pairs = [(query, record) for record in used for query in (record, *by_parent[record.id])]
-    return compose_examples(index, pairs, _members(records), composer)
+    return compose_examples(index, pairs, _members(records), composer, hard_negatives(mined.rows))
 
 
 def _members(records: Sequence[QARecord]) -> Mapping[str, list[str]]:
@@ -206,6 +207,7 @@ def _record(job: Job, variants: Variants, written: Written, mined: Mined, exampl
         valid=splits["valid"],
         declines=sum(not example.closed_book and example.number == 0 for example in examples),
         closed_book=sum(example.closed_book for example in examples),
+        with_negative=sum(example.negative is not None for example in examples),
         tuples=sum(len(row.negative_ids) >= wanted for row in mined.rows),
         **_named("refused", variants.refused),
         **_named("writer", written.counts),

@@ -10,14 +10,14 @@ right passage among distractors in a share P of the examples, and absent in the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from ragray import prompt
 from ragray.config_data import AugmentConfig
-from ragray.dataprep.negatives import answers_too
+from ragray.dataprep.negatives import Negatives, answers_too
 from ragray.retrieval.index import HybridIndex
 from ragray.schema import Passage, QARecord, stable_digest
 
@@ -34,13 +34,19 @@ EXAMPLES = pa.schema(
         "passages": pa.list_(_SHOWN),
         "number": pa.int64(),
         "answer": pa.string(),
+        "negative": pa.string(),
+        "negative_number": pa.int64(),
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A row of examples.parquet. `number` is the cited passage from 1; 0: declines, or closed book."""
+    """A row of examples.parquet. `number` is the cited passage from 1; 0: declines, or closed book.
+
+    `negative` is a wrong answer, the text of a hard negative of the question's record, and `negative_number` the
+    passage that shows it, 0 where none does; None and 0 where no hard negative was mined.
+    """
 
     example_id: str
     split: str
@@ -50,6 +56,8 @@ class Example:
     passages: list[dict[str, str]]
     number: int
     answer: str
+    negative: str | None = None
+    negative_number: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,14 +125,44 @@ class Composer:
     ) -> Example:
         return Example(query.id, query.split, query.question, query.lang, closed_book, passages, number, answer)
 
+    def with_negative(self, example: Example, hard: Sequence[Passage]) -> Example:
+        """The example with a wrong answer: of the hard negatives, the first that it shows, else the first.
+
+        In an example that declines, only a passage that it shows would be answered from.
+        """
+        shown = [passage["doc_id"] for passage in example.passages]
+        declines = not example.closed_book and example.number == 0
+        for passage in hard:
+            if passage.doc_id in shown:
+                return replace(
+                    example, negative=self._cut(passage.text), negative_number=shown.index(passage.doc_id) + 1
+                )
+        return replace(example, negative=self._cut(hard[0].text)) if hard and not declines else example
+
+
+def hard_negatives(mined: Iterable[Negatives]) -> dict[str, list[str]]:
+    """The ids of the hard negatives of each record that has some, hardest first."""
+    found = {row.query_id: [n for n, kind in zip(row.negative_ids, row.negative_kinds, strict=True) if kind == "hard"]
+             for row in mined}  # fmt: skip
+    return {query_id: ids for query_id, ids in found.items() if ids}
+
 
 def compose_examples(
     index: HybridIndex,
     pairs: Sequence[tuple[QARecord, QARecord]],
     members: Mapping[str, Sequence[str]],
     composer: Composer,
+    hard: Mapping[str, Sequence[str]],
 ) -> list[Example]:
-    """An example for each (query, record that answers it); `members` are the record ids of each group."""
+    """An example for each (query, record that answers it).
+
+    Args:
+        index: what serving searches.
+        pairs: queries and the records that answer them.
+        members: the record ids of each group.
+        composer: makes the examples.
+        hard: the hard negatives of each record that has some.
+    """
     absent = [composer.kind(query.id) == "absent" for query, _ in pairs]
     hits = index.search_batch(
         [query.question for query, _ in pairs],
@@ -136,5 +174,6 @@ def compose_examples(
         passages = [index.passage(hit.doc_id) for hit in found]
         if hide:
             passages = [passage for passage in passages if not answers_too(passage, record)]
-        examples.append(composer.compose(query, record, passages))
+        example = composer.compose(query, record, passages)
+        examples.append(composer.with_negative(example, [index.passage(doc_id) for doc_id in hard.get(record.id, ())]))
     return examples

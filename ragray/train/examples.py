@@ -8,9 +8,9 @@ whose answer, with the token that ends it, is all that the loss sees.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,18 +22,42 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NO_LOSS = -100
+Wrong = Literal["none", "some", "all"]
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training example. The loss covers `token_ids[answer_start:]`: the answer and its end token."""
+    """One training example. The loss covers `token_ids[answer_start:]`: the answer and its end token.
+
+    `wrong_ids` is the same prompt with a wrong answer and the end token, or empty.
+    """
 
     example_id: str
     token_ids: tuple[int, ...]
     answer_start: int
+    wrong_ids: tuple[int, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.token_ids)
+        """Tokens in a row: those of both sequences."""
+        return len(self.token_ids) + len(self.wrong_ids)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer sequence."""
+        return max(len(self.token_ids), len(self.wrong_ids))
+
+    @property
+    def sequences(self) -> tuple[tuple[int, ...], ...]:
+        """What is laid into a row: the right sequence, and the wrong one where there is one."""
+        return (self.token_ids, self.wrong_ids) if self.wrong_ids else (self.token_ids,)
+
+    @property
+    def blamed(self) -> range:
+        """The places in `wrong_ids` that make it wrong: after what both answers begin with, before the end token."""
+        first = self.answer_start
+        while first < min(len(self.token_ids), len(self.wrong_ids)) and self.token_ids[first] == self.wrong_ids[first]:
+            first += 1
+        return range(first, len(self.wrong_ids) - 1)
 
     @property
     def answer_tokens(self) -> int:
@@ -53,6 +77,7 @@ class ExampleSet:
     examples: tuple[Example, ...]
     too_long: tuple[str, ...]
     shortened: int  # examples that lost passages to fit
+    without_wrong: tuple[str, ...] = ()  # left out, as a loss that compares answers has nothing to compare
 
     @property
     def lengths(self) -> list[int]:
@@ -71,34 +96,49 @@ class ExampleRow:
     number: int  # the cited passage, from 1; 0: decline, or closed book
     closed_book: bool
     passages: tuple[tuple[str, str], ...] = field(default=())  # (title, text), in the order shown
+    negative: str = ""  # an answer that is wrong, where one was mined
+    negative_number: int = 0  # the passage that it comes from, from 1; 0: none that is shown
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> ExampleRow:
         """From a row as pyarrow gives it."""
         shown = tuple((passage["title"], passage["text"]) for passage in row["passages"] or ())
         names = ("example_id", "question", "lang", "answer", "number", "closed_book")
-        return cls(**{name: row[name] for name in names}, passages=shown)
+        negative, negative_number = row.get("negative") or "", row.get("negative_number") or 0
+        given = {name: row[name] for name in names}
+        return cls(**given, passages=shown, negative=negative, negative_number=negative_number)
 
     def without_last_passage(self) -> ExampleRow | None:
-        """The row without its last passage that is not the cited one; None where none can go."""
-        keep_at_least = 1 if self.number == 0 else 2
-        if self.closed_book or len(self.passages) < max(2, keep_at_least):
+        """The row without its last passage that no answer cites; None where none can go."""
+        cited = {self.number, self.negative_number} - {0}
+        free = [number for number in range(1, len(self.passages) + 1) if number not in cited]
+        if self.closed_book or len(self.passages) < 2 or not free:
             return None
-        last = len(self.passages) - 1
-        dropped = last - 1 if self.number - 1 == last else last
-        passages = self.passages[:dropped] + self.passages[dropped + 1 :]
-        number = self.number - 1 if self.number - 1 > dropped else self.number
-        return ExampleRow(self.example_id, self.question, self.lang, self.answer, number, self.closed_book, passages)
+        dropped = free[-1]
+        return replace(
+            self,
+            passages=self.passages[: dropped - 1] + self.passages[dropped:],
+            number=self.number - (self.number > dropped),
+            negative_number=self.negative_number - (self.negative_number > dropped),
+        )
+
+    def without_negative(self) -> ExampleRow:
+        """The row with its right answer alone."""
+        return replace(self, negative="", negative_number=0)
 
 
-def read_examples(path: Path, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> ExampleSet:
+def read_examples(
+    path: Path, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int, wrong: Wrong = "none"
+) -> ExampleSet:
     """Tokenize the examples of one split.
 
     Args:
         path: examples.parquet.
         split: "train" or "valid".
         tokenizer: with a chat template.
-        max_length: longest example, tokens; longer ones lose their last passages that are not cited.
+        max_length: longest sequence, tokens; longer ones lose their last passages that are not cited.
+        wrong: whether examples have a wrong answer beside the right one: "none"; "some", where the file has one;
+            "all", and examples without one are left out.
 
     Raises:
         DataError: there is no example, or all are too long.
@@ -106,10 +146,20 @@ def read_examples(path: Path, split: str, tokenizer: PreTrainedTokenizerBase, ma
     """
     table = pq.read_table(path)
     rows = [ExampleRow.of(row) for row in table.filter(pc.equal(table["split"], split)).to_pylist()]
+    if wrong == "none":
+        rows = [row.without_negative() for row in rows]
+    left_out = tuple(row.example_id for row in rows if wrong == "all" and not row.negative)
+    if left_out and len(left_out) == len(rows):
+        raise DataError(
+            f"{path}: no example has a wrong answer to compare with",
+            "raise augment.negatives_per_question, or choose another train.loss.kind",
+        )
     examples: list[Example] = []
     too_long: list[str] = []
     shortened = 0
     for row in rows:
+        if wrong == "all" and not row.negative:
+            continue
         example, lost = fit(row, tokenizer, max_length)
         if example is None:
             too_long.append(row.example_id)
@@ -119,7 +169,7 @@ def read_examples(path: Path, split: str, tokenizer: PreTrainedTokenizerBase, ma
     if split == "train" and not examples:
         reason = f"all {len(rows)} are longer than {max_length} tokens" if rows else "there is none"
         raise DataError(f"{path}: no example to train on: {reason}", "add data, or raise train.max_length")
-    return ExampleSet(tuple(examples), tuple(too_long), shortened)
+    return ExampleSet(tuple(examples), tuple(too_long), shortened, left_out)
 
 
 def fit(row: ExampleRow, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[Example | None, int]:
@@ -127,31 +177,40 @@ def fit(row: ExampleRow, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
     shorter: ExampleRow | None = row
     while shorter is not None:
         example = encode(shorter, tokenizer)
-        if len(example) <= max_length:
+        if example.longest <= max_length:
             return example, len(row.passages) - len(shorter.passages)
         shorter = shorter.without_last_passage()
     return None, len(row.passages)
 
 
 def encode(row: ExampleRow, tokenizer: PreTrainedTokenizerBase) -> Example:
-    """Token ids of a row's prompt and of its answer.
+    """Token ids of a row's prompt and of its answers.
 
-    The two are tokenized apart: at serving the prompt stands alone and the model continues it. The
+    Prompt and answer are tokenized apart: at serving the prompt stands alone and the model continues it. An
     answer is escaped like the passage that it was taken from, so that it stays a verbatim copy.
     """
     messages = prompt.messages(row.question, None if row.closed_book else row.passages, row.lang)
-    number = None if row.closed_book or row.number == 0 else row.number
-    reply = prompt.target(prompt.escape(row.answer), number)
     asked = _render(tokenizer, messages, add_generation_prompt=True)
+    prompt_ids = _tokenize(tokenizer, asked)
+    answer_ids = _reply_ids(tokenizer, messages, asked, row.answer, row.number)
+    wrong_ids: tuple[int, ...] = ()
+    if row.negative:
+        wrong_ids = (*prompt_ids, *_reply_ids(tokenizer, messages, asked, row.negative, row.negative_number))
+    return Example(row.example_id, (*prompt_ids, *answer_ids), len(prompt_ids), wrong_ids)
+
+
+def _reply_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], asked: str, answer: str, number: int
+) -> list[int]:
+    """Token ids of a reply to a rendered prompt, with its end token; without a citation where `number` is 0."""
+    reply = prompt.target(prompt.escape(answer), number or None)
     told = _render(tokenizer, [*messages, {"role": "assistant", "content": reply}], add_generation_prompt=False)
     if not told.startswith(asked):
         raise EngineError(
             "the chat template does not show a reply as the continuation of its prompt",
             "use a model whose chat template renders add_generation_prompt as the beginning of a reply",
         )
-    prompt_ids = _tokenize(tokenizer, asked)
-    answer_ids = _until_end(_tokenize(tokenizer, told[len(asked) :]), tokenizer)
-    return Example(row.example_id, (*prompt_ids, *answer_ids), len(prompt_ids))
+    return _until_end(_tokenize(tokenizer, told[len(asked) :]), tokenizer)
 
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[int]:

@@ -27,9 +27,10 @@ from ragray.train.examples import Example, ExampleSet, read_examples
 from ragray.train.guard import BadStep, judge, why_bad
 from ragray.train.loading import DTYPES, check_packable, load_model, load_tokenizer
 from ragray.train.lora import attach_lora
-from ragray.train.losses import AnswerLoss
+from ragray.train.losses import AnswerLoss, loss_units, wrong_answers
 from ragray.train.monitor import History, Progress, StepRecord
 from ragray.train.packing import DataOrder, pack, register_packed_attention, share_out
+from ragray.train.schedule import learning_rate_of
 from ragray.train.together import alike, first_workers
 from ragray.train.writing import CheckpointWriter
 from ragray.train.zero import ZeroEngine, check_zero
@@ -114,7 +115,8 @@ class _Trainer:
             check_files(run)
             tokenizer = load_tokenizer(Path(run.model_folder))
             examples_file = Path(run.examples_file)
-            self._examples = read_examples(examples_file, "train", tokenizer, settings.max_length)
+            wrong = wrong_answers(settings.loss)
+            self._examples = read_examples(examples_file, "train", tokenizer, settings.max_length, wrong)
             self._valid = read_examples(examples_file, "valid", tokenizer, settings.max_length)
             model = _build_model(run)
         self._order = DataOrder(
@@ -124,7 +126,7 @@ class _Trainer:
             settings.epochs,
             settings.max_steps,
         )
-        self._engine = ZeroEngine(AnswerLoss(model, settings.label_smoothing), settings)
+        self._engine = ZeroEngine(AnswerLoss(model, settings.loss, whole_weights=settings.zero_stage < 3), settings)
         self._counts = counts_of(self._examples, self._valid, self._order, self._engine)
         self._history, self._step, self._bad_steps = History(), 0, list[BadStep]()
         if found is not None:
@@ -157,14 +159,14 @@ class _Trainer:
         settings = self._run.settings
         batch = [self._examples.examples[i] for i in self._order.step_examples(step)]
         shares = share_out([len(e) for e in batch], self._world_size, _row_limit(settings, batch))
-        answer_tokens = sum(example.answer_tokens for example in batch)
+        units = loss_units(batch, settings.loss)
         rows = shares[self._rank]
         sums = torch.zeros(self._world_size, len(rows) + 2, dtype=torch.float64)
         torch.manual_seed(stable_digest("step", self._run.seed, step, self._rank) % 2**63)
         for number, positions in enumerate(rows):
             row = pack([batch[i] for i in positions]).to(self._engine.device)
             loss = self._engine.forward(row, last=number == len(rows) - 1)
-            self._engine.backward(loss / answer_tokens)
+            self._engine.backward(loss / units)
             sums[self._rank, number] = loss.detach()
         sums[self._rank, -2] = float(self._writer.failed())
         sums[self._rank, -1] = float(not self._heeded and self._notice())
@@ -172,9 +174,9 @@ class _Trainer:
         if sums[:, -2].any():
             self._writer.finish()  # raises
         losses = sums[:, :-2]
-        loss_mean: float | None = float(losses.sum()) / answer_tokens
+        loss_mean: float | None = float(losses.sum()) / units
         rate = learning_rate_of(settings, step, self._order.total_steps)
-        norm = self._update(step, losses, answer_tokens, rate, [[[batch[i] for i in row] for row in s] for s in shares])
+        norm = self._update(step, losses, units, rate, [[[batch[i] for i in row] for row in s] for s in shares])
         if norm is None:
             loss_mean = None
         valid_loss = self._validate() if self._order.ends_epoch(step) or step + 1 == self._order.total_steps else None
@@ -185,13 +187,13 @@ class _Trainer:
         self,
         step: int,
         losses: torch.Tensor,
-        answer_tokens: int,
+        units: int,
         rate: float,
         rows: Sequence[Sequence[Sequence[Example]]],
     ) -> float | None:
         """Make the optimizer step unless it must not be made; the gradient's norm, None where it was not."""
         settings = self._run.settings
-        reason = why_bad(settings, float(losses.sum()) / answer_tokens, self._history.losses)
+        reason = why_bad(settings, float(losses.sum()) / units, self._history.losses)
         suspects = [rows[worker][number] for worker, number in (~torch.isfinite(losses)).nonzero().tolist()]
         if reason is None:
             norm = self._engine.step(rate)
@@ -265,30 +267,17 @@ class _Trainer:
         self._writer.save(state, self._history, self._engine.shard())
 
 
-def learning_rate_of(settings: TrainConfig, step: int, total_steps: int) -> float:
-    """The learning rate of a step under the run's settings."""
-    from ragray.train.schedule import learning_rate
-
-    return learning_rate(
-        step,
-        total_steps,
-        peak=settings.learning_rate,
-        schedule=settings.schedule,
-        warmup_share=settings.warmup_share,
-    )
-
-
 def counts_of(train_set: ExampleSet, valid_set: ExampleSet, order: DataOrder, engine: ZeroEngine) -> dict[str, int]:
     """What the manifest counts; tokens are those of the whole run, all epochs."""
-    seen = [train_set.examples[i] for step in range(order.total_steps) for i in order.step_examples(step)]
     return {
         "examples": len(train_set.examples),
         "valid_examples": len(valid_set.examples),
         "too_long": len(train_set.too_long) + len(valid_set.too_long),
         "shortened": train_set.shortened + valid_set.shortened,
+        "without_wrong": len(train_set.without_wrong),
         "steps": order.total_steps,
-        "tokens": sum(len(example) for example in seen),
-        "answer_tokens": sum(example.answer_tokens for example in seen),
+        "tokens": order.sum_over_run(train_set.lengths),
+        "answer_tokens": order.sum_over_run([example.answer_tokens for example in train_set.examples]),
         "trainable_parameters": sum(math.prod(shape) for shape in engine.shapes().values()),
     }
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch.nn import functional
 
 from ragray.errors import EngineError
 from ragray.schema import stable_digest
+from ragray.train import varlen
 from ragray.train.examples import Example
 
 PACKED_ATTENTION = "ragray_packed"
@@ -26,41 +28,67 @@ PACKED_ATTENTION = "ragray_packed"
 
 @dataclass(frozen=True)
 class PackedRow:
-    """Examples end to end, T tokens, of which A carry loss."""
+    """Sequences end to end, T tokens, of which A carry loss.
+
+    An example is one sequence, or two: its prompt with the right answer, and with the wrong one.
+    """
 
     token_ids: torch.Tensor  # int64 [1, T]
-    position_ids: torch.Tensor  # int64 [1, T], from 0 in each example
-    boundaries: torch.Tensor  # int32 [examples + 1], on the CPU
+    position_ids: torch.Tensor  # int64 [1, T], from 0 in each sequence
+    boundaries: torch.Tensor  # int32 [sequences + 1], on the CPU
+    edges: torch.Tensor  # the same on the row's device
     predict_at: torch.Tensor  # int64 [A], positions whose next token carries loss
     targets: torch.Tensor  # int64 [A], those next tokens
+    example_of: torch.Tensor  # int64 [A], which of the row's examples each of them belongs to
+    wrong: torch.Tensor  # bool [A], whether it belongs to a wrong answer
+    blamed: torch.Tensor  # bool [A], whether it is one of those that make it wrong
+    examples: int
 
     def to(self, device: torch.device) -> PackedRow:
         """The row on a device; the boundaries stay on the CPU, where the attention reads them."""
-        moved = (self.token_ids, self.position_ids, self.predict_at, self.targets)
-        token_ids, position_ids, predict_at, targets = (tensor.to(device, non_blocking=True) for tensor in moved)
-        return PackedRow(token_ids, position_ids, self.boundaries, predict_at, targets)
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor) and name != "boundaries"
+        }
+        return replace(self, **moved)
 
 
 def pack(examples: Sequence[Example]) -> PackedRow:
     """One row of all tokens of `examples`; without any, a row of one token that carries no loss."""
-    token_ids = [token for example in examples for token in example.token_ids] or [0]
+    sequences = [
+        (number, tokens, example, tokens is not example.token_ids)
+        for number, example in enumerate(examples)
+        for tokens in example.sequences
+    ]
+    sequences.sort(key=lambda sequence: len(sequence[1]))  # attention takes those of one length together
+    token_ids = [token for _, tokens, *_ in sequences for token in tokens] or [0]
     boundaries = [0]
-    predict_at: list[int] = []
-    for example in examples:
-        start, end = boundaries[-1], boundaries[-1] + len(example)
-        predict_at.extend(range(start + max(example.answer_start, 1) - 1, end - 1))
-        boundaries.append(end)
+    at: list[tuple[int, int, bool, bool]] = []
+    for number, tokens, example, wrong in sequences:
+        start = boundaries[-1]
+        blamed = example.blamed if wrong else range(0)
+        first = max(example.answer_start, 1)
+        at.extend((start + n - 1, number, wrong, n in blamed) for n in range(first, len(tokens)))
+        boundaries.append(start + len(tokens))
     if not examples:
         boundaries.append(1)
     ids = torch.tensor(token_ids, dtype=torch.int64)
-    at = torch.tensor(predict_at, dtype=torch.int64)
+    edges = torch.tensor(boundaries, dtype=torch.int32)
+    predict_at, example_of, wrongs, blames = zip(*at, strict=True) if at else ((), (), (), ())
+    places = torch.tensor(predict_at, dtype=torch.int64)
     positions = torch.cat([torch.arange(b - a) for a, b in itertools.pairwise(boundaries)])
     return PackedRow(
         token_ids=ids[None],
         position_ids=positions[None],
-        boundaries=torch.tensor(boundaries, dtype=torch.int32),
-        predict_at=at,
-        targets=ids[at + 1] if predict_at else at,
+        boundaries=edges,
+        edges=edges,
+        predict_at=places,
+        targets=ids[places + 1] if at else places,
+        example_of=torch.tensor(example_of, dtype=torch.int64),
+        wrong=torch.tensor(wrongs, dtype=torch.bool),
+        blamed=torch.tensor(blames, dtype=torch.bool),
+        examples=len(examples),
     )
 
 
@@ -112,6 +140,7 @@ class DataOrder:
     examples_per_step: int
     epochs: float
     max_steps: int | None = None
+    _orders: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def total_examples(self) -> int:
@@ -142,8 +171,19 @@ class DataOrder:
         done = min((step + 1) * self.examples_per_step, self.total_examples)
         return done // size > step * self.examples_per_step // size
 
+    def sum_over_run(self, values: Sequence[int]) -> int:
+        """The sum of a value of each example, taken as often as the whole run takes that example."""
+        epochs, part = divmod(self.total_examples, len(self.example_ids))
+        in_part = sum(values[i] for i in self._order(epochs)[:part]) if part else 0
+        return epochs * sum(values) + in_part
+
     def _order(self, epoch: int) -> list[int]:
-        return epoch_order(self.example_ids, self.seed, epoch)
+        """The order of an epoch; sorting takes as long as many steps, so the last two are kept."""
+        if epoch not in self._orders:
+            while len(self._orders) > 1:
+                del self._orders[next(iter(self._orders))]
+            self._orders[epoch] = epoch_order(self.example_ids, self.seed, epoch)
+        return self._orders[epoch]
 
 
 def packed_attention(
@@ -155,6 +195,7 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     boundaries: torch.Tensor | None = None,
+    edges: torch.Tensor | None = None,
     softcap: float | None = None,
     **unused: object,
 ) -> tuple[torch.Tensor, None]:
@@ -168,7 +209,8 @@ def packed_attention(
         attention_mask: unused; the boundaries say all.
         scaling: of the logits; by default 1 / sqrt(head size).
         dropout: of the attention weights.
-        boundaries: int32 [examples + 1] on the CPU, first and last token of each example.
+        boundaries: int32 [sequences + 1] on the CPU, where each sequence begins, and T; without them all is one.
+        edges: the same on the queries' device, for the GPU's kernel.
         softcap: must be None.
         unused: what transformers passes for other implementations.
 
@@ -180,21 +222,25 @@ def packed_attention(
             "this model caps or sinks its attention logits, which packed attention does not do",
             "choose a base model with plain softmax attention",
         )
-    edges = [0, query.shape[2]] if boundaries is None else boundaries.tolist()
+    lengths = [query.shape[2]] if boundaries is None else boundaries.diff().tolist()
+    if edges is not None and varlen.fits(query, dropout):
+        return varlen.attend(query, key, value, edges, max(lengths), scaling), None
+    runs = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
+    tokens = [length * count for length, count in runs]
     shared = query.shape[1] != key.shape[1]
-    outputs = [
-        functional.scaled_dot_product_attention(
-            query[:, :, start:end],
-            key[:, :, start:end],
-            value[:, :, start:end],
-            dropout_p=dropout,
-            is_causal=True,
-            scale=scaling,
-            enable_gqa=shared,
-        )
-        for start, end in itertools.pairwise(edges)
-    ]
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    outputs = []
+    for (length, count), part in zip(runs, _each(tokens, query, key, value), strict=True):
+        q, k, v = (tensor.view(-1, count, length, tensor.shape[-1]).transpose(0, 1) for tensor in part)
+        attended = functional.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=shared
+        )  # [count, heads, length, head size]
+        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[None], None
+
+
+def _each(tokens: Sequence[int], *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Parts of so many tokens of each tensor; slices would each give back a gradient as long as the row."""
+    return zip(*(torch.split(tensor, list(tokens), dim=2) for tensor in tensors), strict=True)
 
 
 def register_packed_attention() -> str:

@@ -12,6 +12,26 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
 
+def test_flash_attention_over_packed_rows_equals_attention_by_sequence() -> None:
+    from ragray.train import varlen
+    from ragray.train.examples import Example
+    from ragray.train.packing import pack, packed_attention
+
+    torch.manual_seed(0)
+    row = pack([Example(str(n), tuple(range(length)), 1) for n, length in enumerate((30, 70, 30, 1, 200))])
+    tokens = row.token_ids.shape[1]
+    given = [torch.randn(1, heads, tokens, 64, device="cuda", dtype=torch.bfloat16) for heads in (8, 2, 2)]
+    ways, edges = [], row.edges.cuda()
+    assert varlen.fits(given[0], 0.0)
+    for on_device in (None, edges):
+        leaves = [tensor.clone().requires_grad_() for tensor in given]
+        out, _ = packed_attention(torch.nn.Identity(), *leaves, None, 0.125, boundaries=row.boundaries, edges=on_device)
+        out.float().square().sum().backward()
+        ways.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for found, expected in zip(*ways, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize(("precision", "zero_stage"), [("bf16", 2), ("bf16", 3), ("fp32", 0)])
 def test_loss_falls(tmp_path: Path, precision: str, zero_stage: int) -> None:
     settings = [

@@ -1,5 +1,6 @@
 """Stage augment: examples show what serving will show, and their answers stand in what is shown."""
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,12 +13,13 @@ from writing_server import Server, chat
 from ragray import prompt
 from ragray.artifact import Artifact
 from ragray.config import RunConfig
-from ragray.config_data import METHODS
+from ragray.config_data import METHODS, AugmentConfig
 from ragray.config_loading import validate_config
 from ragray.distributed import augment, index, prepare
+from ragray.distributed.examples import Composer, Example
 from ragray.distributed.stage import bring_up_to_date
 from ragray.retrieval.index import HybridIndex
-from ragray.schema import QARecord, records_of
+from ragray.schema import Passage, QARecord, records_of
 
 WORDS = ["port", "folder", "engine", "index", "adapter", "token", "cluster", "worker", "budget", "license", "query"]
 
@@ -125,6 +127,48 @@ def test_negatives_are_of_other_groups(run: tuple[RunConfig, dict[str, Artifact]
         assert row["negative_scores"] == sorted(row["negative_scores"], reverse=True)
         assert known[row["positive_id"]].group not in {known[i].group for i in row["negative_ids"]}
         assert len(row["negative_ids"]) == len(set(row["negative_ids"])) == len(row["negative_kinds"])
+
+
+def test_wrong_answers_are_hard_negatives_and_cite_where_they_stand(tmp_path: Path) -> None:
+    write_faq(tmp_path)
+    loose = {"max_likeness": 1.0, "margin": 0.0, "covering": 1.0}  # these answers are nearly alike
+    settings = config(tmp_path, absent_share=0.25, closed_book_share=0.2, negatives_per_question=2, guard=loose)
+    done = bring_up_to_date(settings, [prepare.STAGE, index.STAGE, augment.STAGE])
+    known, made = records(done["prepare"].artifact), done["augment"].artifact
+    mined = {
+        row["query_id"]: [
+            i for i, kind in zip(row["negative_ids"], row["negative_kinds"], strict=True) if kind == "hard"
+        ]
+        for row in pq.read_table(made.file("negatives.parquet")).to_pylist()
+    }
+    kinds = Counter()
+    for row in examples(made):
+        hard = mined.get(row["example_id"].split("~")[0], [])
+        declines = not row["closed_book"] and not row["number"]
+        places = [n for n, passage in enumerate(row["passages"], 1) if passage["doc_id"] in hard]
+        kinds[declines, bool(row["negative_number"])] += row["negative"] is not None
+        if row["negative_number"]:
+            assert row["negative_number"] in places and row["negative_number"] != row["number"]
+            assert row["negative"] == row["passages"][row["negative_number"] - 1]["text"]
+        elif row["negative"] is None:
+            assert not hard or declines
+        else:
+            assert not places and row["negative"] == prompt.cut(known[hard[0]].answer, 60)
+    assert kinds[False, True] and kinds[False, False] and not kinds[True, False]
+    assert made.manifest.counts["with_negative"] == kinds.total()
+
+
+def test_an_example_that_declines_has_a_wrong_answer_only_where_it_shows_one() -> None:
+    composer = Composer(AugmentConfig(), 1, 3, 60, False)
+    shown = [{"doc_id": name, "title": "", "text": f"text of {name}"} for name in ("a", "b")]
+    decline = Example("q", "train", "What?", "en", False, shown, 0, prompt.DECLINE["en"])
+    hard = {name: Passage(name, "", f"text of {name}", "en", "s", "faq") for name in ("x", "b")}
+    assert composer.with_negative(decline, [hard["x"]]) == decline
+    found = composer.with_negative(decline, list(hard.values()))
+    assert (found.negative, found.negative_number) == ("text of b", 2)
+    closed = composer.with_negative(dataclasses.replace(decline, closed_book=True, passages=[]), list(hard.values()))
+    assert (closed.negative, closed.negative_number) == ("text of x", 0)
+    assert composer.with_negative(decline, []) == decline
 
 
 def test_negatives_in_layouts_to_train_on(run: tuple[RunConfig, dict[str, Artifact]]) -> None:

@@ -30,3 +30,20 @@ def test_other_names_are_artifacts(capfd: pytest.CaptureFixture[str]) -> None:
     for arguments in (["nothing"], ["artifact", "nothing"]):
         code, _, err = run(capfd, *arguments)
         assert code == EXIT_CONFIG and "nothing: no artifact's folder" in err
+
+
+def test_schedule_draws_the_run_of_the_config(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    chart = tmp_path / "s.svg"
+    changes = ["--set", "train.schedule=linear", "--set", "train.learning_rate=2", "--set", "train.warmup_share=0"]
+    code, out, _ = run(capfd, "schedule", "-c", DEMO, *changes, "--steps", "4", "--out", str(chart))
+    assert code == 0 and "| 2 | 1.5 |" in out
+    assert chart.read_text().startswith("<?xml")
+
+
+def test_loss_draws_the_loss_of_the_config(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    chart = tmp_path / "l.svg"
+    code, out, _ = run(capfd, "loss", "-c", DEMO, "--set", "train.loss.kind=focal", "--out", str(chart))
+    assert code == 0 and "| 0.5 | 0.1733 | 0.6931 |" in out  # log 2, and a quarter of it
+    assert chart.read_text().startswith("<?xml")
+    code, _, err = run(capfd, "loss", "-c", DEMO, "--out", str(tmp_path / "no" / "l.svg"))
+    assert code == EXIT_CONFIG and "cannot be written" in err

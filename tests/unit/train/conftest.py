@@ -78,6 +78,8 @@ def example_rows(count: int = 12, valid: int = 4) -> list[dict[str, object]]:
                 "passages": [] if closed else passages,
                 "number": 0 if closed or decline else 1,
                 "answer": "The documents do not answer this question." if decline and not closed else answer,
+                "negative": None if number % 6 == 5 else f"Open the {TOPICS[(number + 2) % 8]} page instead.",
+                "negative_number": 0 if closed or number % 6 == 5 else 3,
             }
         )
     return rows
@@ -93,6 +95,8 @@ SCHEMA = pa.schema(
         ("passages", pa.list_(pa.struct([(name, pa.string()) for name in ("doc_id", "title", "text")]))),
         ("number", pa.int64()),
         ("answer", pa.string()),
+        ("negative", pa.string()),
+        ("negative_number", pa.int64()),
     ]
 )
 

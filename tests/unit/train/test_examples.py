@@ -103,3 +103,26 @@ def test_a_template_without_an_end_token_gets_one(tiny_model):
     tokenizer = load_tokenizer(tiny_model)
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
     assert encode(row(), tokenizer).token_ids[-1] == tokenizer.eos_token_id
+
+
+def test_a_wrong_answer_follows_the_same_prompt(tokenizer):
+    example = encode(row(negative="Press Refund.", negative_number=1), tokenizer)
+    prompt_ids = example.token_ids[: example.answer_start]
+    assert example.wrong_ids[: example.answer_start] == prompt_ids
+    assert tokenizer.decode(example.wrong_ids[example.answer_start :]) == "[1] Press Refund.<|end|>"
+    assert tokenizer.decode([example.wrong_ids[n] for n in example.blamed]).startswith("1")
+    unseen = encode(row(negative="Press Refund.", negative_number=0), tokenizer)
+    assert tokenizer.decode(unseen.wrong_ids[unseen.answer_start :]) == "Press Refund.<|end|>"
+
+
+def test_shortening_keeps_the_passage_of_the_wrong_answer(tokenizer):
+    shorter = row(number=1, negative="Two days.", negative_number=3).without_last_passage()
+    assert shorter is not None
+    assert (shorter.passages, shorter.number, shorter.negative_number) == ((PASSAGES[0], PASSAGES[2]), 1, 2)
+    assert shorter.without_last_passage() is None
+
+
+def test_wrong_answers_are_read_where_the_loss_wants_them(tokenizer, examples_file):
+    sets = {wrong: read_examples(examples_file, "train", tokenizer, 1024, wrong) for wrong in ("none", "some", "all")}
+    assert [sum(bool(e.wrong_ids) for e in found.examples) for found in sets.values()] == [0, 10, 10]
+    assert [(len(found.examples), len(found.without_wrong)) for found in sets.values()] == [(12, 0), (12, 0), (10, 2)]

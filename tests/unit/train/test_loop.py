@@ -1,6 +1,7 @@
 """Real runs of the loop on a tiny model: laws of training, resuming, and what settings do."""
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import torch
 
 from ragray import prompt
 from ragray.artifact import folder_digest
-from ragray.config_train import LoraConfig, TrainConfig
-from ragray.errors import ConfigError, WorkError
+from ragray.config_train import LoraConfig, LossConfig, ScheduleShape, TrainConfig
+from ragray.errors import ConfigError, DataError, WorkError
 from ragray.train.checkpoint import Checkpoints
 from ragray.train.examples import prompt_tokens, read_examples
 from ragray.train.loading import load_model, load_tokenizer
 from ragray.train.loop import check_settings
+from ragray.train.lora import attach_lora, trainable
+from ragray.train.packing import DataOrder
 from ragray.train.schedule import learning_rate
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -48,6 +51,32 @@ def test_the_first_loss_is_the_base_models_mean_over_answer_tokens(run, tiny_mod
     assert checkpoint.history().losses[0] == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_loss_curve_is_that_of_plain_peft_one_example_at_a_time(run, tiny_model, examples_file):
+    """No packing, no ZeRO, no shortcut: transformers, PEFT and AdamW, on the examples that each step takes."""
+    found = run(epochs=3, schedule="linear", lora=LoraConfig(rank=4, alpha=8)).history()
+    examples = read_examples(examples_file, "train", load_tokenizer(tiny_model), 512).examples
+    order = DataOrder(tuple(example.example_id for example in examples), 17, 4, 3)
+    model = attach_lora(load_model(tiny_model, torch.float32), LoraConfig(rank=4, alpha=8), 17).train()
+    optimizer = torch.optim.AdamW(trainable(model).values(), weight_decay=0.0)
+    losses = []
+    for step in range(order.total_steps):
+        batch = [examples[i] for i in order.step_examples(step)]
+        total = torch.zeros(())
+        for example in batch:
+            ids, labels = torch.tensor([example.token_ids]), torch.tensor([example.labels])
+            total = total + model(input_ids=ids, labels=labels).loss * example.answer_tokens
+        loss = total / sum(example.answer_tokens for example in batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainable(model).values(), 1.0)
+        optimizer.param_groups[0]["lr"] = found.records[step + 1].learning_rate
+        optimizer.step()
+        losses.append(loss.item())
+    assert len(losses) == 9
+    assert losses[-1] < losses[0] - 0.5
+    assert found.losses == pytest.approx(losses, abs=1e-5)
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_run_killed_and_resumed_equals_the_run_never_killed(run, tmp_path, stage):
     settings = {"zero_stage": stage, "weight_decay": 0.1, "lora": LoraConfig(dropout=0.1)}
@@ -68,6 +97,29 @@ def test_stages_agree_and_read_each_others_checkpoints(run, tmp_path):
         assert run(work.name, zero_stage=stage).history().losses == pytest.approx(plain.history().losses, rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", [LossConfig(kind="dpo", dpo_nll_weight=0.5), LossConfig(kind="unlikelihood")])
+def test_losses_on_pairs_agree_in_sharded_training(run, loss):
+    plain, sharded = run("plain", zero_stage=0, loss=loss), run("sharded", zero_stage=3, loss=loss)
+    assert sharded.history().losses == pytest.approx(plain.history().losses, rel=1e-5)
+    rows = run("rows", zero_stage=2, loss=loss, tokens_per_micro_batch=2048)
+    assert rows.history().losses == pytest.approx(plain.history().losses, rel=1e-5)
+
+
+def test_preferences_start_at_log_two_and_count_what_is_left_out(run):
+    checkpoint = run(loss=LossConfig(kind="dpo"), epochs=6)
+    losses = checkpoint.history().losses
+    assert losses[0] == pytest.approx(math.log(2)), "before the first step the model is its own reference"
+    assert losses[-1] < losses[0] / 2
+    counts = checkpoint.state().counts
+    assert (counts["examples"], counts["without_wrong"]) == (10, 2)
+
+
+def test_examples_without_any_wrong_answer_cannot_train_preferences(run, tmp_path, write_rows):
+    rows = write_rows(tmp_path / "one.parquet", lambda row: {**row, "negative": None}, at=3, only=True)
+    with pytest.raises(DataError, match=r"negatives_per_question"):
+        run(examples=rows, loss=LossConfig(kind="dpo"))
+
+
 def test_micro_batches_do_not_change_the_result(run):
     wide = run("wide", tokens_per_micro_batch=8192)
     narrow = run("narrow", tokens_per_micro_batch=512, gradient_checkpointing=True)
@@ -80,7 +132,12 @@ def test_two_runs_give_the_same_bytes(run):
 
 CHANGES = {
     "seed": {"seed": 18},
-    "label_smoothing": {"label_smoothing": 0.2},
+    "label_smoothing": {"loss": LossConfig(label_smoothing=0.2)},
+    "z_weight": {"loss": LossConfig(z_weight=0.1)},
+    "focal": {"loss": LossConfig(kind="focal")},
+    "unlikelihood": {"loss": LossConfig(kind="unlikelihood")},
+    "dpo": {"loss": LossConfig(kind="dpo")},
+    "schedule_shape": {"schedule_shape": ScheduleShape(floor_share=0.5)},
     "gradient_clip": {"gradient_clip": 0.01},
     "weight_decay": {"weight_decay": 1.0},
     "schedule": {"schedule": "linear"},

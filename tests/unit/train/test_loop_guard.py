@@ -121,7 +121,7 @@ def test_a_step_without_update_leaves_no_trace(tiny_model, examples_file, stage,
     def engine():
         settings = of(zero_stage=stage, learning_rate=1e-2)
         model = attach_lora(load_model(tiny_model, torch.float32, register_packed_attention()), LoraConfig(), 1)
-        return ZeroEngine(AnswerLoss(model.train(), 0.0), settings)
+        return ZeroEngine(AnswerLoss(model.train()), settings)
 
     rows = [pack([e]) for e in read_examples(examples_file, "train", load_tokenizer(tiny_model), 512).examples]
 
