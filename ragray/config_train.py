@@ -15,12 +15,21 @@ from ragray.config_data import Positive, Section, Share
 class LoraConfig(Section):
     """Low-rank adaptation (Hu et al. 2021)."""
 
+    method: Literal["lora", "dora"] = Field(
+        "lora", description="dora also trains the length of each row of the weights (Liu et al. 2024)"
+    )
     rank: Positive = Field(16, description="rank r of the update BA")
     alpha: Positive = Field(32, description="scale: the update is multiplied by alpha / r")
+    use_rslora: bool = Field(
+        False, description="multiply by alpha / sqrt(r) instead, for high ranks (Kalajdzievski 2023)"
+    )
     dropout: Share = Field(0.0, description="dropout before A")
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         description="linear layers that are adapted, by name",
+    )
+    trainable_tokens: tuple[int | str, ...] = Field(
+        (), description="tokens whose embeddings are trained too, such as those added to the tokenizer; text or id"
     )
 
 
@@ -28,6 +37,9 @@ class TrainConfig(Section):
     """LoRA training by Ray Train and DeepSpeed."""
 
     base_model: str = Field(description="folder, or hub id, of a causal language model")
+    quantization: Literal["none", "nf4", "int8"] = Field(
+        "none", description="of the frozen base while it trains, by bitsandbytes (Dettmers et al. 2023); never merged"
+    )
     max_leaked_share: Share = Field(
         0.0, description="share of test questions with a near copy in training data above which training refuses"
     )
