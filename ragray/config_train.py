@@ -59,7 +59,9 @@ class TrainConfig(Section):
     use_gpu: bool = False
     threads_per_worker: Positive = Field(1, description="CPU threads of each worker")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: fp32 on a CPU; on a GPU bf16 where it has it, else fp16"
+    )
     gradient_checkpointing: bool = False
     checkpoint_every_steps: Positive = 50
     keep_checkpoints: Positive = 2

@@ -28,10 +28,12 @@ from ragray.config import RunConfig
 from ragray.config_train import TrainConfig
 from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
+from ragray.distributed.task_errors import plain_errors
 from ragray.errors import ConfigError, DataError, RagrayError, WorkError
 
 if TYPE_CHECKING:
     from ragray.train.checkpoint import Checkpoint
+    from ragray.train.hardware import Device
     from ragray.train.loop import TrainRun
     from ragray.train.monitor import Progress
 
@@ -41,16 +43,18 @@ _POLL_SECONDS = 1.0
 def build(job: Job) -> None:
     """Train, or finish a run that was killed; fill the artifact from the last checkpoint."""
     from ragray.train.checkpoint import Checkpoints
+    from ragray.train.hardware import ready_settings
     from ragray.train.loading import model_folder
     from ragray.train.loop import TrainRun, check_settings
 
-    settings = job.config.train
+    folder = model_folder(job.config.train.base_model).resolve()
+    settings = ready_settings(job.config.train, folder, lambda: worker_device(job.config.train))
     check_settings(settings)
     check_leakage(job.inputs["prepare"], settings.max_leaked_share)
     run = TrainRun(
         settings=settings,
         seed=job.config.seed,
-        model_folder=str(model_folder(settings.base_model).resolve()),
+        model_folder=str(folder),
         examples_file=str(job.inputs["augment"].file("examples.parquet").resolve()),
         work_folder=str(job.work_folder.resolve()),
         attempt=uuid.uuid4().hex[:8],
@@ -160,6 +164,21 @@ def _check_shared(run: TrainRun) -> None:
 def _resources(settings: TrainConfig) -> dict[str, float]:
     gpus = {"GPU": 1.0} if settings.use_gpu else {}
     return {"CPU": float(settings.threads_per_worker), **gpus}
+
+
+def worker_device(settings: TrainConfig) -> Device:
+    """What a training worker computes on: this machine's CPU, or a GPU of the cluster, asked there."""
+    from ragray.train.hardware import this_device
+
+    if not settings.use_gpu:
+        return this_device(use_gpu=False)
+    connect()
+    check_cluster(settings)
+    import ray
+
+    with plain_errors("train"):
+        found: Device = ray.get(ray.remote(num_cpus=0, num_gpus=1)(this_device).remote(True))
+    return found
 
 
 def check_cluster(settings: TrainConfig) -> None:

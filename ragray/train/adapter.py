@@ -31,7 +31,7 @@ _WITHOUT_EFFECT = {
     "inference_mode", "layers_pattern", "layers_to_transform", "lora_dropout", "megatron_core", "peft_version",
     "qalora_group_size", "revision", "target_modules", "task_type",
 }  # fmt: skip
-_NOTHING = (None, False, "", "none", [], {})
+_NOTHING: tuple[object, ...] = (None, False, "", "none", [], {})
 _PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # the others change the base model's weights
 
 
@@ -65,10 +65,11 @@ class LoraLayer:
         Args:
             weight: W, float32 [out, in].
         """
-        changed = weight + self.delta()
+        changed = weight.add(self.delta())
         if self.magnitude is None:
             return changed
-        return changed * (self.magnitude / torch.linalg.vector_norm(changed, dim=1))[:, None]
+        lengths = torch.linalg.vector_norm(changed, dim=1)
+        return changed.mul((self.magnitude / lengths)[:, None])
 
 
 @dataclass(frozen=True, slots=True)

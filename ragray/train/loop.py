@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from ragray.errors import WorkError
 from ragray.schema import stable_digest
 from ragray.train.checkpoint import Checkpoint, Checkpoints, RunState
 from ragray.train.examples import Example, ExampleSet, read_examples
+from ragray.train.hardware import check_variant, precision_of, ready_settings
 from ragray.train.loading import DTYPES, check_packable, load_model, load_tokenizer
 from ragray.train.lora import attach_lora, set_adapter
 from ragray.train.losses import AnswerLoss
@@ -53,6 +54,7 @@ def check_settings(settings: TrainConfig) -> None:
         ConfigError: two settings contradict each other.
     """
     check_zero(settings)
+    check_variant(settings)
 
 
 def train(run: TrainRun, on_progress: OnProgress = lambda progress: None) -> None:
@@ -66,6 +68,7 @@ def train(run: TrainRun, on_progress: OnProgress = lambda progress: None) -> Non
         DataError: no example to train on.
         WorkError: the loss is not a number; the message names the examples.
     """
+    run = replace(run, settings=ready_settings(run.settings, Path(run.model_folder)))
     checkpoints = Checkpoints(Path(run.work_folder), run.attempt, run.settings.keep_checkpoints)
     found = _agreed_checkpoint(checkpoints)
     if found is not None and found.state().finished:
@@ -210,7 +213,8 @@ def counts_of(train_set: ExampleSet, valid_set: ExampleSet, order: DataOrder, en
 
 def _build_engine(run: TrainRun, found: Checkpoint | None) -> ZeroEngine:
     settings = run.settings
-    model = load_model(Path(run.model_folder), DTYPES[settings.precision], register_packed_attention())
+    dtype = DTYPES[precision_of(settings)]
+    model = load_model(Path(run.model_folder), dtype, register_packed_attention(), settings.quantization)
     check_packable(model, settings.max_length)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[no-untyped-call]

@@ -98,10 +98,12 @@ def _trained_rows(model: PreTrainedModel, settings: LoraConfig) -> dict[str, lis
     ids = token_ids(settings)
     if not ids:
         return None
-    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
-    if ids[-1] >= embedding.weight.shape[0]:
+    embedding: Any = model.get_input_embeddings()
+    output: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    rows = len(embedding.weight)
+    if ids[-1] >= rows:
         raise ConfigError(
-            f"train.lora.trainable_tokens: the model has {embedding.weight.shape[0]} embeddings, none for id {ids[-1]}",
+            f"train.lora.trainable_tokens: the model has {rows} embeddings, none for id {ids[-1]}",
             "call model.resize_token_embeddings(len(tokenizer)), save the model, and set train.base_model to it",
         )
     layers = [embedding] if output is None or output.weight is embedding.weight else [embedding, output]
@@ -109,7 +111,7 @@ def _trained_rows(model: PreTrainedModel, settings: LoraConfig) -> dict[str, lis
 
 
 def _name_of(model: nn.Module, layer: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is layer).rpartition(".")[2]
+    return next(str(name) for name, module in model.named_modules() if module is layer).rpartition(".")[2]
 
 
 def check_targets(model: nn.Module, targets: tuple[str, ...]) -> None:
