@@ -59,6 +59,21 @@ def artifact(folder: Annotated[str, typer.Argument(help="An artifact's folder.")
     typer.echo(open_artifact(folder).manifest.to_json(), nl=False)
 
 
+@app.command()
+def adapter(
+    folder: Annotated[Path, typer.Argument(help="An adapter's folder, or a train artifact's.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md and update.json.")],
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="A run's folder of checkpoints, to see how the update changed.")
+    ] = None,
+) -> None:
+    """Show LoRA's matrix update: size, rank and direction by layer and module, and a rank to train with."""
+    from ragray.train.update_report import report_adapter
+
+    suggestion = report_adapter(folder, checkpoints, out)
+    typer.echo(f"suggested rank {suggestion.rank}: {suggestion.reason}\n{out / 'report.html'}")
+
+
 def open_artifact(uri: str) -> Artifact:
     """The artifact in a folder of a store.
 

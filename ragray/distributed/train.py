@@ -8,7 +8,6 @@ and takes its rows of each step; streaming them from Ray Data shards is for sets
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -76,6 +75,7 @@ def build(job: Job) -> None:
 def _fill(job: Job, checkpoint: Checkpoint, model: str) -> None:
     """Copy the result out of the last checkpoint, and record what it says about itself."""
     from ragray.train import checkpoint as layout
+    from ragray.train.base_record import BASE_MODEL, write_base_record
     from ragray.train.monitor import HISTORY, TIMINGS, draw_losses
 
     folder = job.draft.folder
@@ -83,8 +83,7 @@ def _fill(job: Job, checkpoint: Checkpoint, model: str) -> None:
     for name in (HISTORY, TIMINGS):
         shutil.copyfile(checkpoint.folder / name, folder / name)
     job.draft.volatile.add(TIMINGS)
-    base = {"path": job.config.train.base_model, "digest": folder_digest(Path(model))}
-    (folder / "base_model.json").write_text(json.dumps(base, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_base_record(folder / BASE_MODEL, job.config.train.base_model, Path(model))
     history = checkpoint.history()
     draw_losses(history, folder / "loss.svg")
     job.draft.counts.update(checkpoint.state().counts)

@@ -12,7 +12,6 @@ lose most of it. Engines and quantizers round once, from these.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,16 +21,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from ragray import prompt
-from ragray.artifact import folder_digest
 from ragray.errors import ArtifactError, EngineError
 from ragray.train.adapter import Adapter, read_adapter
+from ragray.train.base_record import find_base, keep_template
 from ragray.train.examples import prompt_tokens
-from ragray.train.loading import load_model, load_tokenizer, model_folder
+from ragray.train.loading import load_model, load_tokenizer
+from ragray.train.template import check_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BASE_MODEL = "base_model.json"
 WEIGHT_TOLERANCE = 1e-6  # of the largest weight, between our sum and PEFT's
 LOGIT_TOLERANCE = 1e-3  # of the largest logit, between the adapted and the merged model
 
@@ -67,23 +66,9 @@ def merge_adapter(adapter_folder: Path, base_record: Path, out_folder: Path) -> 
     base_folder = find_base(base_record)
     check = _merge_weights(base_folder, adapter_folder, out_folder)
     copy_companions(base_folder, out_folder)
+    keep_template(base_record, out_folder)
+    check_template(out_folder, load_tokenizer(out_folder))
     return {name: float(value) for name, value in asdict(check).items()}
-
-
-def find_base(base_record: Path) -> Path:
-    """The folder of the base model that an adapter names.
-
-    Raises:
-        ArtifactError: its content is not what the adapter was trained on.
-    """
-    record = json.loads(base_record.read_text(encoding="utf-8"))
-    folder = model_folder(record["path"])
-    if folder_digest(folder) != record["digest"]:
-        raise ArtifactError(
-            f"{record['path']}: not the base model that this adapter was trained on",
-            "put the model back as it was, or run `ragray train` again",
-        )
-    return folder
 
 
 def _merge_weights(base_folder: Path, adapter_folder: Path, out_folder: Path) -> MergeCheck:
