@@ -15,6 +15,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -94,9 +95,8 @@ def _fill(job: Job, checkpoint: Checkpoint, model: str) -> None:
 
 
 def _train_on_ray(run: TrainRun, job: Job) -> None:
-    connect()
     settings = run.settings
-    check_cluster(settings)
+    _check_plan(run)
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -118,6 +118,25 @@ def _train_on_ray(run: TrainRun, job: Job) -> None:
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise explain(error) from error
+
+
+def _check_plan(run: TrainRun) -> None:
+    """Check that the cluster has room and its devices the memory; the plan is made while Ray starts.
+
+    Raises:
+        ConfigError: it cannot fit.
+    """
+    from ragray.train.plan import check_fits, make_plan
+
+    settings, folder = run.settings, Path(run.model_folder)
+    with ThreadPoolExecutor(1) as beside:
+        plan = beside.submit(lambda: make_plan(settings, folder, worker_device(settings)))
+        connect()
+        check_cluster(settings)
+        import ray
+
+        nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+        check_fits(plan.result(), folder, nodes)
 
 
 def _work(config: dict[str, Any]) -> None:
