@@ -16,6 +16,7 @@ from ragray.errors import ConfigError
 
 if TYPE_CHECKING:
     from ragray.artifact import Artifact
+    from ragray.config import RunConfig
 
 _ARTIFACT = "artifact"
 
@@ -97,6 +98,52 @@ def _show(table: str, svg: str, out: Path) -> None:
 def artifact(folder: Annotated[str, typer.Argument(help="An artifact's folder.")]) -> None:
     """Show an artifact's manifest; `ragray inspect FOLDER` does the same."""
     typer.echo(open_artifact(folder).manifest.to_json(), nl=False)
+
+
+@app.command()
+def model(
+    config: ConfigOption,
+    set_: SetOption = None,
+    examples: Annotated[
+        Path | None, typer.Option(help="examples.parquet; by default that of this run, where it is made.")
+    ] = None,
+    measure: Annotated[int | None, typer.Option(metavar="N", help="Run N real steps and estimate the time.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Plan a training before any work: what is trained, in how much memory, in how many steps."""
+    import json
+
+    from ragray.train.plan_text import inspect_model, lines
+
+    settings = load_config(config, set_ or ())
+    found = inspect_model(settings, examples or _examples_of(settings), measure)
+    typer.echo(json.dumps(found.tree()) if json_ else "\n".join(lines(found)))
+
+
+def _examples_of(config: RunConfig) -> Path | None:
+    """The examples of a run, where they are made and up to date."""
+    from ragray.distributed.pipeline import finished
+    from ragray.errors import ArtifactError, DataError
+
+    try:
+        return finished(config, "augment")["augment"].file("examples.parquet")
+    except (ArtifactError, DataError):  # not made yet, or the data are not at hand
+        return None
+
+
+@app.command()
+def adapter(
+    folder: Annotated[Path, typer.Argument(help="An adapter's folder, or a train artifact's.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md and update.json.")],
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="A run's folder of checkpoints, to see how the update changed.")
+    ] = None,
+) -> None:
+    """Show LoRA's matrix update: size, rank and direction by layer and module, and a rank to train with."""
+    from ragray.train.update_report import report_adapter
+
+    suggestion = report_adapter(folder, checkpoints, out)
+    typer.echo(f"suggested rank {suggestion.rank}: {suggestion.reason}\n{out / 'report.html'}")
 
 
 def open_artifact(uri: str) -> Artifact:

@@ -19,12 +19,21 @@ def _default(section: type[Section], name: str) -> object:
 class LoraConfig(Section):
     """Low-rank adaptation (Hu et al. 2021)."""
 
+    method: Literal["lora", "dora"] = Field(
+        "lora", description="dora also trains the length of each row of the weights (Liu et al. 2024)"
+    )
     rank: Positive = Field(16, description="rank r of the update BA")
     alpha: Positive = Field(32, description="scale: the update is multiplied by alpha / r")
+    use_rslora: bool = Field(
+        False, description="multiply by alpha / sqrt(r) instead, for high ranks (Kalajdzievski 2023)"
+    )
     dropout: Share = Field(0.0, description="dropout before A")
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         description="linear layers that are adapted, by name",
+    )
+    trainable_tokens: tuple[int | str, ...] = Field(
+        (), description="tokens whose embeddings are trained too, such as those added to the tokenizer; text or id"
     )
 
 
@@ -78,6 +87,9 @@ class TrainConfig(Section):
     """LoRA training by Ray Train and DeepSpeed."""
 
     base_model: str = Field(description="folder, or hub id, of a causal language model")
+    quantization: Literal["none", "nf4", "int8"] = Field(
+        "none", description="of the frozen base while it trains, by bitsandbytes (Dettmers et al. 2023); never merged"
+    )
     max_leaked_share: Share = Field(
         0.0, description="share of test questions with a near copy in training data above which training refuses"
     )
@@ -103,7 +115,9 @@ class TrainConfig(Section):
     use_gpu: bool = False
     threads_per_worker: Positive = Field(1, description="CPU threads of each worker")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: fp32 on a CPU; on a GPU bf16 where it has it, else fp16"
+    )
     gradient_checkpointing: bool = False
     checkpoint_every_steps: Positive = 50
     keep_checkpoints: Positive = Field(2, description="the latest that stay")
@@ -137,3 +151,13 @@ class TrainConfig(Section):
         if self.schedule == "constant" and self.schedule_shape.floor_share:
             raise ValueError("schedule_shape.floor_share: a constant schedule has no floor")
         return self
+
+    @property
+    def least_workers(self) -> int:
+        """Workers without which there is no training."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that are used where there is room."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]

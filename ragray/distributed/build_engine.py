@@ -88,8 +88,8 @@ STAGE = Stage(
     code=(
         "prompt", "engine.batching", "engine.build", "engine.manifest", "engine.openvino_export",
         "engine.openvino_runtime", "engine.protocol", "engine.runtime", "engine.tokens",
-        "engine.transformers_runtime", "engine.verification", "train.examples", "distributed.build_engine",
-        "distributed.folder_task",
+        "engine.transformers_runtime", "engine.verification", "train.examples", "train.template",
+        "distributed.build_engine", "distributed.folder_task",
     ),
     settings=_settings,
     build=_build,

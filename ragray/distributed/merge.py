@@ -33,8 +33,7 @@ def build(job: Job) -> None:
     )
     with plain_errors("merge"):
         check: dict[str, float] = ray.get(reference)
-    layers = int(check.pop("layers"))
-    job.draft.counts["layers"] = layers
+    job.draft.counts.update({name: int(check.pop(name)) for name in ("layers", "token_rows")})
     job.draft.metrics.update(check)
 
 
@@ -57,7 +56,16 @@ STAGE = Stage(
     name="merge",
     format_version=1,
     needs=("train",),
-    code=("prompt", "engine.merge", "train.loading", "train.lora", "distributed.merge"),
+    code=(
+        "prompt",
+        "engine.merge",
+        "train.adapter",
+        "train.base_record",
+        "train.loading",
+        "train.lora",
+        "train.template",
+        "distributed.merge",
+    ),
     settings=_settings,
     build=build,
     headline=_headline,

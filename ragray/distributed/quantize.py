@@ -65,7 +65,7 @@ STAGE = Stage(
     needs=("merge",),
     code=(
         "prompt", "engine.batching", "engine.quantize", "engine.tokens", "engine.transformers_runtime",
-        "engine.verification", "train.examples", "distributed.folder_task", "distributed.quantize",
+        "engine.verification", "train.examples", "train.template", "distributed.folder_task", "distributed.quantize",
     ),
     settings=_settings,
     build=_build,

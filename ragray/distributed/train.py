@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from ragray.artifact import Artifact, Source, folder_digest
 from ragray.config import RunConfig
 from ragray.distributed.stage import Job, Stage
-from ragray.distributed.train_group import train_on_ray
+from ragray.distributed.train_group import train_on_ray, worker_device
 from ragray.errors import DataError, WorkError
 
 if TYPE_CHECKING:
@@ -38,16 +38,18 @@ _POLL_SECONDS = 1.0
 def build(job: Job) -> None:
     """Train, or finish a run that was killed; fill the artifact from the last checkpoint."""
     from ragray.train.checkpoint import Checkpoints
+    from ragray.train.hardware import ready_settings
     from ragray.train.loading import model_folder
     from ragray.train.loop import TrainRun, check_settings
 
-    settings = job.config.train
+    folder = model_folder(job.config.train.base_model).resolve()
+    settings = ready_settings(job.config.train, folder, lambda: worker_device(job.config.train))
     check_settings(settings)
     check_leakage(job.inputs["prepare"], settings.max_leaked_share)
     run = TrainRun(
         settings=settings,
         seed=job.config.seed,
-        model_folder=str(model_folder(settings.base_model).resolve()),
+        model_folder=str(folder),
         examples_file=str(job.inputs["augment"].file("examples.parquet").resolve()),
         work_folder=str(job.work_folder.resolve()),
         attempt=uuid.uuid4().hex[:8],
@@ -71,6 +73,7 @@ def build(job: Job) -> None:
 def _fill(job: Job, last: Checkpoint, chosen: Checkpoint, model: str) -> None:
     """Copy the result out of the chosen checkpoint and the history out of the last; record what they say."""
     from ragray.train import checkpoint as layout
+    from ragray.train.base_record import BASE_MODEL, write_base_record
     from ragray.train.monitor import HISTORY, TIMINGS, draw_losses
 
     folder = job.draft.folder
@@ -78,8 +81,7 @@ def _fill(job: Job, last: Checkpoint, chosen: Checkpoint, model: str) -> None:
     for name in (HISTORY, TIMINGS):
         shutil.copyfile(last.folder / name, folder / name)
     job.draft.volatile.add(TIMINGS)
-    base = {"path": job.config.train.base_model, "digest": folder_digest(Path(model))}
-    (folder / "base_model.json").write_text(json.dumps(base, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_base_record(folder / BASE_MODEL, job.config.train.base_model, Path(model))
     state, history = last.state(), last.history()
     if not history.losses:
         raise WorkError(

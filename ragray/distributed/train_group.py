@@ -10,17 +10,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragray.config_train import TrainConfig
 from ragray.distributed.session import connect
+from ragray.distributed.task_errors import plain_errors
 from ragray.errors import ConfigError, RagrayError, WorkError
 
 if TYPE_CHECKING:
     from ray.train import FailureConfig, ScalingConfig
 
+    from ragray.train.hardware import Device
     from ragray.train.loop import TrainRun
 
 
@@ -28,13 +31,12 @@ def train_on_ray(run: TrainRun) -> None:
     """Train to the end on the cluster.
 
     Raises:
-        ConfigError: the workers do not fit in the cluster.
+        ConfigError: the workers do not fit in the cluster, or a worker in its device's memory.
         RagrayError: a worker's own.
         WorkError: workers were lost too often.
     """
-    connect()
     settings = run.settings
-    check_cluster(settings)
+    _check_plan(run)
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -57,6 +59,40 @@ def train_on_ray(run: TrainRun) -> None:
         raise error
 
 
+def worker_device(settings: TrainConfig) -> Device:
+    """What a training worker computes on: this machine's CPU, or a GPU of the cluster, asked there."""
+    from ragray.train.hardware import this_device
+
+    if not settings.use_gpu:
+        return this_device(use_gpu=False)
+    connect()
+    check_cluster(settings)
+    import ray
+
+    with plain_errors("train"):
+        found: Device = ray.get(ray.remote(num_cpus=0, num_gpus=1)(this_device).remote(True))
+    return found
+
+
+def _check_plan(run: TrainRun) -> None:
+    """Check that the cluster has room and its devices the memory; the plan is made while Ray starts.
+
+    Raises:
+        ConfigError: it cannot fit.
+    """
+    from ragray.train.plan import check_fits, make_plan
+
+    settings, folder = run.settings, Path(run.model_folder)
+    with ThreadPoolExecutor(1) as beside:
+        plan = beside.submit(lambda: make_plan(settings, folder, worker_device(settings)))
+        connect()
+        check_cluster(settings)
+        import ray
+
+        nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+        check_fits(plan.result(), folder, nodes)
+
+
 def check_cluster(settings: TrainConfig) -> None:
     """Check that the cluster can ever hold all workers, or the least number of them, at once.
 
@@ -69,7 +105,7 @@ def check_cluster(settings: TrainConfig) -> None:
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     nodes = [node["Resources"] for node in alive]
     room = sum(_fits(node, wanted) for node in nodes)
-    least = settings.num_workers if isinstance(settings.num_workers, int) else settings.num_workers[0]
+    least = settings.least_workers
     if room < least:
         total = {name: sum(node.get(name, 0.0) for node in nodes) for name in wanted}
         have = ", ".join(f"{amount:g} {name}" for name, amount in total.items())

@@ -7,7 +7,6 @@ worse than the bar of its weight format is refused.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
@@ -31,6 +30,7 @@ from ragray.engine.manifest import (
 from ragray.engine.protocol import BuiltEngine, DeviceInfo, EngineBuilder, EngineSpec
 from ragray.engine.runtime import start_engine
 from ragray.errors import EngineError
+from ragray.train.template import TEMPLATE, template_digests
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,7 +60,7 @@ class OpenVinoBuilder:
         from ragray.engine.openvino_export import export
 
         export(checkpoint, spec.weights, out)
-        for name in (*_TOKENIZER_FILES, *_CONFIG_FILES):
+        for name in (*_TOKENIZER_FILES, *_CONFIG_FILES, TEMPLATE):
             if (checkpoint / name).exists():
                 shutil.copyfile(checkpoint / name, out / name)
         versions = installed(*self._packages)
@@ -220,12 +220,10 @@ def model_facts(checkpoint: Path) -> ModelFacts:
 
 
 def _source(checkpoint: Path, tokenizer: PreTrainedTokenizerBase) -> SourceDigests:
-    template = tokenizer.chat_template
-    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
     return SourceDigests(
         checkpoint=folder_digest(checkpoint),
         tokenizer=file_digest(checkpoint / "tokenizer.json"),
-        chat_template=hashlib.sha256(text.encode()).hexdigest(),
+        chat_template=template_digests(tokenizer)["chat_template"],
     )
 
 

@@ -3,7 +3,8 @@
 In: an adapter folder that knows its base model. Out: a plain model folder (weights, tokenizer, chat
 template, generation settings) that needs no adapter, with the same bytes each time. The base is loaded
 afresh in full precision, never from a quantized copy, whose weights a forward pass may repack in place.
-The law W_merged = W + (alpha / r) B A is checked on every layer, and the logits against the adapter's.
+What the adapter's own configuration says decides how (LoRA, rsLoRA, DoRA, trained embeddings: `train.adapter`).
+The law, for LoRA W_merged = W + (alpha / r) B A, is checked on every weight, and the logits against the adapter's.
 
 The merged weights are float32: the update is small beside W, and rounding the sum to bfloat16 would
 lose most of it. Engines and quantizers round once, from these.
@@ -11,7 +12,6 @@ lose most of it. Engines and quantizers round once, from these.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,21 +21,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from ragray import prompt
-from ragray.artifact import folder_digest
 from ragray.errors import ArtifactError, EngineError
+from ragray.train.adapter import Adapter, read_adapter
+from ragray.train.base_record import find_base, keep_template
 from ragray.train.examples import prompt_tokens
-from ragray.train.loading import load_model, load_tokenizer, model_folder
-from ragray.train.lora import CONFIG, load_adapter, lora_delta
+from ragray.train.loading import load_model, load_tokenizer
+from ragray.train.template import check_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BASE_MODEL = "base_model.json"
 WEIGHT_TOLERANCE = 1e-6  # of the largest weight, between our sum and PEFT's
 LOGIT_TOLERANCE = 1e-3  # of the largest logit, between the adapted and the merged model
-
-_A, _B = ".lora_A.weight", ".lora_B.weight"
-_PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +40,8 @@ class MergeCheck:
     """How well the merged model keeps the law, and how much the adapter changed."""
 
     layers: int
-    max_weight_error: float  # max |merged - (W + (alpha/r) B A)|
+    token_rows: int  # trained rows of the embedding and the output layer
+    max_weight_error: float  # max |merged - the law's|, for LoRA |merged - (W + (alpha/r) B A)|
     max_logit_error: float  # max |merged logits - adapted logits| on a fixed prompt
     max_logit: float
     relative_update: float  # Frobenius norm of all updates over that of the weights they change
@@ -61,83 +59,70 @@ def merge_adapter(adapter_folder: Path, base_record: Path, out_folder: Path) -> 
         What was checked, by name.
 
     Raises:
-        ArtifactError: the base model is not the one that the adapter was trained on.
+        ArtifactError: the base model is not the one that the adapter was trained on, or the adapter is of an unknown
+            kind.
         EngineError: the merged weights or logits are off.
     """
     base_folder = find_base(base_record)
     check = _merge_weights(base_folder, adapter_folder, out_folder)
     copy_companions(base_folder, out_folder)
+    keep_template(base_record, out_folder)
+    check_template(out_folder, load_tokenizer(out_folder))
     return {name: float(value) for name, value in asdict(check).items()}
-
-
-def find_base(base_record: Path) -> Path:
-    """The folder of the base model that an adapter names.
-
-    Raises:
-        ArtifactError: its content is not what the adapter was trained on.
-    """
-    record = json.loads(base_record.read_text(encoding="utf-8"))
-    folder = model_folder(record["path"])
-    if folder_digest(folder) != record["digest"]:
-        raise ArtifactError(
-            f"{record['path']}: not the base model that this adapter was trained on",
-            "put the model back as it was, or run `ragray train` again",
-        )
-    return folder
 
 
 def _merge_weights(base_folder: Path, adapter_folder: Path, out_folder: Path) -> MergeCheck:
     import peft
 
+    adapter = read_adapter(adapter_folder)
     model = load_model(base_folder, torch.float32)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    updates = adapter_updates(adapter_folder)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     adapted = peft.PeftModel.from_pretrained(model, str(adapter_folder)).eval()
     prompt_ids = torch.tensor([_check_prompt(base_folder)])
     with torch.no_grad():
         expected = adapted(prompt_ids, use_cache=False).logits
         merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
         found = merged(prompt_ids, use_cache=False).logits
-    check = _check(before, updates, merged, expected, found)
+    check = _check(before, adapter, merged, expected, found)
     merged.save_pretrained(out_folder, max_shard_size="4GB")
     return check
 
 
-def adapter_updates(adapter_folder: Path) -> dict[str, torch.Tensor]:
-    """(alpha / r) B A of every adapted layer, float32, by the name of the weight that it changes."""
-    config = json.loads((adapter_folder / CONFIG).read_text(encoding="utf-8"))
-    weights = load_adapter(adapter_folder)
-    layers = sorted(name.removesuffix(_A) for name in weights if name.endswith(_A))
-    return {
-        f"{layer.removeprefix(_PEFT_PREFIX)}.weight": lora_delta(
-            weights[layer + _A], weights[layer + _B], config["lora_alpha"], config["r"]
-        )
-        for layer in layers
-    }
+def merged_weights(before: Mapping[str, torch.Tensor], adapter: Adapter) -> dict[str, torch.Tensor]:
+    """The weights that an adapter changes, after merging, by name.
+
+    Raises:
+        ArtifactError: the base model has no such weight.
+    """
+    after: dict[str, torch.Tensor] = {}
+    for part in adapter:
+        if part.name not in before:
+            raise ArtifactError(
+                f"the base model has no {part.name}, which the adapter changes", "train again on this base model"
+            )
+        after[part.name] = part.merged(after.get(part.name, before[part.name]))
+    return after
 
 
 def _check(
     before: Mapping[str, torch.Tensor],
-    updates: Mapping[str, torch.Tensor],
+    adapter: Adapter,
     merged: PreTrainedModel,
     expected: torch.Tensor,
     found: torch.Tensor,
 ) -> MergeCheck:
-    after = merged.state_dict()
-    errors = [0.0]
-    for name, weight in before.items():
-        should = weight + updates[name] if name in updates else weight
-        errors.append(float((after[name] - should).abs().max()))
-    largest = max(float(weight.abs().max()) for weight in before.values())
-    update_norm = sum(float(update.square().sum()) for update in updates.values()) ** 0.5
-    weight_norm = sum(float(before[name].square().sum()) for name in updates) ** 0.5
+    after = dict(merged.named_parameters())
+    should = merged_weights(before, adapter)
+    changed = [float((should[name] - before[name]).square().sum()) for name in should]
     check = MergeCheck(
-        layers=len(updates),
-        max_weight_error=max(errors),
+        layers=len(adapter.layers),
+        token_rows=sum(len(rows.ids) for rows in adapter.tokens),
+        max_weight_error=max(float((after[n] - should.get(n, w)).abs().max()) for n, w in before.items()),
         max_logit_error=float((found - expected).abs().max()),
         max_logit=float(expected.abs().max()),
-        relative_update=update_norm / weight_norm,
+        relative_update=(sum(changed) / sum(float(before[name].square().sum()) for name in should)) ** 0.5,
     )
+    largest = max(float(weight.abs().max()) for weight in before.values())
     if not check.max_weight_error <= WEIGHT_TOLERANCE * largest:
         raise EngineError(
             f"merge: weights differ from W + (alpha/r)BA by {check.max_weight_error:.2e}", "report this as a defect"

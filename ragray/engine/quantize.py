@@ -9,6 +9,7 @@ any error. So: quantize, save before any forward, read the saved files back, and
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from ragray.engine.tokens import load_tokenizer
 from ragray.engine.transformers_runtime import load_model, load_model_folder
 from ragray.engine.verification import GREEDY, fixed_prompts
 from ragray.errors import EngineError
+from ragray.train.template import TEMPLATE
 
 _MOST_KL = 0.5  # nats; beyond this the saved files are taken to be damaged
 
@@ -49,6 +51,8 @@ def quantize(method: str, model_folder: Path, out: Path) -> QuantizationRecord:
     METHODS[method](model_folder, out)
     gc.collect()
     load_tokenizer(model_folder).save_pretrained(out)
+    if (model_folder / TEMPLATE).is_file():
+        shutil.copyfile(model_folder / TEMPLATE, out / TEMPLATE)
     sequences = comparison_sequences(model_folder)
     expected = _log_probabilities(load_model(model_folder), sequences)
     gc.collect()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragray.errors import EngineError
+from ragray.train.template import check_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,7 +24,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder.
 
     Raises:
-        EngineError: there is none, or it has no chat template.
+        EngineError: there is none, it has no chat template, or the model was trained with another.
     """
     from transformers import AutoTokenizer
 
@@ -38,6 +39,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{folder}: its tokenizer has no chat template",
             "choose an instruction-tuned model, or add chat_template.jinja",
         )
+    check_template(folder, tokenizer)
     return tokenizer
 
 

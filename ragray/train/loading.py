@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -19,6 +19,7 @@ from ragray.errors import ConfigError, EngineError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+Quantization = Literal["none", "nf4", "int8"]
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -89,13 +90,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> PreTrainedModel:
+def load_model(
+    folder: Path, dtype: torch.dtype, attention: str = "sdpa", quantization: Quantization = "none"
+) -> PreTrainedModel:
     """A causal language model on the CPU, in `dtype`.
 
     Args:
         folder: what `model_folder` returned.
-        dtype: of all its weights.
+        dtype: of all its weights that are not quantized, and of what is computed with those that are.
         attention: a name that transformers knows, or one that was registered with it.
+        quantization: of the linear layers, to train adapters on; never merge into, nor save, a quantized model.
 
     Raises:
         EngineError: transformers does not know the architecture, or the weights do not fit it.
@@ -107,16 +111,48 @@ def load_model(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> Pre
             str(folder),
             dtype=dtype,
             attn_implementation=attention,
+            quantization_config=_quantization_config(quantization, dtype),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise EngineError(
             f"{folder}: the model cannot be loaded: {error}",
             "use a causal language model that this version of transformers knows, without code of its own",
         ) from error
+    if quantization == "nf4":
+        _never_repack(model)
     return model
+
+
+def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> Any:
+    """What transformers quantizes by while it loads.
+
+    Source: Dettmers et al. 2023, "QLoRA: Efficient Finetuning of Quantized LLMs", section 3 (NF4 with double
+    quantization); Dettmers et al. 2022, "LLM.int8()".
+    """
+    if quantization == "none":
+        return None
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _never_repack(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking NF4 weights in place on CPUs in the first forward pass without gradients.
+
+    Training goes on after a validation, and would then read the repacked weights as if they were not.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _fetch(hub_id: str) -> Path:

@@ -25,6 +25,7 @@ from ragray.schema import stable_digest
 from ragray.train.checkpoint import Checkpoint, Checkpoints, RunState
 from ragray.train.examples import Example, ExampleSet, read_examples
 from ragray.train.guard import BadStep, judge, why_bad
+from ragray.train.hardware import check_variant, precision_of, ready_settings
 from ragray.train.loading import DTYPES, check_packable, load_model, load_tokenizer
 from ragray.train.lora import attach_lora
 from ragray.train.losses import AnswerLoss, loss_units, wrong_answers
@@ -59,8 +60,12 @@ def check_settings(settings: TrainConfig) -> None:
         ConfigError: two settings contradict each other.
     """
     check_zero(settings)
-    if isinstance(settings.num_workers, tuple) and settings.num_workers[0] > settings.num_workers[1]:
-        raise ConfigError(f"train.num_workers: {list(settings.num_workers)} is [most, least]", "write [least, most]")
+    check_variant(settings)
+    if settings.least_workers > settings.most_workers:
+        raise ConfigError(
+            f"train.num_workers: {[settings.least_workers, settings.most_workers]} is [most, least]",
+            "write [least, most]",
+        )
     if settings.result == "best" and settings.keep_best == 0:
         raise ConfigError("train.result: best needs a best checkpoint", "set train.keep_best to 1")
 
@@ -83,6 +88,7 @@ def train(
         WorkError: a loss is not a number, or spikes; the message names the examples. Or a checkpoint could not
             be written.
     """
+    run = replace(run, settings=ready_settings(run.settings, Path(run.model_folder)))
     checkpoints = Checkpoints(Path(run.work_folder), run.settings.keep_checkpoints, run.settings.keep_best)
     found, attempt = _begin(checkpoints, run.attempt)
     if found is not None and found.state().finished:
@@ -298,7 +304,8 @@ def check_files(run: TrainRun) -> None:
 
 def _build_model(run: TrainRun) -> nn.Module:
     settings = run.settings
-    model = load_model(Path(run.model_folder), DTYPES[settings.precision], register_packed_attention())
+    dtype = DTYPES[precision_of(settings)]
+    model = load_model(Path(run.model_folder), dtype, register_packed_attention(), settings.quantization)
     check_packable(model, settings.max_length)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[no-untyped-call]

@@ -9,8 +9,9 @@ import torch
 from ragray.artifact import folder_digest
 from ragray.config_train import LoraConfig
 from ragray.engine import merge
-from ragray.engine.merge import adapter_updates, merge_adapter
+from ragray.engine.merge import merge_adapter, merged_weights
 from ragray.errors import ArtifactError, EngineError
+from ragray.train.adapter import read_adapter
 from ragray.train.loading import load_model
 from ragray.train.lora import attach_lora, save_adapter, trainable
 
@@ -47,7 +48,7 @@ def test_merged_weights_are_w_plus_ba_in_float32(base, trained, tmp_path):
     check = do_merge(trained, tmp_path / "merged")
     before = load_model(base, torch.float32).state_dict()
     after = load_model(tmp_path / "merged", torch.float32).state_dict()
-    updates = adapter_updates(trained / "adapter")
+    updates = {layer.name: layer.delta() for layer in read_adapter(trained / "adapter").layers}
     assert len(updates) == check["layers"] == 14
     for name, weight in before.items():
         should = weight + updates[name] if name in updates else weight
@@ -79,8 +80,10 @@ def test_another_base_model_is_refused(base, trained, tmp_path):
 
 
 def test_weights_that_break_the_law_are_refused(trained, tmp_path, monkeypatch):
-    halved = {name: update / 2 for name, update in adapter_updates(trained / "adapter").items()}
-    monkeypatch.setattr(merge, "adapter_updates", lambda folder: halved)
+    def halved(before, adapter):
+        return {name: (weight + before[name]) / 2 for name, weight in merged_weights(before, adapter).items()}
+
+    monkeypatch.setattr(merge, "merged_weights", halved)
     with pytest.raises(EngineError, match="weights differ"):
         do_merge(trained, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()

@@ -1,0 +1,239 @@
+"""The plan of a training before any work: what is trained, on what, in how much memory, in how many steps.
+
+In: `TrainConfig` and a device. Out: a `Plan`, and an error for settings that cannot fit, which names the nearest that
+do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ragray.config_train import TrainConfig
+from ragray.errors import ConfigError
+from ragray.train.hardware import Choice, Device, check_variant, choose_precision, ready_settings
+from ragray.train.memory import Memory, ModelSize, gigabytes, memory_of, row_tokens, size_of_model
+
+ANSWER_SHARE = 0.25  # of a row's tokens; assumed where there are no examples
+_BF16_FROM = (8, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How much there is to do, counted from examples."""
+
+    examples: int
+    steps: int
+    tokens: int  # of the whole run, all epochs
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known of a training before it starts."""
+
+    settings: TrainConfig  # ready
+    device: Device
+    precision: Choice
+    attention: Choice
+    size: ModelSize
+    memory: Memory  # of one worker under these settings
+    sharing: int  # workers that share the device's memory
+    answer_share: float
+    work: Work | None
+
+    @property
+    def needed_bytes(self) -> int:
+        """Of the device, all its workers together."""
+        return self.memory.total * self.sharing
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has that much."""
+        return self.needed_bytes <= self.device.memory_bytes
+
+    @property
+    def row_tokens(self) -> int:
+        """The longest row: an example that is longer than a row has one to itself."""
+        return row_tokens(self.settings)
+
+    def stages(self) -> dict[int, dict[int, Memory]]:
+        """What one worker needs, by ZeRO stage and number of workers: one, those configured, and twice as many."""
+        numbers = sorted({1, self.settings.most_workers, 2 * self.settings.most_workers})
+        return {
+            stage: {n: memory_of(self.size, self.settings, self.device, stage, n, self.answer_share) for n in numbers}
+            for stage in range(4)
+        }
+
+    def tree(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "architecture": self.size.architecture,
+            "device": asdict(self.device),
+            "precision": asdict(self.precision),
+            "attention": asdict(self.attention),
+            "size": asdict(self.size),
+            "memory": self.memory.tree(),
+            "needed_bytes": self.needed_bytes,
+            "fits": self.fits,
+            "answer_share": self.answer_share,
+            "stages": {s: {n: m.tree() for n, m in row.items()} for s, row in self.stages().items()},
+            "work": None if self.work is None else asdict(self.work),
+        }
+
+
+def make_plan(settings: TrainConfig, folder: Path, device: Device, work: Work | None = None, nodes: int = 1) -> Plan:
+    """Plan a training.
+
+    Args:
+        settings: as the user wrote them.
+        folder: of the base model.
+        device: what its workers compute on.
+        work: counted from examples, where they are at hand.
+        nodes: machines that the workers are spread over.
+    """
+    precision = choose_precision(settings, device)
+    ready = ready_settings(settings, folder, lambda: device)
+    needy = ready.most_workers if device.kind == "cpu" else ready.least_workers  # a CPU's workers share its memory
+    ready = ready.model_copy(update={"num_workers": needy})
+    share = work.answer_tokens / work.tokens if work else ANSWER_SHARE
+    return _planned(ready, device, precision, size_of_model(folder, ready), share, work, nodes)
+
+
+def _planned(
+    ready: TrainConfig, device: Device, precision: Choice, size: ModelSize, share: float, work: Work | None, nodes: int
+) -> Plan:
+    return Plan(
+        settings=ready,
+        device=device,
+        precision=precision,
+        attention=_attention(device),
+        size=size,
+        memory=memory_of(size, ready, device, ready.zero_stage, ready.most_workers, share),
+        sharing=_sharing(ready, device, nodes),
+        answer_share=share,
+        work=work,
+    )
+
+
+def _sharing(settings: TrainConfig, device: Device, nodes: int) -> int:
+    """Workers that share a device's memory."""
+    return math.ceil(settings.most_workers / nodes) if device.kind == "cpu" else 1
+
+
+def _attention(device: Device) -> Choice:
+    where = "on a CPU, torch's own kernel is the fastest" if device.kind == "cpu" else "torch picks the GPU's kernel"
+    return Choice("packed", f"each example of a row attends to itself alone, by scaled_dot_product_attention; {where}")
+
+
+def check_fits(plan: Plan, folder: Path, nodes: int = 1) -> None:
+    """Check that a plan fits its device.
+
+    Args:
+        plan: of the training.
+        folder: of the base model.
+        nodes: machines that the workers are spread over.
+
+    Raises:
+        ConfigError: it does not; the message has the nearest settings that do.
+    """
+    plan = replace(plan, sharing=_sharing(plan.settings, plan.device, nodes))
+    if plan.fits:
+        return
+    found = nearest_fitting(plan, folder, nodes)
+    needed = f"train: the plan needs {gigabytes(plan.needed_bytes)} of {device_memory(plan.device)}"
+    if found is None:
+        raise ConfigError(needed, "no setting makes it fit: choose a smaller base model, or a device with more memory")
+    changes, smaller = found
+    sets = " ".join(f"--set train.{name}={_shown(value)}" for name, value in changes.items())
+    raise ConfigError(
+        needed,
+        f"the nearest that fits, in {gigabytes(smaller.needed_bytes)}: {sets}; `ragray inspect model` has all parts",
+    )
+
+
+def nearest_fitting(plan: Plan, folder: Path, nodes: int = 1) -> tuple[dict[str, Any], Plan] | None:
+    """The settings to change so that the plan fits, and its plan; None where nothing helps.
+
+    The fewest changes first, and among as many those first that leave the result the same: smaller rows, gradient
+    checkpointing, a higher ZeRO stage, then bf16, fewer workers on a machine, int8 and NF4 of the base.
+    """
+    options = list(_options(plan))
+    sizes: dict[str, ModelSize] = {plan.settings.precision: plan.size}
+    for count in range(1, len(options) + 1):
+        for group in itertools.combinations(options, count):
+            for values in itertools.product(*(values for _, values in group)):
+                changes = {name: value for (name, _), value in zip(group, values, strict=True)}
+                if changes.get("zero_stage") == 3 and _needs_whole_weights(plan.settings, changes):
+                    continue
+                settings = plan.settings.model_copy(update=changes)
+                if settings.precision not in sizes:
+                    sizes[settings.precision] = size_of_model(folder, settings)
+                size = sizes[settings.precision]
+                share = plan.answer_share
+                smaller = _planned(settings, plan.device, plan.precision, size, share, plan.work, nodes)
+                if smaller.fits:
+                    return changes, smaller
+    return None
+
+
+def _options(plan: Plan) -> Iterator[tuple[str, list[Any]]]:
+    """Settings that save memory, and their values, the gentlest first."""
+    settings, device = plan.settings, plan.device
+    if not settings.gradient_checkpointing:
+        yield "gradient_checkpointing", [True]
+    rows = settings.tokens_per_micro_batch
+    halved = [rows >> n for n in range(1, 12) if rows >> n > settings.max_length]
+    if rows > settings.max_length:
+        yield "tokens_per_micro_batch", [*halved, settings.max_length]
+    if settings.most_workers > 1 and settings.zero_stage < 3:
+        yield "zero_stage", list(range(settings.zero_stage + 1, 4))
+    if settings.precision == "fp32" and device.capability is not None and device.capability >= _BF16_FROM:
+        yield "precision", ["bf16"]
+    if plan.sharing > 1:
+        yield "num_workers", list(range(settings.most_workers - 1, 0, -1))
+    if settings.quantization != "nf4" and settings.zero_stage < 3:
+        yield "quantization", ["int8", "nf4"] if settings.quantization == "none" else ["nf4"]
+
+
+def _needs_whole_weights(settings: TrainConfig, changes: dict[str, Any]) -> bool:
+    try:
+        check_variant(settings.model_copy(update=changes))
+    except ConfigError:
+        return True
+    return False
+
+
+def count_work(examples_file: Path, folder: Path, settings: TrainConfig, seed: int) -> Work:
+    """Steps and tokens of a whole run, from its examples.
+
+    Raises:
+        DataError: no example to train on.
+    """
+    from ragray.train.examples import read_examples
+    from ragray.train.loading import load_tokenizer
+    from ragray.train.packing import DataOrder
+
+    examples = read_examples(examples_file, "train", load_tokenizer(folder), settings.max_length).examples
+    ids = tuple(example.example_id for example in examples)
+    order = DataOrder(ids, seed, settings.global_batch_examples, settings.epochs, settings.max_steps)
+    passes = order.total_examples / len(examples)
+    return Work(
+        examples=len(examples),
+        steps=order.total_steps,
+        tokens=round(passes * sum(len(example) for example in examples)),
+        answer_tokens=round(passes * sum(example.answer_tokens for example in examples)),
+    )
+
+
+def device_memory(device: Device) -> str:
+    """How much memory a device has, in words."""
+    return f"the {gigabytes(device.memory_bytes)} of {'this machine' if device.kind == 'cpu' else device.name}"
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
