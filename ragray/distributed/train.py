@@ -1,9 +1,9 @@
 """The train stage: LoRA training by Ray Train's `TorchTrainer`, each worker running `train.loop`.
 
 In: examples.parquet and the base model. Out: `adapter/` (PEFT layout), base_model.json, history.parquet,
-timings.parquet, loss.svg. Checkpoints live in the stage's work folder: a lost worker (Ray restarts the
-group) and a killed run (the next one finds them) both go on from there. Each worker reads all examples
-and takes its rows of each step; streaming them from Ray Data shards is for sets beyond one worker's memory.
+timings.parquet, ranks.parquet, metrics.jsonl, loss.svg. Checkpoints live in the stage's work folder: a lost worker
+(Ray restarts the group) and a killed run (the next one finds them) both go on from there. Each worker reads all
+examples and takes its rows of each step; streaming them from Ray Data shards is for sets beyond one worker's memory.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ def build(job: Job) -> None:
     from ragray.train.checkpoint import Checkpoints
     from ragray.train.loading import model_folder
     from ragray.train.loop import TrainRun, check_settings
+    from ragray.train.sinks import absolute_paths
 
     settings = job.config.train
+    settings = settings.model_copy(update={"monitor": absolute_paths(settings.monitor)})
     check_settings(settings)
     check_leakage(job.inputs["prepare"], settings.max_leaked_share)
     run = TrainRun(
@@ -73,12 +75,19 @@ def _fill(job: Job, checkpoint: Checkpoint, model: str) -> None:
     """Copy the result out of the last checkpoint, and record what it says about itself."""
     from ragray.train import checkpoint as layout
     from ragray.train.monitor import HISTORY, TIMINGS, draw_losses
+    from ragray.train.ranks import RANKS, join_ranks, save_ranks
+    from ragray.train.sinks import sink_failures
+    from ragray.train.trackers import METRICS
 
     folder = job.draft.folder
     shutil.copytree(checkpoint.folder / layout.ADAPTER, folder / layout.ADAPTER)
     for name in (HISTORY, TIMINGS):
         shutil.copyfile(checkpoint.folder / name, folder / name)
-    job.draft.volatile.add(TIMINGS)
+    save_ranks(join_ranks(job.work_folder), folder)
+    job.draft.volatile.update((TIMINGS, RANKS))
+    if (job.work_folder / METRICS).exists():
+        shutil.copyfile(job.work_folder / METRICS, folder / METRICS)
+        job.draft.volatile.add(METRICS)
     base = {"path": job.config.train.base_model, "digest": folder_digest(Path(model))}
     (folder / "base_model.json").write_text(json.dumps(base, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     history = checkpoint.history()
@@ -88,6 +97,8 @@ def _fill(job: Job, checkpoint: Checkpoint, model: str) -> None:
     if history.valid_losses:
         metrics |= {"valid_loss_before": history.valid_losses[0], "valid_loss_after": history.valid_losses[-1]}
     job.draft.metrics.update(metrics, tokens_per_s=round(history.tokens_per_s(), 1))
+    if failures := sink_failures(job.work_folder):
+        job.draft.metrics["sink_failures"] = {name: state.failures for name, state in failures.items()}
 
 
 def _train_on_ray(run: TrainRun, job: Job) -> None:
@@ -123,19 +134,21 @@ def _work(config: dict[str, Any]) -> None:
     _use_threads(settings)
     import ray.train
 
+    from ragray.distributed.train_metrics import RayMetricsSink
     from ragray.train.loop import TrainRun, train
     from ragray.train.monitor import write_progress
 
     run = TrainRun(**{**config, "settings": settings})
     _check_shared(run)
-    first = ray.train.get_context().get_world_rank() == 0
+    rank = ray.train.get_context().get_world_rank()
+    sinks = [RayMetricsSink(Path(run.work_folder).name, rank)] if settings.monitor.prometheus else []
 
     def on_progress(progress: Progress) -> None:
-        if first:
+        if rank == 0:
             write_progress(progress, Path(run.work_folder))
         ray.train.report(asdict(progress))
 
-    train(run, on_progress)
+    train(run, on_progress, sinks)
 
 
 def _use_threads(settings: TrainConfig) -> None:
@@ -205,18 +218,25 @@ def _interruptible() -> Iterator[None]:
 def _reporting(job: Job) -> Iterator[None]:
     """Show the workers' progress while they run; they write it, this process reads it."""
     from ragray.train.monitor import read_progress
+    from ragray.train.sinks import failure_line, sink_failures
 
     stop = threading.Event()
 
     def watch() -> None:
         shown = read_progress(job.work_folder)
+        told: set[str] = set()
         done = False
         while not done:
             done = stop.wait(_POLL_SECONDS)
             progress = read_progress(job.work_folder)
             if progress is not None and progress != shown:
+                job.progress(progress.step, progress.steps)
                 job.report(progress.line())
                 shown = progress
+            for name, state in sink_failures(job.work_folder).items():
+                if name not in told:
+                    job.warn(failure_line(name, state))
+                    told.add(name)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -275,7 +295,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _settings(config: RunConfig) -> Mapping[str, Any]:
-    return {"train": config.train.model_dump(mode="json")}
+    return {"train": config.train.model_dump(mode="json", exclude={"monitor"})}
 
 
 def _sources(config: RunConfig) -> Mapping[str, Source]:

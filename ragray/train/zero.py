@@ -53,6 +53,12 @@ class ZeroEngine:
         self.steps_applied = 0
 
     @property
+    def module(self) -> nn.Module:
+        """What `forward` runs."""
+        module: nn.Module = self._engine.module
+        return module
+
+    @property
     def device(self) -> torch.device:
         """Where rows must be."""
         device: torch.device = self._engine.device
