@@ -1,6 +1,6 @@
 """Tokens per second and MFU of training on one GPU: bf16, packed rows against padded ones, models with random weights.
 
-In: nothing but the GPU; neither a network nor weights are needed. `packed` is what `ragray train` computes: rows without
+In: nothing but the GPU; neither a network nor weights are needed. `packed` is what `ragray train` does: rows without
 padding, attention inside each example, logits at the answers alone. `padded` is the usual way: each example a line,
 padded to the longest of its batch, causal attention with a mask, logits everywhere. Both train the same adapter on the
 same examples by DeepSpeed. MFU is by useful work alone, see `ragray.train.flops`.
