@@ -99,7 +99,12 @@ class Tags(HTMLParser):
 
 
 def test_the_page_is_whole_loads_nothing_and_escapes_names(tmp_path):
-    html = render(compare([artifact(tmp_path / "a"), artifact(tmp_path / "b", 0.5, name="<script>x</script>")]))
+    going_on = tmp_path / "<i>run"
+    going_on.mkdir()
+    line = {"step": 1, "loss": 1.0, "learning_rate": 0.3, "tokens": 7, "seconds": 1.0}
+    (going_on / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    other = artifact(tmp_path / "b", 0.5, name="<script>x</script>")
+    html = render(compare([artifact(tmp_path / "a"), other, going_on]))
     tags = Tags()
     tags.feed(html)
     assert tags.open == []
@@ -107,6 +112,7 @@ def test_the_page_is_whole_loads_nothing_and_escapes_names(tmp_path):
     assert html.count("<svg") == 9
     assert "prefers-color-scheme: dark" in html
     assert "&lt;script&gt;x" in html
+    assert "&lt;i&gt;run (not finished)" in html and "<i>run" not in html
 
 
 def test_points_lie_where_their_values_say():
