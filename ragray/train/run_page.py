@@ -56,7 +56,10 @@ def render(comparison: Comparison) -> str:
         f'<div class="charts">{"".join(charts)}</div>',
         *(html_section(section, {}, {}) for section in (_differences(comparison), _workers(runs)) if section),
     ]
-    colors = "".join(f".k{n} {{ stroke: var(--c{n}); }} .b{n} {{ background: var(--c{n}); }}" for n in range(_COLORS))
+    colors = "".join(
+        f".k{n} {{ stroke: var(--c{n}); }} circle.k{n} {{ fill: var(--c{n}); }} .b{n} {{ background: var(--c{n}); }}"
+        for n in range(_COLORS)
+    )
     title = f"Training run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} training runs"
     return html_page(title, body, _STYLE + colors)
 
@@ -131,7 +134,7 @@ def line_chart(title: str, curves: Sequence[Points]) -> str:
     for tick in ticks_y:
         y = place(low_x, tick)[1]
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{tick:.4g}</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{_tick(tick)}</text>')
     for step, anchor in ((low_x, "start"), (high_x, "end")):
         parts.append(f'<text x="{place(step, low_y)[0]}" y="{_HEIGHT - 14}" text-anchor="{anchor}">step {step}</text>')
     for number, points in enumerate(shown):
@@ -164,6 +167,10 @@ def _scale(values: Sequence[float]) -> tuple[float, float, list[float]]:
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step), math.ceil(high / step)
     return first * step, last * step, [number * step for number in range(first, last + 1)]
+
+
+def _tick(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def short(value: float | None) -> str:
