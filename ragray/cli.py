@@ -183,7 +183,13 @@ def _run(config: RunConfig, targets: tuple[str, ...], as_json: bool) -> dict[str
     display = StageDisplay(len(stages), quiet=as_json)
     with display.live():
         outcomes = bring_up_to_date(
-            config, stages, started=display.started, finished=display.finished, report=display.report
+            config,
+            stages,
+            started=display.started,
+            finished=display.finished,
+            report=display.report,
+            progress=display.progress,
+            warn=display.warn,
         )
     if as_json:
         typer.echo(json.dumps({name: _outcome_tree(o) for name, o in outcomes.items()}, ensure_ascii=False))

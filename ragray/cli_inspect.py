@@ -146,6 +146,28 @@ def adapter(
     typer.echo(f"suggested rank {suggestion.rank}: {suggestion.reason}\n{out / 'report.html'}")
 
 
+@app.command()
+def run(
+    runs: Annotated[
+        list[str], typer.Argument(help="Train artifacts, or work folders of runs that go on or were killed.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for run.html and run.json.")] = Path("run-report"),
+) -> None:
+    """Compare runs of training in a page with charts: losses, learning rates, norms, speed, memory, settings."""
+    from ragray.train.run_page import short
+    from ragray.train.run_report import compare, write_comparison
+
+    comparison = compare([Path(name) if Path(name).is_dir() else open_artifact(name).folder for name in runs])
+    write_comparison(comparison, out)
+    for made in comparison.runs:
+        found = made.summary
+        typer.echo(
+            f"{made.name}: {found['steps']} steps, loss {short(found['last_loss'])}, "
+            f"validation {short(found['last_valid_loss'])}, {short(found['tokens_per_s'])} tokens/s"
+        )
+    typer.echo(f"report: {out / 'run.html'}")
+
+
 def open_artifact(uri: str) -> Artifact:
     """The artifact in a folder of a store.
 

@@ -5,9 +5,10 @@ In: nothing. Out: a part of `config.RunConfig`, typed, frozen models with their 
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ragray.config_data import Positive, Section, Share
 
@@ -83,6 +84,39 @@ class LossConfig(Section):
         return self
 
 
+class ValidationConfig(Section):
+    """Validation during training, and when it ends the run early."""
+
+    every_steps: Positive | None = Field(None, description="validate after so many steps too, not only after an epoch")
+    patience: Positive | None = Field(
+        None, description="stop after so many validations without improvement; none: never"
+    )
+    min_improvement: float = Field(0.0, ge=0, description="fall of the best validation loss that is an improvement")
+
+
+class MonitorConfig(Section):
+    """Where a run shows itself while it goes on; nothing here changes what is trained."""
+
+    jsonl: bool = Field(True, description="metrics.jsonl, a line for each step")
+    tensorboard: str | None = Field(None, description="folder for TensorBoard's files; needs tensorboardX")
+    mlflow: str | None = Field(None, description="URI of an MLflow server; user and password come from its variables")
+    wandb: str | None = Field(None, description="project of Weights & Biases, [entity/]project; the key: WANDB_API_KEY")
+    prometheus: bool = Field(True, description="gauges in Ray's metrics, which Prometheus reads")
+    measure_peak: bool = Field(
+        False,
+        description="measure the peak FLOP/s of a device that no table lists, such as a CPU, so that MFU is known",
+    )
+
+    @field_validator("mlflow")
+    @classmethod
+    def _no_password(cls, uri: str | None) -> str | None:
+        if uri is not None and re.search(r"//[^/]*@", uri):
+            raise ValueError(
+                "train.monitor.mlflow: holds a user or a password; set MLFLOW_TRACKING_USERNAME and _PASSWORD instead"
+            )
+        return uri
+
+
 class TrainConfig(Section):
     """LoRA training by Ray Train and DeepSpeed."""
 
@@ -140,6 +174,8 @@ class TrainConfig(Section):
     preemption_grace_s: float = Field(
         0.0, ge=0, description="seconds that workers on other nodes go on after a node's announced end"
     )
+    validation: ValidationConfig = ValidationConfig()
+    monitor: MonitorConfig = MonitorConfig()
 
     @model_validator(mode="after")
     def _schedule_heeded(self) -> TrainConfig:

@@ -61,6 +61,7 @@ class StageDisplay:
             disable=quiet or not err.is_terminal,
         )
         self._task = self._progress.add_task("starting", total=total, line="")
+        self._inner = self._progress.add_task("", total=None, line="", visible=False)
         self._shown = 0.0
 
     @contextmanager
@@ -72,18 +73,30 @@ class StageDisplay:
     def started(self, stage: Stage) -> None:
         """A stage begins."""
         self._progress.update(self._task, description=stage.name, line="")
+        self._progress.update(self._inner, visible=False)
         self._say(f"{stage.name} ...", only_plain=True)
 
     def report(self, line: str) -> None:
         """A running stage says something; without a terminal at most a line each 5 seconds is printed."""
-        self._progress.update(self._task, line=escape(line)[: max(20, err.width - 60)])
+        inner = self._progress.tasks[self._inner].visible
+        self._progress.update(self._inner if inner else self._task, line=escape(line)[: max(20, err.width - 60)])
         now = time.monotonic()
         if now - self._shown >= 5:
             self._shown = now
             self._say(f"    {escape(line)}", only_plain=True)
 
+    def progress(self, done: int, total: int) -> None:
+        """A running stage counts what it does: a bar below that of the stages."""
+        self._progress.update(self._task, line="")
+        self._progress.update(self._inner, description="  steps", completed=done, total=total, visible=True)
+
+    def warn(self, line: str) -> None:
+        """A running stage says something that must not be overlooked, also where nothing else is shown."""
+        self._progress.console.print(f"[yellow]{escape(line)}[/]")
+
     def finished(self, outcome: Outcome) -> None:
         """A stage ended, or was up to date."""
+        self._progress.update(self._inner, visible=False)
         self._progress.advance(self._task)
         state = "unchanged" if outcome.skipped else f"{outcome.seconds:.1f} s"
         line = f"[green]done[/] {outcome.stage.name}: {state}, {escape(outcome.stage.headline(outcome.artifact))}"

@@ -20,6 +20,7 @@ from ragray.artifact import Artifact, Draft, Source, Store, artifact_key, code_d
 from ragray.config import RunConfig
 
 Report = Callable[[str], None]  # shows one short line about what is going on
+Count = Callable[[int, int], None]  # how much is done, of how much
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Job:
     inputs: Mapping[str, Artifact]  # by the names in `Stage.needs`
     draft: Draft
     work_folder: Path  # survives a killed run of this same key: checkpoints go here
-    report: Report = lambda line: None
+    report: Report = lambda line: None  # the next line takes its place
+    progress: Count = lambda done, total: None
+    warn: Report = lambda line: None  # stays on the screen
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ def bring_up_to_date(
     started: Callable[[Stage], None] = lambda stage: None,
     finished: Callable[[Outcome], None] = lambda outcome: None,
     report: Report = lambda line: None,
+    progress: Count = lambda done, total: None,
+    warn: Report = lambda line: None,
 ) -> dict[str, Outcome]:
     """Run `stages` (ordered by their needs), each only if its inputs, settings or code changed.
 
@@ -81,7 +86,8 @@ def bring_up_to_date(
         for stage in stages:
             started(stage)
             inputs = {need: outcomes[need].artifact for need in stage.needs}
-            outcome = _bring(config, store, stage, inputs, report)
+            listeners = {"report": report, "progress": progress, "warn": warn}
+            outcome = _bring(config, store, stage, inputs, listeners)
             outcomes[stage.name] = outcome
             finished(outcome)
             check()
@@ -136,7 +142,9 @@ def stage_key(config: RunConfig, stage: Stage, inputs: Mapping[str, Artifact]) -
     return StageKey(artifact_key(stage.name, sources, settings, code), sources, settings, code)
 
 
-def _bring(config: RunConfig, store: Store, stage: Stage, inputs: Mapping[str, Artifact], report: Report) -> Outcome:
+def _bring(
+    config: RunConfig, store: Store, stage: Stage, inputs: Mapping[str, Artifact], listeners: Mapping[str, Any]
+) -> Outcome:
     begin = time.perf_counter()
     made_from = stage_key(config, stage, inputs)
     found = store.find(stage.name, made_from.key)
@@ -150,7 +158,7 @@ def _bring(config: RunConfig, store: Store, stage: Stage, inputs: Mapping[str, A
             config=made_from.settings,
             code=made_from.code,
         ) as draft:
-            stage.build(Job(config, inputs, draft, store.work_folder(stage.name, made_from.key), report))
+            stage.build(Job(config, inputs, draft, store.work_folder(stage.name, made_from.key), **listeners))
         store.forget_work(stage.name, made_from.key)
         found = draft.result
         assert found is not None  # draft() sets it or raises

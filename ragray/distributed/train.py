@@ -1,10 +1,10 @@
 """The train stage: LoRA training by a group of Ray Train workers (`train_group.py`).
 
 In: examples.parquet and the base model. Out: `adapter/` (PEFT layout), base_model.json, history.parquet,
-timings.parquet, loss.svg; bad_steps.json where steps were left out. Checkpoints live in the stage's work folder: a
-lost worker (Ray restarts the group) and a killed run (the next one finds them) both go on from there. Each worker
-reads all examples and takes its rows of each step; streaming them from Ray Data shards is for sets beyond one
-worker's memory.
+timings.parquet, ranks.parquet, metrics.jsonl, loss.svg; bad_steps.json where steps were left out. Checkpoints live in
+the stage's work folder: a lost worker (Ray restarts the group) and a killed run (the next one finds them) both go on
+from there. Each worker reads all examples and takes its rows of each step; streaming them from Ray Data shards is for
+sets beyond one worker's memory.
 """
 
 from __future__ import annotations
@@ -41,9 +41,11 @@ def build(job: Job) -> None:
     from ragray.train.hardware import ready_settings
     from ragray.train.loading import model_folder
     from ragray.train.loop import TrainRun, check_settings
+    from ragray.train.sinks import absolute_paths
 
     folder = model_folder(job.config.train.base_model).resolve()
     settings = ready_settings(job.config.train, folder, lambda: worker_device(job.config.train))
+    settings = settings.model_copy(update={"monitor": absolute_paths(settings.monitor)})
     check_settings(settings)
     check_leakage(job.inputs["prepare"], settings.max_leaked_share)
     run = TrainRun(
@@ -75,12 +77,19 @@ def _fill(job: Job, last: Checkpoint, chosen: Checkpoint, model: str) -> None:
     from ragray.train import checkpoint as layout
     from ragray.train.base_record import BASE_MODEL, write_base_record
     from ragray.train.monitor import HISTORY, TIMINGS, draw_losses
+    from ragray.train.ranks import RANKS, join_ranks, save_ranks
+    from ragray.train.sinks import sink_failures
+    from ragray.train.trackers import METRICS
 
     folder = job.draft.folder
     shutil.copytree(chosen.folder / layout.ADAPTER, folder / layout.ADAPTER)
     for name in (HISTORY, TIMINGS):
         shutil.copyfile(last.folder / name, folder / name)
-    job.draft.volatile.add(TIMINGS)
+    save_ranks(join_ranks(job.work_folder), folder)
+    job.draft.volatile.update((TIMINGS, RANKS))
+    if (job.work_folder / METRICS).exists():
+        shutil.copyfile(job.work_folder / METRICS, folder / METRICS)
+        job.draft.volatile.add(METRICS)
     write_base_record(folder / BASE_MODEL, job.config.train.base_model, Path(model))
     state, history = last.state(), last.history()
     if not history.losses:
@@ -102,6 +111,8 @@ def _fill(job: Job, last: Checkpoint, chosen: Checkpoint, model: str) -> None:
         after = history.valid_losses[-1] if measured is None else measured
         metrics |= {"valid_loss_before": history.valid_losses[0], "valid_loss_after": after}
     job.draft.metrics.update(metrics, tokens_per_s=round(history.tokens_per_s(), 1))
+    if failures := sink_failures(job.work_folder):
+        job.draft.metrics["sink_failures"] = {name: state.failures for name, state in failures.items()}
 
 
 @contextmanager
@@ -121,18 +132,25 @@ def _interruptible() -> Iterator[None]:
 def _reporting(job: Job) -> Iterator[None]:
     """Show the workers' progress while they run; they write it, this process reads it."""
     from ragray.train.monitor import read_progress
+    from ragray.train.sinks import failure_line, sink_failures
 
     stop = threading.Event()
 
     def watch() -> None:
         shown = read_progress(job.work_folder)
+        told: set[str] = set()
         done = False
         while not done:
             done = stop.wait(_POLL_SECONDS)
             progress = read_progress(job.work_folder)
             if progress is not None and progress != shown:
+                job.progress(progress.step, progress.steps)
                 job.report(progress.line())
                 shown = progress
+            for name, state in sink_failures(job.work_folder).items():
+                if name not in told:
+                    job.warn(failure_line(name, state))
+                    told.add(name)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -168,7 +186,7 @@ def check_leakage(prepared: Artifact, most: float) -> None:
 
 
 def _settings(config: RunConfig) -> Mapping[str, Any]:
-    return {"train": config.train.model_dump(mode="json")}
+    return {"train": config.train.model_dump(mode="json", exclude={"monitor"})}
 
 
 def _sources(config: RunConfig) -> Mapping[str, Source]:

@@ -135,12 +135,17 @@ def _work(config: dict[str, Any]) -> RagrayError | None:
     """What each Ray Train worker runs; an error that all workers raise alike is returned: Ray retries raised ones."""
     settings = TrainConfig.model_validate(config["settings"])
     _use_threads(settings)
+    from ray.train import get_context
+
+    from ragray.distributed.train_metrics import RayMetricsSink
     from ragray.train.loop import TrainRun, train
     from ragray.train.monitor import write_progress
 
     run = TrainRun(**{**config, "settings": settings})
+    rank = get_context().get_world_rank()
+    sinks = [RayMetricsSink(Path(run.work_folder).name, rank)] if settings.monitor.prometheus else []
     try:
-        train(run, lambda progress: write_progress(progress, Path(run.work_folder)), _is_leaving())
+        train(run, lambda progress: write_progress(progress, Path(run.work_folder)), _is_leaving(), sinks)
     except RagrayError as error:
         return error
     return None

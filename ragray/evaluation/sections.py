@@ -124,15 +124,21 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"(?i)(?<=www)\.|:(?=//)", r"\\\g<0>", escaped)  # GitHub makes links of bare addresses
 
 
-def html_page(title: str, body: Iterable[str]) -> str:
-    """A page of parts that are HTML already. A content security policy keeps it from loading or running anything."""
+def html_page(title: str, body: Iterable[str], style: str = "") -> str:
+    """A page of parts that are HTML already. A content security policy keeps it from loading or running anything.
+
+    Args:
+        title: shown, and the window's.
+        body: its parts.
+        style: more CSS, after the one that all pages share.
+    """
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta http-equiv="Content-Security-Policy" '
             "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">",
-            f"<title>{escape_html(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>",
+            f"<title>{escape_html(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n<main>",
             f"<h1>{escape_html(title)}</h1>",
             *body,
             "</main>\n</body>\n</html>\n",

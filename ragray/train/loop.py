@@ -17,21 +17,21 @@ from pathlib import Path
 
 import torch
 import torch.distributed
-from torch import nn
 
 from ragray.config_train import TrainConfig
-from ragray.errors import ConfigError, WorkError
+from ragray.errors import ConfigError
 from ragray.schema import stable_digest
 from ragray.train.checkpoint import Checkpoint, Checkpoints, RunState
-from ragray.train.examples import Example, ExampleSet, read_examples
+from ragray.train.examples import Example, read_examples
 from ragray.train.guard import BadStep, judge, why_bad
-from ragray.train.hardware import check_variant, precision_of, ready_settings
-from ragray.train.loading import DTYPES, check_packable, load_model, load_tokenizer
-from ragray.train.lora import attach_lora
+from ragray.train.hardware import check_variant, ready_settings
+from ragray.train.loading import load_tokenizer
 from ragray.train.losses import AnswerLoss, loss_units, wrong_answers
-from ragray.train.monitor import History, Progress, StepRecord
-from ragray.train.packing import DataOrder, pack, register_packed_attention, share_out
+from ragray.train.monitor import History, Progress, StepRecord, should_stop
+from ragray.train.packing import DataOrder, pack, share_out
 from ragray.train.schedule import learning_rate_of
+from ragray.train.setup import build_meter, build_model, check_early_stopping, check_files, counts_of
+from ragray.train.sinks import Sink, SinkThread, check_sinks, open_sinks, step_row
 from ragray.train.together import alike, first_workers
 from ragray.train.writing import CheckpointWriter
 from ragray.train.zero import ZeroEngine, check_zero
@@ -57,10 +57,11 @@ def check_settings(settings: TrainConfig) -> None:
     """Check what the fields' types do not say.
 
     Raises:
-        ConfigError: two settings contradict each other.
+        ConfigError: two settings contradict each other, or the package of a sink is not installed.
     """
     check_zero(settings)
     check_variant(settings)
+    check_sinks(settings.monitor)
     if settings.least_workers > settings.most_workers:
         raise ConfigError(
             f"train.num_workers: {[settings.least_workers, settings.most_workers]} is [most, least]",
@@ -74,6 +75,7 @@ def train(
     run: TrainRun,
     on_progress: OnProgress = lambda progress: None,
     notice: Callable[[], bool] = lambda: False,
+    sinks: Sequence[Sink] = (),
 ) -> None:
     """Train to the end, from the latest checkpoint where there is one.
 
@@ -81,9 +83,11 @@ def train(
         run: the same on every worker.
         on_progress: called on the first worker, every few seconds and after the last step.
         notice: whether this worker's machine is about to be taken away: a checkpoint is then written at once.
+        sinks: get this worker's figures after each step, beside those that the settings name on the first worker.
 
     Raises:
         RagrayError: the same on every worker; trying again would end the same way.
+        ConfigError: it should stop early, and there is no validation example.
         DataError: no example to train on.
         WorkError: a loss is not a number, or spikes; the message names the examples. Or a checkpoint could not
             be written.
@@ -95,7 +99,7 @@ def train(
         return
     writer = CheckpointWriter(checkpoints, attempt, run.settings)
     try:
-        _Trainer(run, checkpoints, writer, found, on_progress, notice).run()
+        _Trainer(run, checkpoints, writer, found, on_progress, notice, sinks).run()
     finally:
         writer.close()
 
@@ -111,6 +115,7 @@ class _Trainer:
         found: Checkpoint | None,
         on_progress: OnProgress,
         notice: Callable[[], bool],
+        sinks: Sequence[Sink],
     ) -> None:
         settings = run.settings
         self._run = run
@@ -118,13 +123,14 @@ class _Trainer:
         self._on_progress, self._notice = on_progress, notice
         self._rank, self._world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         with alike():
-            check_files(run)
+            check_files(run.model_folder, run.examples_file, run.work_folder)
             tokenizer = load_tokenizer(Path(run.model_folder))
             examples_file = Path(run.examples_file)
             wrong = wrong_answers(settings.loss)
             self._examples = read_examples(examples_file, "train", tokenizer, settings.max_length, wrong)
             self._valid = read_examples(examples_file, "valid", tokenizer, settings.max_length)
-            model = _build_model(run)
+            check_early_stopping(settings, self._valid)
+            model = build_model(Path(run.model_folder), settings, run.seed)
         self._order = DataOrder(
             tuple(example.example_id for example in self._examples.examples),
             run.seed,
@@ -133,44 +139,61 @@ class _Trainer:
             settings.max_steps,
         )
         self._engine = ZeroEngine(AnswerLoss(model, settings.loss, whole_weights=settings.zero_stage < 3), settings)
-        self._counts = counts_of(self._examples, self._valid, self._order, self._engine)
         self._history, self._step, self._bad_steps = History(), 0, list[BadStep]()
         if found is not None:
             self._restore(found)
             self._history, self._step = found.history(), found.state().step
             self._bad_steps = list(found.state().bad_steps)
         self._reported = (len(self._history.records), time.monotonic())
+        self._meter = build_meter(Path(run.work_folder), self._engine, settings)
+        own = open_sinks(settings.monitor, Path(run.work_folder), self._step) if self._rank == 0 else []
+        self._sinks = SinkThread([*own, *sinks], Path(run.work_folder), self._rank)
         self._heeded = False  # whether the notice of this worker's end was answered by a checkpoint
 
     def run(self) -> None:
         """All remaining steps, with validation, reports and checkpoints at their places."""
+        try:
+            self._run_all()
+            self._writer.finish()
+        finally:
+            self._sinks.close()
+            self._meter.close()
+
+    def _run_all(self) -> None:
         if not self._history.records:
             self._history.add(StepRecord(0, None, self._validate(), 0.0, None, 0), 0.0)
         total = self._order.total_steps
         while self._step < total:
-            started = time.perf_counter()
+            self._meter.begin()
             record, leaving = self._do_step(self._step)
             self._step += 1
-            self._history.add(record, time.perf_counter() - started)
-            self._report(total)
+            seconds = self._meter.seconds()
+            self._history.add(record, seconds)
+            if should_stop(self._history.valid_losses, self._run.settings.validation):
+                total = self._step
+            with self._meter.timing("report_s"):
+                self._report(total)
             if leaving or self._must_save(total):
-                self._save(total)
+                with self._meter.timing("checkpoint_s"):
+                    self._save(total)
             if leaving:
                 self._heeded = True
                 self._writer.finish()
-        self._writer.finish()
+            self._sinks.put(step_row(record, self._meter.finish(record.step, seconds)))
 
     def _do_step(self, step: int) -> tuple[StepRecord, bool]:
         """One step; its record, and whether a worker is about to be taken away."""
         settings = self._run.settings
-        batch = [self._examples.examples[i] for i in self._order.step_examples(step)]
-        shares = share_out([len(e) for e in batch], self._world_size, _row_limit(settings, batch))
+        with self._meter.timing("data_wait_s"):
+            batch = [self._examples.examples[i] for i in self._order.step_examples(step)]
+            shares = share_out([len(e) for e in batch], self._world_size, _row_limit(settings, batch))
         units = loss_units(batch, settings.loss)
         rows = shares[self._rank]
         sums = torch.zeros(self._world_size, len(rows) + 2, dtype=torch.float64)
         torch.manual_seed(stable_digest("step", self._run.seed, step, self._rank) % 2**63)
         for number, positions in enumerate(rows):
-            row = pack([batch[i] for i in positions]).to(self._engine.device)
+            with self._meter.timing("data_wait_s"):
+                row = self._meter.count(pack([batch[i] for i in positions])).to(self._engine.device)
             loss = self._engine.forward(row, last=number == len(rows) - 1)
             self._engine.backward(loss / units)
             sums[self._rank, number] = loss.detach()
@@ -185,7 +208,10 @@ class _Trainer:
         norm = self._update(step, losses, units, rate, [[[batch[i] for i in row] for row in s] for s in shares])
         if norm is None:
             loss_mean = None
-        valid_loss = self._validate() if self._order.ends_epoch(step) or step + 1 == self._order.total_steps else None
+        valid_loss = None
+        if self._validates_after(step):
+            with self._meter.timing("validation_s"):
+                valid_loss = self._validate()
         tokens = sum(len(example) for example in batch)
         return StepRecord(step + 1, loss_mean, valid_loss, rate, norm, tokens), bool(sums[:, -1].any())
 
@@ -225,6 +251,11 @@ class _Trainer:
                         self._history.records[number] = replace(record, loss=None, valid_loss=None, grad_norm=None)
         self._bad_steps.append(bad)
 
+    def _validates_after(self, step: int) -> bool:
+        every = self._run.settings.validation.every_steps
+        at_its_place = every is not None and (step + 1) % every == 0
+        return at_its_place or self._order.ends_epoch(step) or step + 1 == self._order.total_steps
+
     def _validate(self) -> float | None:
         """Mean loss over the answer tokens of the validation split; None where it is empty."""
         examples = self._valid.examples
@@ -262,55 +293,16 @@ class _Trainer:
         return self._history.records[-1].valid_loss < min(self._history.valid_losses[1:-1], default=math.inf)
 
     def _save(self, total: int) -> None:
+        order = replace(self._order, max_steps=total)  # fewer steps than planned where the run stops early
         state = RunState(
             self._step,
             total,
-            self._counts,
+            counts_of(self._examples, self._valid, order, self._engine),
             updates=self._engine.updates,
             valid_loss=self._history.records[-1].valid_loss,
             bad_steps=tuple(self._bad_steps),
         )
         self._writer.save(state, self._history, self._engine.shard())
-
-
-def counts_of(train_set: ExampleSet, valid_set: ExampleSet, order: DataOrder, engine: ZeroEngine) -> dict[str, int]:
-    """What the manifest counts; tokens are those of the whole run, all epochs."""
-    return {
-        "examples": len(train_set.examples),
-        "valid_examples": len(valid_set.examples),
-        "too_long": len(train_set.too_long) + len(valid_set.too_long),
-        "shortened": train_set.shortened + valid_set.shortened,
-        "without_wrong": len(train_set.without_wrong),
-        "steps": order.total_steps,
-        "tokens": order.sum_over_run(train_set.lengths),
-        "answer_tokens": order.sum_over_run([example.answer_tokens for example in train_set.examples]),
-        "trainable_parameters": sum(math.prod(shape) for shape in engine.shapes().values()),
-    }
-
-
-def check_files(run: TrainRun) -> None:
-    """Check that this worker sees the run's files, wherever in the cluster it is.
-
-    Raises:
-        WorkError: it does not.
-    """
-    for path in (run.model_folder, run.examples_file, run.work_folder):
-        if not Path(path).exists():
-            raise WorkError(
-                f"{path}: not found on the node of a training worker",
-                "put `output` and train.base_model on storage that all nodes share",
-            )
-
-
-def _build_model(run: TrainRun) -> nn.Module:
-    settings = run.settings
-    dtype = DTYPES[precision_of(settings)]
-    model = load_model(Path(run.model_folder), dtype, register_packed_attention(), settings.quantization)
-    check_packable(model, settings.max_length)
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[no-untyped-call]
-    adapted = attach_lora(model, settings.lora, run.seed)
-    return adapted.train()
 
 
 def _begin(checkpoints: Checkpoints, attempt: str) -> tuple[Checkpoint | None, str]:

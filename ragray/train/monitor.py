@@ -1,18 +1,23 @@
-"""What a run records about itself, step by step.
+"""What a run records about itself, step by step, and when it has learnt enough.
 
 In: a `StepRecord` after each optimizer step. Out: history.parquet, the same bytes for the same run;
-timings.parquet, which differs; loss.svg; and `Progress`, one line for the person who waits.
+timings.parquet, which differs; loss.svg; and `Progress`, one line for the person who waits. What each worker measures
+of itself is in `meter`, where all of it goes while a run goes on in `sinks`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from ragray.config_train import ValidationConfig
 
 HISTORY = "history.parquet"
 TIMINGS = "timings.parquet"
@@ -53,12 +58,13 @@ class Progress:
     loss: float
     learning_rate: float
     tokens_per_s: float  # over the steps since the last report, all workers
+    remaining_s: float  # at the pace of these steps
 
     def line(self) -> str:
         """The one line that a person reads."""
         return (
             f"step {self.step}/{self.steps}  loss {self.loss:.4f}  lr {self.learning_rate:.2e}  "
-            f"{self.tokens_per_s:,.0f} tokens/s"
+            f"{self.tokens_per_s:,.0f} tokens/s  {timedelta(seconds=round(self.remaining_s))} left"
         )
 
 
@@ -110,7 +116,27 @@ class History:
         seconds = sum(self.seconds[since:])
         tokens = sum(record.tokens for record in self.records[since:])
         assert last.loss is not None
-        return Progress(last.step, steps, last.loss, last.learning_rate, tokens / seconds if seconds else 0.0)
+        speed = tokens / seconds if seconds else 0.0
+        each = seconds / max(1, len(self.seconds) - since)
+        return Progress(last.step, steps, last.loss, last.learning_rate, speed, each * (steps - last.step))
+
+
+def should_stop(valid_losses: Sequence[float], settings: ValidationConfig) -> bool:
+    """Whether the last `patience` validations brought no improvement over the best before them.
+
+    Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", algorithm 7.1.
+
+    Args:
+        valid_losses: all so far, the first before any step.
+        settings: patience, and the least fall that is an improvement.
+    """
+    if settings.patience is None:
+        return False
+    best, since = float("inf"), 0
+    for loss in valid_losses:
+        improved = loss < best - settings.min_improvement
+        best, since = (loss, 0) if improved else (best, since + 1)
+    return since >= settings.patience
 
 
 def write_progress(progress: Progress, folder: Path) -> None:

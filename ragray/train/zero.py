@@ -54,6 +54,12 @@ class ZeroEngine:
         self._create_state()
 
     @property
+    def module(self) -> nn.Module:
+        """What `forward` runs."""
+        module: nn.Module = self._engine.module
+        return module
+
+    @property
     def device(self) -> torch.device:
         """Where rows must be."""
         device: torch.device = self._engine.device

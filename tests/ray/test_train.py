@@ -146,10 +146,22 @@ def test_the_artifact_has_no_machine_paths_beyond_the_users_own(two_workers):
         "base_model.json",
         "history.parquet",
         "loss.svg",
+        "metrics.jsonl",
+        "ranks.parquet",
         "timings.parquet",
     ]
-    assert job.draft.volatile == {"timings.parquet"}
+    assert job.draft.volatile == {"metrics.jsonl", "ranks.parquet", "timings.parquet"}
     assert job.draft.metrics["valid_loss_after"] < job.draft.metrics["valid_loss_before"]
+
+
+def test_each_worker_measures_itself(two_workers):
+    from ragray.train.ranks import load_ranks
+
+    job, _ = two_workers
+    ranks = load_ranks(job.draft.folder)
+    assert [(made.step, made.rank) for made in ranks] == [(step, rank) for step in range(1, 17) for rank in (0, 1)]
+    by_step = [sum(made.tokens for made in ranks if made.step == step) for step in range(1, 17)]
+    assert by_step == [record.tokens for record in history(job).records[1:]]
 
 
 @pytest.mark.slow

@@ -1,7 +1,18 @@
-"""History files with stable bytes, and the progress line."""
+"""History files with stable bytes, the progress line, early stopping."""
+
+import pytest
 
 from ragray.artifact import file_digest
-from ragray.train.monitor import History, Progress, StepRecord, draw_losses, read_progress, write_progress
+from ragray.config_train import ValidationConfig
+from ragray.train.monitor import (
+    History,
+    Progress,
+    StepRecord,
+    draw_losses,
+    read_progress,
+    should_stop,
+    write_progress,
+)
 
 
 def history():
@@ -22,8 +33,26 @@ def test_losses_and_speed():
     assert history().losses == [2.5, 2.0]
     assert history().valid_losses == [3.0, 2.25]
     assert history().tokens_per_s() == 400 / 4.0
-    assert history().progress(10, since=2) == Progress(2, 10, 2.0, 0.2, 100.0)
-    assert history().progress(10, since=2).line() == "step 2/10  loss 2.0000  lr 2.00e-01  100 tokens/s"
+    assert history().progress(10, since=2) == Progress(2, 10, 2.0, 0.2, 100.0, 24.0)
+    line = "step 2/10  loss 2.0000  lr 2.00e-01  100 tokens/s  0:00:24 left"
+    assert history().progress(10, since=2).line() == line
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "least", "stops"),
+    [
+        ([3.0, 2.0, 2.1, 2.2], 2, 0.0, True),
+        ([3.0, 2.0, 2.1, 2.2], 3, 0.0, False),
+        ([3.0, 2.0, 2.1, 1.9, 2.0], 2, 0.0, False),  # an improvement starts the count anew
+        ([3.0, 2.0, 1.95, 1.9], 2, 0.2, True),  # each fall is too small, also both together
+        ([3.0, 2.0, 1.9, 1.7], 2, 0.2, False),
+        ([3.0, float("nan"), float("nan")], 2, 0.0, True),
+        ([3.0, 4.0, 5.0], None, 0.0, False),
+        ([], 1, 0.0, False),
+    ],
+)
+def test_patience_counts_validations_without_improvement(losses, patience, least, stops):
+    assert should_stop(losses, ValidationConfig(patience=patience, min_improvement=least)) is stops
 
 
 def test_times_do_not_change_the_history_or_the_chart(tmp_path):
@@ -38,7 +67,7 @@ def test_times_do_not_change_the_history_or_the_chart(tmp_path):
 
 def test_progress_is_read_whole_or_not_at_all(tmp_path):
     assert read_progress(tmp_path) is None
-    progress = Progress(3, 9, 1.5, 1e-4, 1234.0)
+    progress = Progress(3, 9, 1.5, 1e-4, 1234.0, 60.0)
     write_progress(progress, tmp_path)
     assert read_progress(tmp_path) == progress
     assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
