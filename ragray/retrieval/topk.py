@@ -28,7 +28,7 @@ from ragray.retrieval.scoring import CLASSES, COUNTS
 from ragray.retrieval.sums import (
     HALF,
     Sums,
-    add_term,
+    add_terms,
     amount,
     product_bm25,
     product_high,
@@ -80,7 +80,7 @@ class Room(NamedTuple):
     totals: Sums  # of the candidates
     found: Ints  # candidates in the order they are found: its number, then its total
     maxima: NDArray[np.uint16]  # [2 * BLOCK], of groups of documents: by BM25 and by cosine in turn
-    table: Sums  # [COUNTS, CLASSES]
+    table: Sums  # [COUNTS * CLASSES]
     norms: Floats  # [BLOCK], of the candidates' lengths
     scores: Floats  # [2, BLOCK], of the candidates
     places: NDArray[np.uint64]  # [BLOCK], of the candidates in a list
@@ -92,7 +92,7 @@ def room() -> Room:
     return Room(
         np.zeros(BLOCK, np.uint32), np.zeros(2 * _NEIGHBOURS, np.uint16), np.zeros(BLOCK, np.int32),
         np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.int64), np.zeros(2 * BLOCK, np.uint16),
-        np.zeros((COUNTS, CLASSES), np.uint32), np.zeros(BLOCK), np.zeros((2, BLOCK)),
+        np.zeros(COUNTS * CLASSES, np.uint32), np.zeros(BLOCK), np.zeros((2, BLOCK)),
         np.zeros(BLOCK, np.uint64), np.zeros(BLOCK, np.int64),
     )  # fmt: skip
 
@@ -150,9 +150,7 @@ def _top(packed, documents, model, query, absent, best, room, next_chunk, chunks
         if work == 0:
             continue
         scale = scale_of(packed, chunks, terms, model, query)
-        for term in range(walked, len(chunks)):
-            if chunks[term] >= 0:
-                add_term(packed, chunks[term], first, documents, model, query, term, scale, room)
+        add_terms(packed, chunks, walked, first, documents, model, query, scale, room)
         while passed < len(absent) and absent[passed] < first + size:
             if absent[passed] >= first:
                 room.sums[absent[passed] - first] = 0
