@@ -37,21 +37,22 @@ def bounds(room, factors, depth, terms, loose):  # type: ignore[no-untyped-def]
         for k in range(len(high)):
             high[k] = max(high[k], product_high(some[k], of_some[k]))
     margin = np.float64(HALF * (terms + 1))
-    best_bm25, best_tfidf = _highest(high[0::2], depth), _highest(high[1::2], depth)
+    both = high.view(np.uint32)
+    best_bm25, best_tfidf = _highest(both, np.uint32(0), depth), _highest(both, np.uint32(16), depth)
     return limit((best_bm25 - margin) / loose * LESS), limit((best_tfidf - margin) * LESS)
 
 
 @kernel
-def _highest(halves, depth):  # type: ignore[no-untyped-def]
-    """The product in place `depth` from the top, of which the higher 16 bits are given; the lower ones as 0.
+def _highest(maxima, shift, depth):  # type: ignore[no-untyped-def]
+    """The product in place `depth` from the top, by the 16 bits of each from `shift` on: its higher ones, the rest 0.
 
     Bit by bit, as so many must reach it: faster than to sort, as many are compared at once.
     """
     found = np.uint32(0)
     for place in range(16):
-        asked, reached = found | np.uint32(1 << (15 - place)), 0
-        for half in halves:
-            reached += half >= asked
+        asked, reached = found | np.uint32(1 << (15 - place)), np.uint32(0)
+        for k in range(len(maxima)):
+            reached = np.uint32(reached + np.uint32((maxima[k] >> shift & np.uint32(HALF)) >= asked))
         if reached >= depth:
             found = asked
     return found << np.uint32(16)

@@ -39,35 +39,53 @@ def scale_of(packed, chunks, terms, model, query):  # type: ignore[no-untyped-de
 
 
 @kernel
-def add_term(packed, at, first, documents, model, query, term, scale, room):  # type: ignore[no-untyped-def]
-    """Add one term to the sums of the documents of a block."""
+def add_terms(packed, chunks, walked, first, documents, model, query, scale, room):  # type: ignore[no-untyped-def]
+    """Add the terms from `walked` on to the sums of the documents of a block."""
+    size = min(len(documents.lengths) - first, len(room.sums))
+    words, waiting, added_by_waiting = 4 * ((size + 63) // 64), np.int64(-1), np.uint32(0)
+    for term in range(walked, len(chunks)):
+        at = chunks[term]
+        if at < 0:
+            continue
+        begin, single, added = at + HEADER, np.int64(packed[at + 1]), amount(model, query, term, scale, 1, 0)
+        if single < BITMAP:
+            for local in packed[begin : begin + single]:
+                room.sums[local] += added
+        elif waiting < 0:
+            waiting, added_by_waiting = begin, added
+        else:
+            one, other = packed[waiting : waiting + words], packed[begin : begin + words]
+            _add_bitmaps(one, other, room.sums, added_by_waiting, added)
+            waiting = np.int64(-1)
+        if packed[at + 2]:
+            _add_several(packed, at, first, documents, model, query, term, scale, room)
+    if waiting >= 0:
+        bits = packed[waiting : waiting + words]
+        _add_bitmaps(bits, bits, room.sums, added_by_waiting, np.uint32(0))
+
+
+@kernel
+def _add_several(packed, at, first, documents, model, query, term, scale, room):  # type: ignore[no-untyped-def]
+    """Add one term to the sums of the documents of a block that hold it more than once."""
     sums, table = room.sums, room.table
     single, several, most = np.int64(packed[at + 1]), np.int64(packed[at + 2]), np.int64(packed[at + 3])
-    added = amount(model, query, term, scale, 1, 0)
-    begin = at + HEADER
-    if single >= BITMAP:
-        words = (min(len(documents.lengths) - first, len(sums)) + 63) // 64
-        _add_bitmap(packed[begin : begin + 4 * words], sums, added)
-    else:
-        for local in packed[begin : begin + single]:
-            sums[local] += added
     by_bm25, by_tfidf = np.float32(query.bm25[term] * scale[0]), query.tfidf[term] * query.idf[term] * scale[1]
     looked_up = np.minimum(most + 1, COUNTS)
     for count in range(2, looked_up):
+        row = table[count * CLASSES : (count + 1) * CLASSES]
         high = np.uint32(by_tfidf * tf_weight(np.float64(count), model.sublinear) + 1) << np.uint32(16)
         for length in range(CLASSES):
-            table[count, length] = np.uint32(by_bm25 * model.ratios[count, length] + np.float32(1)) | high
-    begin += min(single, BITMAP)
+            row[length] = np.uint32(by_bm25 * model.ratios[count, length] + np.float32(1)) | high
+    begin = at + HEADER + min(single, BITMAP)
     places, counts = packed[begin : begin + several], packed[begin + several : begin + 2 * several]
-    classes, flat = documents.classes[first:], table.reshape(COUNTS * CLASSES)
+    classes = documents.classes[first:]
     for k in range(several):
         if counts[k] < COUNTS:
-            sums[places[k]] += flat[np.uint32(counts[k]) * np.uint32(CLASSES) + classes[places[k]]]
+            sums[places[k]] += table[np.uint32(counts[k]) * np.uint32(CLASSES) + classes[places[k]]]
     if most >= COUNTS:
-        for k in range(begin, begin + several):
-            if packed[k + several] >= COUNTS:
-                length = documents.classes[first + packed[k]]
-                sums[packed[k]] += amount(model, query, term, scale, np.int64(packed[k + several]), length)
+        for k in range(several):
+            if counts[k] >= COUNTS:
+                sums[places[k]] += amount(model, query, term, scale, np.int64(counts[k]), classes[places[k]])
 
 
 @inlined
@@ -96,13 +114,16 @@ def _ratio(model, count, length):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _add_bitmap(bits: Packed, sums: Sums, added: np.uint32) -> None:
-    for k in range(len(bits) // 4):
-        word = np.uint64(0)
+def _add_bitmaps(some: Packed, others: Packed, sums: Sums, added: np.uint32, added_by_others: np.uint32) -> None:
+    """Add two terms at once: most of the time goes to reading and writing the sums."""
+    for k in range(len(some) // 4):
+        word, other = np.uint64(0), np.uint64(0)
         for part in range(4):
-            word |= np.uint64(bits[4 * k + part]) << np.uint64(16 * part)
+            word |= np.uint64(some[4 * k + part]) << np.uint64(16 * part)
+            other |= np.uint64(others[4 * k + part]) << np.uint64(16 * part)
         for bit in range(64):
             sums[64 * k + bit] += np.uint32(word >> np.uint64(bit) & np.uint64(1)) * added
+            sums[64 * k + bit] += np.uint32(other >> np.uint64(bit) & np.uint64(1)) * added_by_others
 
 
 @inlined

@@ -28,7 +28,7 @@ from ragray.retrieval.scoring import CLASSES, COUNTS
 from ragray.retrieval.sums import (
     HALF,
     Sums,
-    add_term,
+    add_terms,
     amount,
     product_bm25,
     product_high,
@@ -80,7 +80,7 @@ class Room(NamedTuple):
     totals: Sums  # of the candidates
     found: Ints  # candidates in the order they are found: its number, then its total
     maxima: NDArray[np.uint16]  # [2 * BLOCK], of groups of documents: by BM25 and by cosine in turn
-    table: Sums  # [COUNTS, CLASSES]
+    table: Sums  # [COUNTS * CLASSES]
     norms: Floats  # [BLOCK], of the candidates' lengths
     scores: Floats  # [2, BLOCK], of the candidates
     places: NDArray[np.uint64]  # [BLOCK], of the candidates in a list
@@ -92,7 +92,7 @@ def room() -> Room:
     return Room(
         np.zeros(BLOCK, np.uint32), np.zeros(2 * _NEIGHBOURS, np.uint16), np.zeros(BLOCK, np.int32),
         np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.int64), np.zeros(2 * BLOCK, np.uint16),
-        np.zeros((COUNTS, CLASSES), np.uint32), np.zeros(BLOCK), np.zeros((2, BLOCK)),
+        np.zeros(COUNTS * CLASSES, np.uint32), np.zeros(BLOCK), np.zeros((2, BLOCK)),
         np.zeros(BLOCK, np.uint64), np.zeros(BLOCK, np.int64),
     )  # fmt: skip
 
@@ -150,9 +150,7 @@ def _top(packed, documents, model, query, absent, best, room, next_chunk, chunks
         if work == 0:
             continue
         scale = scale_of(packed, chunks, terms, model, query)
-        for term in range(walked, len(chunks)):
-            if chunks[term] >= 0:
-                add_term(packed, chunks[term], first, documents, model, query, term, scale, room)
+        add_terms(packed, chunks, walked, first, documents, model, query, scale, room)
         while passed < len(absent) and absent[passed] < first + size:
             if absent[passed] >= first:
                 room.sums[absent[passed] - first] = 0
@@ -232,25 +230,40 @@ def _sort(values):  # type: ignore[no-untyped-def]
 def _among_all(room, factors, limits):  # type: ignore[no-untyped-def]
     """Write the candidates to `room`, ascending, by looking at all documents; clears the sums. How many there are.
 
-    Candidates are rare: first the higher halves of the products of some neighbours are looked at.
+    Candidates are rare: first the higher halves of the products of some neighbours are looked at, always as many, so
+    that they are compared at once.
     """
-    sums, found = room.sums[: len(factors)], 0
-    halves, of_halves, least = sums.view(np.uint16), factors.view(np.uint16), room.least
-    low = min(limits[0], limits[1]) <= HALF  # their higher halves are 0, as those of any document may be
+    sums, least, found = room.sums[: len(factors)], room.least, 0
     least[0::2], least[1::2] = limits[0] >> np.uint32(16), limits[1] >> np.uint32(16)
-    for begin in range(0, len(factors), _NEIGHBOURS):
-        end, highest = min(begin + _NEIGHBOURS, len(factors)), np.uint16(0)
-        some, of_some = halves[2 * begin : 2 * end], of_halves[2 * begin : 2 * end]
-        for k in range(len(some)):
-            high = product_high(some[k], of_some[k])
+    groups = len(factors) // _NEIGHBOURS
+    if min(limits[0], limits[1]) <= HALF:  # their higher halves are 0, as those of any document may be
+        groups = 0
+    whole = groups * _NEIGHBOURS
+    halves = sums[:whole].view(np.uint16).reshape(groups, 2 * _NEIGHBOURS)
+    of_halves = factors[:whole].view(np.uint16).reshape(groups, 2 * _NEIGHBOURS)
+    for group in range(groups):
+        highest = np.uint16(0)
+        for k in range(2 * _NEIGHBOURS):
+            high = product_high(halves[group, k], of_halves[group, k])
             highest = max(highest, high if high >= least[k] else np.uint16(0))
-        if highest or low:
-            for k in range(begin, end):
-                total, factor = sums[k], factors[k]
-                if product_bm25(total, factor) >= limits[0] or product_tfidf(total, factor) >= limits[1]:
-                    room.candidates[found], room.totals[found] = k, total
-                    found += 1
-    sums[:] = 0
+        if highest:
+            begin = group * _NEIGHBOURS
+            found = _among_some(room, factors, limits, begin, begin + _NEIGHBOURS, found)
+        for k in range(2 * _NEIGHBOURS):
+            halves[group, k] = 0
+    found = _among_some(room, factors, limits, whole, len(factors), found)
+    sums[whole:] = 0
+    return found
+
+
+@inlined
+def _among_some(room, factors, limits, begin, end, found):  # type: ignore[no-untyped-def]
+    """Write the candidates from `begin` to `end` behind those found before. How many there are now."""
+    for k in range(begin, end):
+        total, factor = room.sums[k], factors[k]
+        if product_bm25(total, factor) >= limits[0] or product_tfidf(total, factor) >= limits[1]:
+            room.candidates[found], room.totals[found] = k, total
+            found += 1
     return found
 
 
