@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ragray.config_train import LoraConfig, TrainConfig
+from ragray.config_train import LoraConfig, LossConfig, TrainConfig
 from ragray.train.checkpoint import Checkpoints
 from ragray.train.loop import TrainRun, train
 from ragray.train.monitor import History
@@ -86,7 +86,7 @@ def golden_history(folder: Path, learning_rate: float = 5e-4) -> History:
         tokens_per_micro_batch=1024,
         global_batch_examples=4,
         weight_decay=0.01,
-        label_smoothing=0.05,
+        loss=LossConfig(label_smoothing=0.05),
     )
     train(TrainRun(settings, 17, str(MODEL), str(file), str(folder), attempt="golden"))
     found = Checkpoints(folder, "golden", 2).latest()
