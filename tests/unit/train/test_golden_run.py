@@ -89,7 +89,7 @@ def golden_history(folder: Path, learning_rate: float = 5e-4) -> History:
         loss=LossConfig(label_smoothing=0.05),
     )
     train(TrainRun(settings, 17, str(MODEL), str(file), str(folder), attempt="golden"))
-    found = Checkpoints(folder, "golden", 2).latest()
+    found = Checkpoints(folder, 2).latest()
     assert found is not None
     return found.history()
 

@@ -29,7 +29,7 @@ def run(tiny_model, examples_file, tmp_path):
         work = tmp_path / name
         work.mkdir(exist_ok=True)
         train(TrainRun(settings, 17, str(tiny_model), str(examples), str(work), attempt="x"), sinks=sinks)
-        return work, Checkpoints(work, "x", 9).latest()
+        return work, Checkpoints(work, 9).latest()
 
     return train_with
 
@@ -45,7 +45,7 @@ class BrokenSink:
 
 
 def test_a_watched_run_leaves_each_steps_figures(run):
-    work, checkpoint = run("watched", monitor=MonitorConfig(measure_peak=True))
+    work, checkpoint = run("watched", keep_best=0, monitor=MonitorConfig(measure_peak=True))
     history, ranks, lines = checkpoint.history(), join_ranks(work), read_jsonl(work / "metrics.jsonl")
     assert [made.step for made in ranks] == [line["step"] for line in lines] == list(range(1, 7))
     assert [made.tokens for made in ranks] == [record.tokens for record in history.records[1:]]
