@@ -2,7 +2,11 @@
 
 In: a base model's config.json and the settings. Out: bytes of weights, gradients, optimizer and activations for each
 ZeRO stage and number of workers. Counts come from the model itself, built without storage: its parameters, those that
-PEFT trains, and the tensors that its forward pass saves for the backward pass.
+PEFT trains, and the tensors that its forward pass saves for the backward pass. Short-lived results are not counted.
+
+On a CPU, glibc keeps freed blocks below 32 MB, so that a process may hold up to three times its activations; with
+MALLOC_MMAP_THRESHOLD_=65536 in the environment the measured peaks are those planned within 20 %. What is refused can
+therefore never fit; what is planned to fit closely on a CPU may need that variable.
 
 Source: Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", section 3 and
 figure 1: Adam in mixed precision keeps 2 + 2 + 12 bytes a trained parameter (weights, gradients; float32 copy and two

@@ -237,7 +237,7 @@ def test_merging_twice_gives_the_same_bytes_and_a_plain_model(two_workers, tmp_p
         job = Job(trained.config, needs, Draft(tmp_path / name), tmp_path)
         merge.build(job)
         digests.add(folder_digest(tmp_path / name))
-        assert job.draft.counts == {"layers": 14}
+        assert job.draft.counts == {"layers": 14, "token_rows": 0}
     assert len(digests) == 1
     AutoModelForCausalLM.from_pretrained(tmp_path / "first" / "model")
     assert AutoTokenizer.from_pretrained(tmp_path / "first" / "model").chat_template

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ragray import cli
-from ragray.errors import EXIT_CONFIG
+from ragray.errors import EXIT_CONFIG, EXIT_WORK
 
 DEMO = str(Path(__file__).parents[2] / "configs" / "demo.yaml")
 
@@ -47,3 +47,19 @@ def test_loss_draws_the_loss_of_the_config(capfd: pytest.CaptureFixture[str], tm
     assert chart.read_text().startswith("<?xml")
     code, _, err = run(capfd, "loss", "-c", DEMO, "--out", str(tmp_path / "no" / "l.svg"))
     assert code == EXIT_CONFIG and "cannot be written" in err
+
+
+def test_model_shows_the_plan(capfd: pytest.CaptureFixture[str]) -> None:
+    base = str(Path(DEMO).parents[1] / "data" / "models" / "ragray-tiny")
+    arguments = ["model", "-c", DEMO, "--set", f"train.base_model={base}", "--set", "output=/nonexistent/x"]
+    code, out, _ = run(capfd, *arguments, "--json")
+    tree = json.loads(out.splitlines()[-1])
+    assert code == 0 and tree["fits"] and tree["work"] is None and tree["pace"] is None
+    assert sorted(tree["stages"]) == ["0", "1", "2", "3"]
+    code, out, _ = run(capfd, *arguments, "--set", "train.lora.method=dora")
+    assert code == 0 and "adapter    DoRA, rank 16" in out and "> ZeRO-2, 2 workers" in out
+
+
+def test_adapter_names_what_is_missing(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = run(capfd, "adapter", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert code == EXIT_WORK and "has no adapter_config.json" in err

@@ -18,7 +18,7 @@ from ragray.train.plan import check_fits, count_work, make_plan, nearest_fitting
 
 CPU = Device("cpu", "x86", 64 << 30)
 A100 = Device("cuda", "A100", 80 << 30, (8, 0))
-SETTINGS = TrainConfig(base_model="x", precision="fp32", max_length=512, tokens_per_micro_batch=512)
+SETTINGS = TrainConfig(base_model=precision="fp32", max_length=512, tokens_per_micro_batch=512)
 
 
 def changed(**changes):
@@ -149,7 +149,7 @@ def test_steps_and_tokens_are_those_of_the_run(tiny_model, examples_file, tmp_pa
     settings = changed(epochs=2, global_batch_examples=5)
     work = count_work(examples_file, tiny_model, settings, seed=3)
     train(TrainRun(settings, 3, str(tiny_model), str(examples_file), str(tmp_path), attempt="x"))
-    counts = Checkpoints(tmp_path, "x", 2).latest().state().counts
+    counts = Checkpoints(tmp_path, 2).latest().state().counts
     assert work.steps == counts["steps"]
     assert (work.examples, work.tokens, work.answer_tokens) == (
         counts["examples"], counts["tokens"], counts["answer_tokens"],
