@@ -90,9 +90,9 @@ def test_the_quantized_base_differs_and_stays_the_same_after_a_validation(tiny_m
     ],
 )  # fmt: skip
 def test_zero_3_is_refused_where_whole_weights_are_needed(changes, named):
-    check_variant(TrainConfig(base_model=zero_stage=2, **changes))
+    check_variant(TrainConfig(base_model="x", zero_stage=2, **changes))
     with pytest.raises(ConfigError, match=rf"{named}.* needs whole"):
-        check_variant(TrainConfig(base_model=zero_stage=3, **changes))
+        check_variant(TrainConfig(base_model="x", zero_stage=3, **changes))
 
 
 def test_the_names_in_our_adapter_files_are_pefts(tiny_model, tmp_path):
@@ -120,7 +120,7 @@ def test_trainable_tokens_are_named_by_text_or_id(tiny_model):
 
 
 def test_the_number_format_follows_from_the_device(tiny_model):
-    auto, fixed = TrainConfig(base_model="x"), TrainConfig(base_model=precision="fp16")
+    auto, fixed = TrainConfig(base_model="x"), TrainConfig(base_model="x", precision="fp16")
     devices = {
         "fp32": Device("cpu", "x86", 1),
         "bf16": Device("cuda", "A100", 1, (8, 0)),

@@ -18,7 +18,7 @@ from ragray.train.plan import check_fits, count_work, make_plan, nearest_fitting
 
 CPU = Device("cpu", "x86", 64 << 30)
 A100 = Device("cuda", "A100", 80 << 30, (8, 0))
-SETTINGS = TrainConfig(base_model=precision="fp32", max_length=512, tokens_per_micro_batch=512)
+SETTINGS = TrainConfig(base_model="x", precision="fp32", max_length=512, tokens_per_micro_batch=512)
 
 
 def changed(**changes):
