@@ -171,7 +171,7 @@ def test_checkpoints_are_pruned_to_the_last(run, tmp_path):
 
 
 def test_the_best_stays_beside_the_last(run, tmp_path):
-    last = run("kept", keep_checkpoints=1, learning_rate=0.03, schedule="constant", epochs=3)
+    last = run("kept", checkpoint_every_steps=99, keep_checkpoints=1, learning_rate=0.03, schedule="constant", epochs=3)
     validated = [record for record in last.history().records if record.valid_loss is not None and record.step > 0]
     best = min(validated, key=lambda record: record.valid_loss)
     assert best.step < 9, "the run must get worse for this test"
