@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ragray.config_train import TrainConfig
-from ragray.distributed import train
+from ragray.distributed import train_group
 from ragray.errors import ConfigError
 from ragray.train.hardware import Device
 from ragray.train.loop import TrainRun
@@ -17,8 +17,8 @@ MODEL = str(Path(__file__).parents[2] / "data" / "models" / "ragray-tiny")
 def test_a_training_that_cannot_fit_is_refused_before_it_starts(monkeypatch, tmp_path):
     settings = TrainConfig(base_model=MODEL, precision="fp32")
     run = TrainRun(settings, 0, MODEL, "unused", str(tmp_path), attempt="x")
-    train._check_plan(run)
-    monkeypatch.setattr(train, "worker_device", lambda settings: Device("cpu", "small", 1_000_000_000))
+    train_group._check_plan(run)
+    monkeypatch.setattr(train_group, "worker_device", lambda settings: Device("cpu", "small", 1_000_000_000))
     with pytest.raises(ConfigError, match=r"the plan needs 1\.\d+ GB") as caught:
-        train._train_on_ray(run, None)
+        train_group.train_on_ray(run)
     assert "--set train.gradient_checkpointing=true" in str(caught.value)
