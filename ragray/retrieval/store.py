@@ -15,7 +15,6 @@ version before. Those who search keep the version that they opened.
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -27,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from ragray.artifact import sync
 from ragray.errors import ArtifactError, DataError
 from ragray.manifest import MANIFEST, Manifest
 from ragray.retrieval.index import CURRENT, HybridIndex, described, version_folder
@@ -75,7 +75,7 @@ class IndexStore:
         for name in ("versions", "segments"):
             (root / name).mkdir(parents=True, exist_ok=True)
         (root / _ORIGIN).write_text(_digest_of(index, opened) + "\n")
-        _sync(root / _ORIGIN)
+        sync(root / _ORIGIN)
         with store._locked():
             parts = []
             for postings in opened.corpus.parts:
@@ -254,18 +254,18 @@ class IndexStore:
         try:
             write(aside)
             for path in (*aside.rglob("*"), aside):
-                _sync(path)
+                sync(path)
             aside.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)  # what failed or was interrupted
 
     def _point_at(self, version: int) -> None:
         aside = self.root / f".{CURRENT}.{uuid.uuid4().hex[:8]}"
         aside.write_text(f"{version}\n")
-        _sync(aside)
+        sync(aside)
         aside.replace(self.root / CURRENT)
-        _sync(self.root)
+        sync(self.root)
 
     @contextmanager
     def _locked(self, what: str = "change") -> Iterator[None]:
@@ -315,12 +315,3 @@ def _segments_of(version: Path) -> list[str]:
 
 def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target, dirs_exist_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Force a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

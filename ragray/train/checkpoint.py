@@ -22,10 +22,11 @@ from pathlib import Path
 
 import torch
 
+from ragray.artifact import sync
 from ragray.train.guard import BadStep
 from ragray.train.lora import load_adapter
 from ragray.train.monitor import History
-from ragray.train.shards import flush, read_shards
+from ragray.train.shards import read_shards
 
 ADAPTER = "adapter"
 STATE = "state.json"
@@ -111,9 +112,9 @@ class Checkpoints:
         if target.exists():
             shutil.rmtree(aside)
         else:
-            flush(aside)
+            sync(aside)
             aside.rename(target)
-            flush(self._folder)
+            sync(self._folder)
         self._forget_old()
 
     def clear_dead(self) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
 
+from ragray.artifact import sync
 from ragray.errors import ArtifactError
 
 WEIGHT = "weight"
@@ -57,7 +57,7 @@ def write_shard(shard: Shard, folder: Path, rank: int, world_size: int) -> None:
         target = folder / _file_name(kind, rank, world_size)
         aside = target.with_name(f".{target.name}")
         save_file(tensors, aside, metadata=where)
-        flush(aside)
+        sync(aside)
         aside.replace(target)
 
 
@@ -96,15 +96,6 @@ def read_shards(folder: Path, kind: str) -> dict[str, torch.Tensor]:
     if any(left.values()):
         raise _missing(folder)
     return {key: tensor.reshape(shapes[key.rpartition("/")[0]]) for key, tensor in whole.items()}
-
-
-def flush(path: Path) -> None:
-    """Make the system put a file, or a folder's list of names, on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _file_name(kind: str, rank: int, world_size: int) -> str:

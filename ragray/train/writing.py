@@ -15,12 +15,13 @@ from pathlib import Path
 
 import torch.distributed
 
+from ragray.artifact import sync
 from ragray.config_train import TrainConfig
 from ragray.errors import RagrayError, WorkError
 from ragray.train.checkpoint import ADAPTER, STATE, Checkpoints, RunState
 from ragray.train.lora import save_adapter
 from ragray.train.monitor import History
-from ragray.train.shards import KINDS, WEIGHT, Shard, all_written, flush, read_shards, write_shard
+from ragray.train.shards import KINDS, WEIGHT, Shard, all_written, read_shards, write_shard
 from ragray.train.together import raise_alike
 
 _POLL_SECONDS = 0.02
@@ -92,7 +93,7 @@ class CheckpointWriter:
             path.unlink()
         for path in aside.rglob("*"):
             if not path.name.startswith(tuple(KINDS)):
-                flush(path)
+                sync(path)
         self._checkpoints.publish(aside, state.step)
 
 
