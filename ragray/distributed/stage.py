@@ -6,7 +6,9 @@ In: a `RunConfig`. Out: artifacts. Each stage lives in its own file of this fold
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +23,8 @@ from ragray.config import RunConfig
 
 Report = Callable[[str], None]  # shows one short line about what is going on
 Count = Callable[[int, int], None]  # how much is done, of how much
+
+_AGAIN_S = 0.01  # until an interrupt that was lost in a callback is raised again
 
 
 @dataclass(frozen=True)
@@ -100,11 +104,13 @@ def _heeding_interrupts() -> Iterator[Callable[[], None]]:
 
     In the main thread only, and where no other handler than Python's own is set.
 
-    Python loses the exception where it comes up in a callback of C code, such as a destructor or a compiler's, and
-    the work would go on as if nothing had been pressed.
+    Python loses the exception where it comes up in a callback of C code, such as a destructor, a weak reference's or
+    a compiler's, and the work would go on as if nothing had been pressed: it is raised again a moment later.
     """
     pressed: list[int] = []
+    timers: list[threading.Timer] = []
     before = signal.getsignal(signal.SIGINT)
+    show_unraisable = sys.unraisablehook
 
     def note(number: int, frame: FrameType | None) -> None:
         pressed.append(number)
@@ -114,13 +120,24 @@ def _heeding_interrupts() -> Iterator[Callable[[], None]]:
         if pressed:
             raise KeyboardInterrupt
 
+    def lost(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            timers.append(threading.Timer(_AGAIN_S, _thread.interrupt_main))
+            timers[-1].start()
+        else:
+            show_unraisable(unraisable)
+
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield check
         return
     signal.signal(signal.SIGINT, note)
+    sys.unraisablehook = lost
     try:
         yield check
     finally:
+        for timer in timers:
+            timer.cancel()
+        sys.unraisablehook = show_unraisable
         signal.signal(signal.SIGINT, before)
 
 
