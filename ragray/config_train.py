@@ -31,6 +31,7 @@ class LoraConfig(Section):
     dropout: Share = Field(0.0, description="dropout before A")
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
         description="linear layers that are adapted, by name",
     )
     trainable_tokens: tuple[int | str, ...] = Field(
