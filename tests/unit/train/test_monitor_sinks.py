@@ -197,6 +197,21 @@ def test_tensorboard_gets_every_figure(tmp_path):
     assert all(name in content for name in (b"loss", b"valid_loss", b"tokens_per_s", b"rank/memory_mib"))
 
 
+def test_tensorboard_hides_the_steps_that_a_resumed_run_does_again(tmp_path):
+    records = pytest.importorskip("tensorboardX.proto.event_pb2")
+    (sink,) = open_sinks(MonitorConfig(jsonl=False, tensorboard=str(tmp_path)), tmp_path / "train-1", 3)
+    sink.write({"step": 4, "loss": 1.0})
+    sink.close()
+    (file,) = (tmp_path / "train-1").iterdir()
+    content, at, events = file.read_bytes(), 0, []
+    while at < len(content):  # a record: its length, a checksum of 4 bytes, itself, a checksum of 4 bytes
+        length = int.from_bytes(content[at : at + 8], "little")
+        events.append(records.Event.FromString(content[at + 12 : at + 12 + length]))
+        at += 16 + length
+    restarts = [event.step for event in events if event.session_log.status == records.SessionLog.START]
+    assert restarts == [4], "TensorBoard hides what was written for this step and later ones before"
+
+
 def test_mlflow_goes_on_with_the_run_of_that_name(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a folder in place of a server
