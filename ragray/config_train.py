@@ -94,6 +94,13 @@ class ValidationConfig(Section):
     )
     min_improvement: float = Field(0.0, ge=0, description="fall of the best validation loss that is an improvement")
 
+    @model_validator(mode="after")
+    def _improvement_heeded(self) -> ValidationConfig:
+        """Refuse a limit that nothing would be held to."""
+        if self.patience is None and self.min_improvement:
+            raise ValueError("min_improvement is for patience, which is not set")
+        return self
+
 
 class MonitorConfig(Section):
     """Where a run shows itself while it goes on; nothing here changes what is trained."""
@@ -187,6 +194,15 @@ class TrainConfig(Section):
                 raise ValueError(f"schedule_shape.{name} is for {schedule}, and schedule is {self.schedule}")
         if self.schedule == "constant" and self.schedule_shape.floor_share:
             raise ValueError("schedule_shape.floor_share: a constant schedule has no floor")
+        return self
+
+    @model_validator(mode="after")
+    def _spikes_heeded(self) -> TrainConfig:
+        """Refuse a limit of bad steps that nothing would be held to."""
+        if self.spike_factor is None and self.spike_after_steps != _default(TrainConfig, "spike_after_steps"):
+            raise ValueError("spike_after_steps is for spike_factor, which is not set")
+        if self.on_bad_step == "stop" and self.max_bad_steps != _default(TrainConfig, "max_bad_steps"):
+            raise ValueError("max_bad_steps is for on_bad_step skip or roll_back: the first bad step stops this run")
         return self
 
     @property
