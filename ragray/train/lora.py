@@ -160,13 +160,20 @@ def load_adapter(folder: Path) -> dict[str, torch.Tensor]:
     """The weights of an adapter folder by their name in the file.
 
     Raises:
-        ArtifactError: there are none.
+        ArtifactError: there are none, or the file is damaged.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not (folder / WEIGHTS).is_file():
         raise ArtifactError(f"{folder}: has no {WEIGHTS}", "run `ragray train` again")
-    return load_file(folder / WEIGHTS)
+    try:
+        return load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ArtifactError(
+            f"{folder}: {WEIGHTS} is damaged: {error}",
+            "copy the adapter again, or train again; if it belongs to a checkpoint, remove that folder first",
+        ) from None
 
 
 def set_adapter(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
