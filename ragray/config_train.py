@@ -31,6 +31,7 @@ class LoraConfig(Section):
     dropout: Share = Field(0.0, description="dropout before A")
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
         description="linear layers that are adapted, by name",
     )
     trainable_tokens: tuple[int | str, ...] = Field(
@@ -92,6 +93,13 @@ class ValidationConfig(Section):
         None, description="stop after so many validations without improvement; none: never"
     )
     min_improvement: float = Field(0.0, ge=0, description="fall of the best validation loss that is an improvement")
+
+    @model_validator(mode="after")
+    def _improvement_heeded(self) -> ValidationConfig:
+        """Refuse a limit that nothing would be held to."""
+        if self.patience is None and self.min_improvement:
+            raise ValueError("min_improvement is for patience, which is not set")
+        return self
 
 
 class MonitorConfig(Section):
@@ -186,6 +194,15 @@ class TrainConfig(Section):
                 raise ValueError(f"schedule_shape.{name} is for {schedule}, and schedule is {self.schedule}")
         if self.schedule == "constant" and self.schedule_shape.floor_share:
             raise ValueError("schedule_shape.floor_share: a constant schedule has no floor")
+        return self
+
+    @model_validator(mode="after")
+    def _spikes_heeded(self) -> TrainConfig:
+        """Refuse a limit of bad steps that nothing would be held to."""
+        if self.spike_factor is None and self.spike_after_steps != _default(TrainConfig, "spike_after_steps"):
+            raise ValueError("spike_after_steps is for spike_factor, which is not set")
+        if self.on_bad_step == "stop" and self.max_bad_steps != _default(TrainConfig, "max_bad_steps"):
+            raise ValueError("max_bad_steps is for on_bad_step skip or roll_back: the first bad step stops this run")
         return self
 
     @property

@@ -15,6 +15,7 @@ data and the seed of each step's dropout are functions of seed, step and worker.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class Checkpoints:
 
     def _ranked(self) -> list[Checkpoint]:
         losses = [(checkpoint.state().valid_loss, checkpoint) for checkpoint in self._all()]
-        measured = [(loss, checkpoint) for loss, checkpoint in losses if loss is not None]
+        measured = [(loss, checkpoint) for loss, checkpoint in losses if loss is not None and math.isfinite(loss)]
         return [checkpoint for _, checkpoint in sorted(measured, key=lambda pair: pair[0])]
 
     def _forget_old(self) -> None:

@@ -1,6 +1,7 @@
 """The pace of training, measured: some real steps on random tokens, by one worker.
 
-In: settings and a base model. Out: `Pace`. The steps are those of `train.loop`, on examples of random tokens.
+In: settings and a base model. Out: `Pace`. The steps are those of `train.loop`, on examples of random tokens. What
+watches a run, stops it early or leaves steps out is off: nothing of a measurement is sent anywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ragray.config_train import TrainConfig
+from ragray.config_train import MonitorConfig, TrainConfig, ValidationConfig
 from ragray.errors import ConfigError
 
 _LONGEST = 256  # tokens of an example, where max_length allows so many
@@ -52,19 +53,22 @@ def measure(settings: TrainConfig, folder: Path, steps: int) -> Pace:
     """
     from ragray.train.checkpoint import Checkpoints
     from ragray.train.loop import TrainRun, train
+    from ragray.train.losses import wrong_answers
 
     if steps < 1:
         raise ConfigError(f"--measure {steps}: no step", "measure at least 1 step")
     length = min(settings.max_length, _LONGEST)
-    each = max(1, settings.tokens_per_micro_batch // length)
+    pairs = wrong_answers(settings.loss) != "none"
+    each = max(1, settings.tokens_per_micro_batch // (length * (1 + pairs)))
     changed = {
         "max_steps": steps + 1, "epochs": 1.0, "global_batch_examples": each, "num_workers": 1,
-        "checkpoint_every_steps": steps + 1,
+        "checkpoint_every_steps": steps + 1, "validation": ValidationConfig(), "spike_factor": None,
+        "monitor": MonitorConfig(jsonl=False, prometheus=False),
     }  # fmt: skip
     alone = settings.model_copy(update=changed)
     with tempfile.TemporaryDirectory(prefix="ragray-measure-") as place, _alone(settings, Path(place)):
         examples = Path(place) / "examples.parquet"
-        _write_examples(examples, folder, each * (steps + 1), length)
+        _write_examples(examples, folder, each * (steps + 1), length, pairs)
         train(TrainRun(alone, 0, str(folder), str(examples), place, attempt="measure"))
         found = Checkpoints(Path(place), 1).latest()
         assert found is not None  # train writes one after its last step
@@ -77,8 +81,8 @@ def measure(settings: TrainConfig, folder: Path, steps: int) -> Pace:
     )
 
 
-def _write_examples(path: Path, folder: Path, count: int, length: int) -> None:
-    """Closed-book examples of about `length` random tokens."""
+def _write_examples(path: Path, folder: Path, count: int, length: int, pairs: bool) -> None:
+    """Closed-book examples of about `length` random tokens, as pairs with a wrong answer of the same size too."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -98,10 +102,13 @@ def _write_examples(path: Path, folder: Path, count: int, length: int) -> None:
         {
             "example_id": f"random-{number}", "split": "train", "question": text(room - room // _SHARE), "lang": "en",
             "answer": text(room // _SHARE), "number": 0, "closed_book": True, "passages": [],
+            "negative": text(room // _SHARE) if pairs else "", "negative_number": 0,
         }
         for number in range(count)
     ]  # fmt: skip
-    kinds = {"number": pa.int64(), "closed_book": pa.bool_(), "passages": pa.list_(passage)}
+    kinds = {
+        "number": pa.int64(), "negative_number": pa.int64(), "closed_book": pa.bool_(), "passages": pa.list_(passage),
+    }  # fmt: skip
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in rows[0]])
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 

@@ -1,6 +1,7 @@
 """Real runs of the loop on a tiny model: laws of training, resuming, and what settings do."""
 
 import dataclasses
+import json
 import math
 import shutil
 from pathlib import Path
@@ -178,6 +179,15 @@ def test_the_best_stays_beside_the_last(run, tmp_path):
     checkpoints = Checkpoints(tmp_path / "kept", 1)
     assert [checkpoints.best(), checkpoints.latest()] == [checkpoints.at(best.step), checkpoints.at(9)]
     assert len(list((tmp_path / "kept" / "checkpoints").iterdir())) == 2
+
+
+def test_a_validation_loss_that_is_no_number_is_never_the_best(run, tmp_path):
+    run("odd", keep_best=0)
+    checkpoints = Checkpoints(tmp_path / "odd", 9)
+    for step, loss in ((2, 2.0), (4, math.nan), (6, 1.0)):
+        file = checkpoints.at(step).folder / "state.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"valid_loss": loss}))
+    assert checkpoints.best() == checkpoints.at(6)
 
 
 def test_a_finished_run_does_nothing_more(run, tmp_path):

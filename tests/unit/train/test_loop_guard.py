@@ -7,9 +7,10 @@ import statistics
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import ValidationError
 
 from ragray.artifact import folder_digest
-from ragray.config_train import LoraConfig, TrainConfig
+from ragray.config_train import LoraConfig, TrainConfig, ValidationConfig
 from ragray.errors import WorkError
 from ragray.train.examples import read_examples
 from ragray.train.guard import BadStep, judge, why_bad
@@ -43,6 +44,15 @@ def test_a_spike_is_a_multiple_of_the_running_median():
     assert why_bad(of(), 1e9, [1.0] * 99) is None, "no spikes without train.spike_factor"
     for loss in (math.nan, math.inf):
         assert why_bad(of(), loss, []) == "the loss is not a finite number"
+
+
+def test_a_limit_that_would_be_ignored_is_refused():
+    with pytest.raises(ValidationError, match="spike_factor, which is not set"):
+        of(spike_after_steps=3)
+    with pytest.raises(ValidationError, match="the first bad step stops this run"):
+        of(max_bad_steps=3)
+    with pytest.raises(ValidationError, match="patience, which is not set"):
+        ValidationConfig(min_improvement=0.1)
 
 
 def test_too_many_bad_steps_end_the_run():
@@ -103,12 +113,12 @@ def test_the_run_equals_the_one_without_the_batch(run, poisoned, tmp_path, polic
 
 
 def test_a_spike_in_a_run_is_left_out(run):
-    settings = {"learning_rate": 1e-6, "on_bad_step": "skip", "spike_after_steps": 3, **ONE_PASS}
+    settings = {"learning_rate": 1e-6, "on_bad_step": "skip", **ONE_PASS}
     losses = run("calm", **settings).history().losses
     ratios = {step: losses[step] / statistics.median(losses[:step]) for step in (3, 4, 5)}
     worst = max(ratios, key=ratios.__getitem__)
     assert ratios[worst] > 1.01
-    bad = run("spike", spike_factor=ratios[worst] - 1e-4, **settings).state().bad_steps
+    bad = run("spike", spike_factor=ratios[worst] - 1e-4, spike_after_steps=3, **settings).state().bad_steps
     assert bad[0].step == worst + 1
     assert "times the running median" in bad[0].reason
 

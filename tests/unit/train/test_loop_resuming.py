@@ -13,8 +13,10 @@ import pytest
 from ragray.artifact import folder_digest
 from ragray.config_train import LoraConfig
 from ragray.errors import WorkError
+from ragray.train import loop
 from ragray.train.checkpoint import Checkpoints
 from ragray.train.loop import train
+from ragray.train.writing import CheckpointWriter
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -110,6 +112,29 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(run, tmp_path):
     (tmp_path / "run" / "checkpoints").write_text("in the way")
     with pytest.raises(WorkError, match="a checkpoint could not be written"):
         run("run")
+
+
+def test_a_failed_write_ends_the_run_before_the_next_checkpoint(run, tmp_path, monkeypatch):
+    """Of six steps, checkpoints are due after the third and the sixth; the fourth waits until the first has failed."""
+    made, steps = [], []
+
+    class Writer(CheckpointWriter):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+    def notice():
+        steps.append(len(steps) + 1)
+        if len(steps) == 4:
+            made[0]._share.exception()
+        return False
+
+    monkeypatch.setattr(loop, "CheckpointWriter", Writer)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("in the way")
+    with pytest.raises(WorkError, match="a checkpoint could not be written"):
+        run("run", by=lambda run: train(run, notice=notice), checkpoint_every_steps=3, keep_best=0)
+    assert len(steps) in (4, 5), "seen in the fourth step, or else in the fifth"
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(run, tmp_path):

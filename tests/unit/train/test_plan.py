@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ragray.config_train import LoraConfig, TrainConfig
+from ragray.config_train import LoraConfig, LossConfig, MonitorConfig, TrainConfig, ValidationConfig
 from ragray.errors import ConfigError
 from ragray.train import memory
 from ragray.train.checkpoint import Checkpoints
@@ -165,6 +165,23 @@ def test_real_steps_are_measured(tiny_model):
     assert pace.steps == 3 and pace.seconds_per_step > 0 and 50 < pace.tokens_per_step <= 2 * 512
     with pytest.raises(ConfigError, match="no step"):
         measure(SETTINGS, tiny_model, steps=0)
+
+
+@pytest.mark.usefixtures("process_group")
+def test_a_measurement_is_watched_by_nobody_and_never_stopped(tiny_model, tmp_path):
+    """Under settings of a run that would stop at a spike or without validation examples, and shows itself."""
+    settings = changed(
+        monitor=MonitorConfig(tensorboard=str(tmp_path / "board")), validation=ValidationConfig(patience=1),
+        spike_factor=1.0001, spike_after_steps=1,
+    )  # fmt: skip
+    assert measure(settings, tiny_model, steps=4).steps == 4
+    assert not (tmp_path / "board").exists()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_pairs_are_measured_in_the_room_of_one_row(tiny_model):
+    pace = measure(changed(loss=LossConfig(kind="dpo"), tokens_per_micro_batch=1024), tiny_model, steps=1)
+    assert 200 < pace.tokens_per_step <= 2 * 1024
 
 
 def test_time_follows_from_the_pace():
