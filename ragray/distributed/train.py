@@ -3,8 +3,8 @@
 In: examples.parquet and the base model. Out: `adapter/` (PEFT layout), base_model.json, history.parquet,
 timings.parquet, ranks.parquet, metrics.jsonl, loss.svg; bad_steps.json where steps were left out. Checkpoints live in
 the stage's work folder: a lost worker (Ray restarts the group) and a killed run (the next one finds them) both go on
-from there. Each worker reads all examples and takes its rows of each step; streaming them from Ray Data shards is for
-sets beyond one worker's memory.
+from there. Ray Data tokenizes the examples once into parts on disk (`tokens.py`), there too; each worker maps them and
+makes the examples of its own rows of a step, which seed, epoch and step determine, so memory holds any set.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ STAGE = Stage(
     name="train",
     format_version=1,
     needs=("prepare", "augment"),
-    code=("prompt", "schema", "train", "distributed.train", "distributed.train_group"),
+    code=("prompt", "schema", "train", "distributed.train", "distributed.train_group", "distributed.tokens"),
     settings=_settings,
     build=build,
     headline=_headline,

@@ -35,8 +35,12 @@ def train_on_ray(run: TrainRun) -> None:
         RagrayError: a worker's own.
         WorkError: workers were lost too often.
     """
+    from ragray.distributed.tokens import make_tokens
+    from ragray.train.loop import token_source
+
     settings = run.settings
     _check_plan(run)
+    make_tokens(token_source(run), Path(run.work_folder))
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 

@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from ragray.errors import EngineError
-from ragray.schema import stable_digest
+from ragray.schema import stable_digests
 from ragray.train import varlen
 from ragray.train.examples import Example
 
 PACKED_ATTENTION = "ragray_packed"
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,10 @@ def _fill(lengths: Sequence[int], num_rows: int) -> list[list[int]]:
     return [sorted(row) for row in rows]
 
 
-def epoch_order(example_ids: Sequence[str], seed: int, epoch: int) -> list[int]:
+def epoch_order(example_ids: Iterable[str], seed: int, epoch: int) -> list[int]:
     """A permutation of the examples that depends on seed, epoch and ids alone."""
-    digests = [stable_digest("epoch", seed, epoch, example_id) for example_id in example_ids]
-    return sorted(range(len(example_ids)), key=lambda i: (digests[i], i))
+    order: list[int] = stable_digests(("epoch", seed, epoch), example_ids).argsort(kind="stable").tolist()
+    return order
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,12 @@ class DataOrder:
     The position in the data is a pure function of the step, so that a run resumes at the exact example.
     """
 
-    example_ids: tuple[str, ...]
+    example_ids: Collection[str]
     seed: int
     examples_per_step: int
     epochs: float
     max_steps: int | None = None
-    _orders: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _orders: dict[int, Ints] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def total_examples(self) -> int:
@@ -160,7 +163,7 @@ class DataOrder:
         chosen: list[int] = []
         while start < end:
             epoch, offset = divmod(start, len(self.example_ids))
-            taken = self._order(epoch)[offset : offset + end - start]
+            taken = self._order(epoch)[offset : offset + end - start].tolist()
             chosen.extend(taken)
             start += len(taken)
         return chosen
@@ -171,18 +174,19 @@ class DataOrder:
         done = min((step + 1) * self.examples_per_step, self.total_examples)
         return done // size > step * self.examples_per_step // size
 
-    def sum_over_run(self, values: Sequence[int]) -> int:
+    def sum_over_run(self, values: Sequence[int] | np.ndarray[Any, Any]) -> int:
         """The sum of a value of each example, taken as often as the whole run takes that example."""
         epochs, part = divmod(self.total_examples, len(self.example_ids))
-        in_part = sum(values[i] for i in self._order(epochs)[:part]) if part else 0
-        return epochs * sum(values) + in_part
+        each = np.asarray(values, np.int64)
+        in_part = int(each[self._order(epochs)[:part]].sum()) if part else 0
+        return epochs * int(each.sum()) + in_part
 
-    def _order(self, epoch: int) -> list[int]:
-        """The order of an epoch; sorting takes as long as many steps, so the last two are kept."""
+    def _order(self, epoch: int) -> Ints:
+        """int64 [examples]: the order of an epoch; sorting takes as long as many steps, so the last two are kept."""
         if epoch not in self._orders:
             while len(self._orders) > 1:
                 del self._orders[next(iter(self._orders))]
-            self._orders[epoch] = epoch_order(self.example_ids, self.seed, epoch)
+            self._orders[epoch] = np.array(epoch_order(self.example_ids, self.seed, epoch), np.int64)
         return self._orders[epoch]
 
 

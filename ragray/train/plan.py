@@ -214,19 +214,20 @@ def count_work(examples_file: Path, folder: Path, settings: TrainConfig, seed: i
     Raises:
         DataError: no example to train on.
     """
-    from ragray.train.examples import read_examples
-    from ragray.train.loading import load_tokenizer
+    from ragray.train.losses import wrong_answers
     from ragray.train.packing import DataOrder
+    from ragray.train.stored_examples import stored_in_memory
+    from ragray.train.token_store import TokenSource
 
-    examples = read_examples(examples_file, "train", load_tokenizer(folder), settings.max_length).examples
-    ids = tuple(example.example_id for example in examples)
-    order = DataOrder(ids, seed, settings.global_batch_examples, settings.epochs, settings.max_steps)
+    source = TokenSource(examples_file, folder, settings.max_length, wrong_answers(settings.loss))
+    examples, _ = stored_in_memory(source)
+    order = DataOrder(examples.ids, seed, settings.global_batch_examples, settings.epochs, settings.max_steps)
     passes = order.total_examples / len(examples)
     return Work(
         examples=len(examples),
         steps=order.total_steps,
-        tokens=round(passes * sum(len(example) for example in examples)),
-        answer_tokens=round(passes * sum(example.answer_tokens for example in examples)),
+        tokens=round(passes * int(examples.lengths.sum())),
+        answer_tokens=round(passes * int(examples.answer_tokens.sum())),
     )
 
 

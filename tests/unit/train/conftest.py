@@ -138,6 +138,11 @@ def make_model() -> Callable[..., Path]:
 
 
 @pytest.fixture
+def write_table() -> Callable[..., Path]:
+    return write_examples
+
+
+@pytest.fixture
 def write_rows() -> Callable[..., Path]:
     """A function that writes the usual rows with one of them changed, or that one alone."""
 

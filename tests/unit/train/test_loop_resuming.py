@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ragray.artifact import folder_digest
-from ragray.config_train import LoraConfig
+from ragray.config_train import LoraConfig, LossConfig
 from ragray.errors import WorkError
 from ragray.train import loop
 from ragray.train.checkpoint import Checkpoints
@@ -96,6 +96,30 @@ def test_a_run_goes_through_worlds_of_two_one_and_two_workers(run, pair, tmp_pat
     again = run("again", by=pair.train, zero_stage=third, **settings)
     assert losses(again) == pytest.approx(losses(plain), abs=1e-5)
     assert [record.step for record in again.history().records] == list(range(7))
+
+
+def test_a_store_that_the_first_worker_cannot_make_is_the_error_of_all(run, pair, tmp_path, make_model):
+    broken = make_model(tmp_path / "broken")
+    (broken / "chat_template.jinja").unlink()
+    said = []
+    run("broken_run", model=broken, by=lambda run: said.extend(pair.answers(run)))
+    assert said[0] == said[1]
+    assert "EngineError" in said[0]
+    assert "no chat template" in said[0]
+
+
+def test_another_number_of_workers_takes_up_the_store_and_makes_it_where_it_is_damaged(run, pair, tmp_path):
+    settings = {"checkpoint_every_steps": 2, "loss": LossConfig(kind="dpo")}
+    whole = run("whole", **settings)
+    copy(tmp_path, 2, "whole", "cut")
+    (store,) = (tmp_path / "whole").glob("tokens-*")
+    copied = shutil.copytree(store, tmp_path / "cut" / store.name)
+    (part,) = copied.glob("*.arrow")
+    part.write_bytes(part.read_bytes()[::-1])
+    resumed = run("cut", by=pair.train, **settings)
+    assert losses(resumed) == pytest.approx(losses(whole), abs=1e-5)
+    assert resumed.state().counts == whole.state().counts
+    assert folder_digest(copied) == folder_digest(store)
 
 
 def test_a_full_disk_of_one_worker_is_the_error_of_all(run, pair, tmp_path):
