@@ -149,6 +149,11 @@ class TrainConfig(Section):
     use_gpu: bool = False
     threads_per_worker: Positive = Field(1, description="CPU threads of each worker")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = Field(
+        "none",
+        description="what is kept in the machine's memory in place of a GPU's: AdamW's state and its work, with ZeRO-3 "
+        "also the parameters",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: fp32 on a CPU; on a GPU bf16 where it has it, else fp16"
     )

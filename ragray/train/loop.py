@@ -34,7 +34,8 @@ from ragray.train.setup import build_meter, build_model, check_early_stopping, c
 from ragray.train.sinks import Sink, SinkThread, check_sinks, open_sinks, step_row
 from ragray.train.together import alike, first_workers
 from ragray.train.writing import CheckpointWriter
-from ragray.train.zero import ZeroEngine, check_zero
+from ragray.train.zero import ZeroEngine
+from ragray.train.zero_config import check_zero
 
 REPORT_SECONDS = 3.0
 
@@ -229,7 +230,7 @@ class _Trainer:
         suspects = [rows[worker][number] for worker, number in (~torch.isfinite(losses)).nonzero().tolist()]
         if reason is None:
             norm = self._engine.step(rate)
-            if math.isfinite(norm) or settings.precision == "fp16":  # fp16 halves its loss scale and goes on
+            if math.isfinite(norm) or self._engine.lowered_scale:  # fp16 goes on with a lower loss scale
                 return norm
             reason = "the gradient is not a finite number"
         else:
@@ -275,7 +276,8 @@ class _Trainer:
     def _restore(self, found: Checkpoint) -> None:
         with alike():
             weights, moments = found.weights(), found.moments()
-        self._engine.restore(weights, moments, found.state().updates)
+            state = found.state()
+        self._engine.restore(weights, moments, state.updates, state.loss_scale)
 
     def _report(self, total: int) -> None:
         since, when = self._reported
@@ -301,6 +303,7 @@ class _Trainer:
             updates=self._engine.updates,
             valid_loss=self._history.records[-1].valid_loss,
             bad_steps=tuple(self._bad_steps),
+            loss_scale=self._engine.loss_scale,
         )
         self._writer.save(state, self._history, self._engine.shard())
 

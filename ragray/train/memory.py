@@ -29,8 +29,8 @@ from ragray.train.hardware import Device, precision_of
 from ragray.train.loading import DTYPES
 from ragray.train.lora import attach_lora
 from ragray.train.packing import register_packed_attention
+from ragray.train.zero_config import ZERO_BUCKET
 
-ZERO_BUCKET = 500_000_000  # elements; DeepSpeed's default reduce_bucket_size, which it sets aside on GPUs
 _RUNTIME = {"cpu": 700 << 20, "cuda": 600 << 20}  # Python with its libraries; the CUDA context (both measured, rough)
 _SAMPLE_TOKENS = 256  # what a forward pass saves grows in proportion to its tokens
 _NF4_BYTES = 0.5 + 4 / 64 / 4 + 4 / 64 / 256  # a weight; 8-bit constants of 64 weights, and float32 of 256 of those
