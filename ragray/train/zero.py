@@ -37,7 +37,7 @@ class ZeroEngine:
             model=module, optimizer=optimizer, model_parameters=parameters, config=deepspeed_config(settings)
         )
         self._stage = settings.zero_stage
-        self._plain = settings.zero_stage == 0 and settings.precision == "fp32"
+        self._plain = settings.zero_stage == 0 and settings.precision not in ("bf16", "fp16")
         go_on_at_the_least_scale(self._engine.optimizer)
         self._rank, self._world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.parameters = trainable(self._engine.module)

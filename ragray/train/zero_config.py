@@ -11,6 +11,7 @@ from ragray.config_train import TrainConfig
 from ragray.errors import ConfigError
 
 ZERO_BUCKET = 50_000_000  # elements of a communication buffer; DeepSpeed's own 500 million are 1 GB in 16 bits
+ZERO_LIVE = 1_000_000_000  # elements that ZeRO-3 keeps gathered at most; DeepSpeed's default, said here for the plan
 
 
 def check_zero(settings: TrainConfig) -> None:
@@ -38,6 +39,7 @@ def deepspeed_config(settings: TrainConfig) -> dict[str, Any]:
         "stage": settings.zero_stage,
         "reduce_bucket_size": ZERO_BUCKET,
         "allgather_bucket_size": ZERO_BUCKET,
+        "stage3_max_live_parameters": ZERO_LIVE,
     }
     if settings.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": settings.use_gpu}
