@@ -44,6 +44,9 @@ Schedule = Literal[
 ]
 
 
+Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
+
+
 class ScheduleShape(Section):
     """Parameters of schedules; each applies to the schedules that it names."""
 
@@ -157,8 +160,18 @@ class TrainConfig(Section):
     use_gpu: bool = False
     threads_per_worker: Positive = Field(1, description="CPU threads of each worker")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    offload: Offload = Field(
+        "none",
+        description="what is kept in the machine's memory in place of a GPU's: AdamW's state and its work, with ZeRO-3 "
+        "also the parameters",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: fp32 on a CPU; on a GPU bf16 where it has it, else fp16"
+    )
+    attention: Literal["auto", "sdpa", "varlen", "flash_attention_2"] = Field(
+        "auto",
+        description="attention over packed rows; auto: PyTorch's flash attention (varlen) where the GPU takes it, "
+        "else that of the package flash-attn, else sdpa",
     )
     gradient_checkpointing: bool = False
     checkpoint_every_steps: Positive = 50

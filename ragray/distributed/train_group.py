@@ -23,7 +23,7 @@ from ragray.errors import ConfigError, RagrayError, WorkError
 if TYPE_CHECKING:
     from ray.train import FailureConfig, ScalingConfig
 
-    from ragray.train.hardware import Device
+    from ragray.train.device import Device
     from ragray.train.loop import TrainRun
 
 
@@ -65,7 +65,7 @@ def train_on_ray(run: TrainRun) -> None:
 
 def worker_device(settings: TrainConfig) -> Device:
     """What a training worker computes on: this machine's CPU, or a GPU of the cluster, asked there."""
-    from ragray.train.hardware import this_device
+    from ragray.train.device import this_device
 
     if not settings.use_gpu:
         return this_device(use_gpu=False)

@@ -32,10 +32,11 @@ from ragray.train.schedule import learning_rate_of
 from ragray.train.setup import build_meter, build_model, check_early_stopping, check_files, counts_of, open_examples
 from ragray.train.sinks import Sink, SinkThread, check_sinks, open_sinks, step_row
 from ragray.train.stored_examples import StoredExamples
-from ragray.train.together import alike, first_workers
+from ragray.train.together import Kept, alike, first_workers
 from ragray.train.token_store import TokenSource
 from ragray.train.writing import CheckpointWriter
-from ragray.train.zero import ZeroEngine, check_zero
+from ragray.train.zero import ZeroEngine
+from ragray.train.zero_config import check_zero
 
 REPORT_SECONDS = 3.0
 
@@ -99,7 +100,8 @@ def train(
         WorkError: a loss is not a number, or spikes; the message names the examples. Or a checkpoint could not
             be written.
     """
-    run = replace(run, settings=ready_settings(run.settings, Path(run.model_folder)))
+    with alike():
+        run = replace(run, settings=ready_settings(run.settings, Path(run.model_folder)))
     checkpoints = Checkpoints(Path(run.work_folder), run.settings.keep_checkpoints, run.settings.keep_best)
     found, attempt = _begin(checkpoints, run.attempt)
     if found is not None and found.state().finished:
@@ -149,18 +151,22 @@ class _Trainer:
         self._history, self._step, self._bad_steps = History(), 0, list[BadStep]()
         if found is not None:
             self._restore(found)
-            self._history, self._step = found.history(), found.state().step
+            with alike():
+                self._history, self._step = found.history(), found.state().step
             self._bad_steps = list(found.state().bad_steps)
         self._reported = (len(self._history.records), time.monotonic())
-        self._meter = build_meter(Path(run.work_folder), self._engine, settings)
-        own = open_sinks(settings.monitor, Path(run.work_folder), self._step) if self._rank == 0 else []
+        with alike():
+            self._meter = build_meter(Path(run.work_folder), self._engine, settings)
+            own = open_sinks(settings.monitor, Path(run.work_folder), self._step) if self._rank == 0 else []
         self._sinks = SinkThread([*own, *sinks], Path(run.work_folder), self._rank)
+        self._kept = Kept()
         self._heeded = False  # whether the notice of this worker's end was answered by a checkpoint
 
     def run(self) -> None:
         """All remaining steps, with validation, reports and checkpoints at their places."""
         try:
             self._run_all()
+            self._kept.tell()
             self._writer.finish()
         finally:
             self._sinks.close()
@@ -178,7 +184,7 @@ class _Trainer:
             self._history.add(record, seconds)
             if should_stop(self._history.valid_losses, self._run.settings.validation):
                 total = self._step
-            with self._meter.timing("report_s"):
+            with self._kept.keeping(), self._meter.timing("report_s"):
                 self._report(total)
             if leaving or self._must_save(total):
                 with self._meter.timing("checkpoint_s"):
@@ -186,7 +192,8 @@ class _Trainer:
             if leaving:
                 self._heeded = True
                 self._writer.finish()
-            self._sinks.put(step_row(record, self._meter.finish(record.step, seconds)))
+            with self._kept.keeping():
+                self._sinks.put(step_row(record, self._meter.finish(record.step, seconds)))
 
     def _do_step(self, step: int) -> tuple[StepRecord, bool]:
         """One step; its record, and whether a worker is about to be taken away."""
@@ -204,11 +211,12 @@ class _Trainer:
             loss = self._engine.forward(row, last=number == len(rows) - 1)
             self._engine.backward(loss / units)
             sums[self._rank, number] = loss.detach()
-        sums[self._rank, -2] = float(self._writer.failed())
+        sums[self._rank, -2] = float(self._writer.failed() or self._kept.pending())
         sums[self._rank, -1] = float(not self._heeded and self._notice())
         sums = self._sum_over_workers(sums)
-        if sums[:, -2].any():
-            self._writer.finish()  # raises
+        if sums[:, -2].any():  # one of these raises
+            self._kept.tell()
+            self._writer.finish()
         losses = sums[:, :-2]
         loss_mean: float | None = float(losses.sum()) / units
         rate = learning_rate_of(settings, step, self._order.total_steps)
@@ -236,7 +244,7 @@ class _Trainer:
         suspects = [shares[worker][number] for worker, number in (~torch.isfinite(losses)).nonzero().tolist()]
         if reason is None:
             norm = self._engine.step(rate)
-            if math.isfinite(norm) or settings.precision == "fp16":  # fp16 halves its loss scale and goes on
+            if math.isfinite(norm) or self._engine.lowered_scale:  # fp16 goes on with a lower loss scale
                 return norm
             reason = "the gradient is not a finite number"
         else:
@@ -286,7 +294,8 @@ class _Trainer:
     def _restore(self, found: Checkpoint) -> None:
         with alike():
             weights, moments = found.weights(), found.moments()
-        self._engine.restore(weights, moments, found.state().updates)
+            state = found.state()
+        self._engine.restore(weights, moments, state.updates, state.loss_scale)
 
     def _report(self, total: int) -> None:
         since, when = self._reported
@@ -311,6 +320,7 @@ class _Trainer:
             updates=self._engine.updates,
             valid_loss=self._history.records[-1].valid_loss,
             bad_steps=tuple(self._bad_steps),
+            loss_scale=self._engine.loss_scale,
         )
         self._writer.save(state, self._history, self._engine.shard())
 
@@ -318,10 +328,11 @@ class _Trainer:
 def _begin(checkpoints: Checkpoints, attempt: str) -> tuple[Checkpoint | None, str]:
     """The latest checkpoint as the first worker sees it, and a name that no group of workers had before."""
     step = -1
-    if torch.distributed.get_rank() == 0:
-        if attempt:
-            checkpoints.clear_dead()
-        found = checkpoints.latest()
-        step = -1 if found is None else found.state().step
+    with alike():
+        if torch.distributed.get_rank() == 0:
+            if attempt:
+                checkpoints.clear_dead()
+            found = checkpoints.latest()
+            step = -1 if found is None else found.state().step
     step, token = first_workers((step, uuid.uuid4().hex[:8]))
     return (None if step < 0 else checkpoints.at(step)), f"{attempt}-{token}"

@@ -6,20 +6,26 @@ watches a run, stops it early or leaves steps out is off: nothing of a measureme
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ragray.config_train import MonitorConfig, TrainConfig, ValidationConfig
 from ragray.errors import ConfigError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _LONGEST = 256  # tokens of an example, where max_length allows so many
 _SHARE = 4  # one token of so many belongs to the answer
+_TOKENS_READ = 3  # at most about so many are read from the text of a random token
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class Pace:
 
 
 def measure(settings: TrainConfig, folder: Path, steps: int) -> Pace:
-    """Run one step to warm up and `steps` real ones, each of one full row.
+    """Run one step to warm up and `steps` real ones, each of one full row, with wrong answers where the loss has them.
 
     Args:
         settings: ready, see `hardware.ready_settings`.
@@ -58,8 +64,8 @@ def measure(settings: TrainConfig, folder: Path, steps: int) -> Pace:
     if steps < 1:
         raise ConfigError(f"--measure {steps}: no step", "measure at least 1 step")
     length = min(settings.max_length, _LONGEST)
-    pairs = wrong_answers(settings.loss) != "none"
-    each = max(1, settings.tokens_per_micro_batch // (length * (1 + pairs)))
+    sequences = 1 if wrong_answers(settings.loss) == "none" else 2
+    each = max(1, settings.tokens_per_micro_batch // (sequences * length))
     changed = {
         "max_steps": steps + 1, "epochs": 1.0, "global_batch_examples": each, "num_workers": 1,
         "checkpoint_every_steps": steps + 1, "validation": ValidationConfig(), "spike_factor": None,
@@ -68,7 +74,7 @@ def measure(settings: TrainConfig, folder: Path, steps: int) -> Pace:
     alone = settings.model_copy(update=changed)
     with tempfile.TemporaryDirectory(prefix="ragray-measure-") as place, _alone(settings, Path(place)):
         examples = Path(place) / "examples.parquet"
-        _write_examples(examples, folder, each * (steps + 1), length, pairs)
+        _write_examples(examples, folder, each * (steps + 1), length)
         train(TrainRun(alone, 0, str(folder), str(examples), place, attempt="measure"))
         found = Checkpoints(Path(place), 1).latest()
         assert found is not None  # train writes one after its last step
@@ -81,8 +87,8 @@ def measure(settings: TrainConfig, folder: Path, steps: int) -> Pace:
     )
 
 
-def _write_examples(path: Path, folder: Path, count: int, length: int, pairs: bool) -> None:
-    """Closed-book examples of about `length` random tokens, as pairs with a wrong answer of the same size too."""
+def _write_examples(path: Path, folder: Path, count: int, length: int) -> None:
+    """Closed-book examples of random tokens, both sequences of each of `length` tokens or hardly fewer."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -90,27 +96,40 @@ def _write_examples(path: Path, folder: Path, count: int, length: int, pairs: bo
 
     tokenizer = load_tokenizer(folder)
     generator = torch.Generator().manual_seed(0)
-    room = max(2 * _SHARE, length - len(tokenizer.apply_chat_template([{"role": "user", "content": ""}])) - 32)
-
-    def text(tokens: int) -> str:
-        """Random tokens as text; what is not text in them may take more tokens when it is read, so half are drawn."""
-        ids = torch.randint(len(tokenizer), (max(1, tokens // 2),), generator=generator)
-        return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True)) or "x"
-
+    rows = [_random_row(number, tokenizer, generator, length) for number in range(count)]
     passage = pa.struct([("doc_id", pa.string()), ("title", pa.string()), ("text", pa.string())])
-    rows = [
-        {
-            "example_id": f"random-{number}", "split": "train", "question": text(room - room // _SHARE), "lang": "en",
-            "answer": text(room // _SHARE), "number": 0, "closed_book": True, "passages": [],
-            "negative": text(room // _SHARE) if pairs else "", "negative_number": 0,
-        }
-        for number in range(count)
-    ]  # fmt: skip
     kinds = {
-        "number": pa.int64(), "negative_number": pa.int64(), "closed_book": pa.bool_(), "passages": pa.list_(passage),
+        "number": pa.int64(), "closed_book": pa.bool_(), "passages": pa.list_(passage), "negative_number": pa.int64(),
     }  # fmt: skip
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in rows[0]])
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def _random_row(
+    number: int, tokenizer: PreTrainedTokenizerBase, generator: torch.Generator, length: int
+) -> dict[str, Any]:
+    """A row whose longer sequence has at most `length` tokens.
+
+    Random tokens are not those that their text is read as, so the question is cut until the whole is short enough.
+    """
+    from ragray.train.examples import ExampleRow, encode
+
+    def text(ids: torch.Tensor) -> str:
+        return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True)) or "x"
+
+    def some(tokens: int) -> torch.Tensor:
+        return torch.randint(len(tokenizer), (tokens,), generator=generator)
+
+    right, wrong = (text(some(max(1, length // (2 * _SHARE)))) for _ in range(2))  # about twice as many when read
+    ids = some(length)
+    row: dict[str, Any] = {
+        "example_id": f"random-{number}", "split": "train", "question": text(ids), "lang": "en", "answer": right,
+        "number": 0, "closed_book": True, "passages": [], "negative": wrong, "negative_number": 0,
+    }  # fmt: skip
+    while len(ids) > 1 and (over := encode(ExampleRow.of(row), tokenizer).longest - length) > 0:
+        ids = ids[: max(1, len(ids) - math.ceil(over / _TOKENS_READ))]
+        row["question"] = text(ids)
+    return row
 
 
 @contextmanager

@@ -9,6 +9,7 @@ Measured on the CPU, this is as fast as batches of sorted lengths and needs no s
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -24,7 +25,11 @@ from ragray.schema import stable_digests
 from ragray.train import varlen
 from ragray.train.examples import Example
 
-PACKED_ATTENTION = "ragray_packed"
+_NAMES: dict[varlen.Kernel, str] = {  # transformers takes a name with "flash" in it for one of its own
+    "sdpa": "ragray_packed",
+    "varlen": "ragray_packed_varlen",
+    "flash_attention_2": "ragray_packed_package",
+}
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -201,6 +206,7 @@ def packed_attention(
     boundaries: torch.Tensor | None = None,
     edges: torch.Tensor | None = None,
     softcap: float | None = None,
+    kernel: varlen.Kernel = "sdpa",
     **unused: object,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each example of a packed row; called by transformers in every layer.
@@ -216,6 +222,7 @@ def packed_attention(
         boundaries: int32 [sequences + 1] on the CPU, where each sequence begins, and T; without them all is one.
         edges: the same on the queries' device, for the GPU's kernel.
         softcap: must be None.
+        kernel: what does it; the flash kernels need `edges`.
         unused: what transformers passes for other implementations.
 
     Raises:
@@ -227,8 +234,8 @@ def packed_attention(
             "choose a base model with plain softmax attention",
         )
     lengths = [query.shape[2]] if boundaries is None else boundaries.diff().tolist()
-    if edges is not None and varlen.fits(query, dropout):
-        return varlen.attend(query, key, value, edges, max(lengths), scaling), None
+    if edges is not None and kernel != "sdpa":
+        return varlen.attend(kernel, query, key, value, edges, max(lengths), scaling, dropout), None
     runs = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
     tokens = [length * count for length, count in runs]
     shared = query.shape[1] != key.shape[1]
@@ -247,13 +254,14 @@ def _each(tokens: Sequence[int], *tensors: torch.Tensor) -> Iterator[tuple[torch
     return zip(*(torch.split(tensor, list(tokens), dim=2) for tensor in tensors), strict=True)
 
 
-def register_packed_attention() -> str:
-    """Make `packed_attention` known to transformers, and return its name for `attn_implementation`."""
+def register_packed_attention(kernel: varlen.Kernel = "sdpa") -> str:
+    """Make `packed_attention` by a kernel known to transformers, and return its name for `attn_implementation`."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(PACKED_ATTENTION, packed_attention)
-    AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)
-    return PACKED_ATTENTION
+    name = _NAMES[kernel]
+    AttentionInterface.register(name, functools.partial(packed_attention, kernel=kernel))
+    AttentionMaskInterface.register(name, _no_mask)
+    return name
 
 
 def _no_mask(**unused: object) -> None:

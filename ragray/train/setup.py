@@ -14,6 +14,7 @@ from torch import nn
 
 from ragray.config_train import TrainConfig
 from ragray.errors import ConfigError, WorkError
+from ragray.train.attention import kernel_of
 from ragray.train.flops import StepWork, peak_flops
 from ragray.train.hardware import precision_of
 from ragray.train.loading import DTYPES, check_packable, load_model
@@ -72,7 +73,7 @@ def check_early_stopping(settings: TrainConfig, valid: StoredExamples) -> None:
 def build_model(folder: Path, settings: TrainConfig, seed: int) -> nn.Module:
     """The base model with its adapter, to be trained; `settings` are ready."""
     dtype = DTYPES[precision_of(settings)]
-    model = load_model(folder, dtype, register_packed_attention(), settings.quantization)
+    model = load_model(folder, dtype, register_packed_attention(kernel_of(settings)), settings.quantization)
     check_packable(model, settings.max_length)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[no-untyped-call]
@@ -82,7 +83,7 @@ def build_model(folder: Path, settings: TrainConfig, seed: int) -> nn.Module:
 
 def build_meter(work_folder: Path, engine: ZeroEngine, settings: TrainConfig) -> Meter:
     """What measures this worker's steps."""
-    work = StepWork.of(engine.module.get_submodule("model"))
+    work = StepWork.of(engine.module.get_submodule("model"), reference=settings.loss.kind == "dpo")
     peak = peak_flops(engine.device, precision_of(settings), settings.monitor.measure_peak)
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     return Meter(work_folder, rank, world_size, engine.device, work, peak)

@@ -1,7 +1,7 @@
 """The examples of a token store, each made when a step takes it.
 
 In: the folder of a whole store (`token_store`). Out: `StoredExamples` of each split. The parts are mapped into memory,
-so that workers of one machine share them; each worker holds three numbers of an example, and neither its start nor its
+so that workers of one machine share them; each worker holds four numbers of an example, and neither its start nor its
 own memory grows with the tokens.
 """
 
@@ -45,6 +45,11 @@ class _Part:
         return self._tokens.lengths(self.rows) + self._wrong.lengths(self.rows)
 
     @property
+    def wrong_lengths(self) -> Ints:
+        """int32 [examples]: tokens of sequences with a wrong answer, 0 where there is none."""
+        return self._wrong.lengths(self.rows)
+
+    @property
     def answer_tokens(self) -> Ints:
         """int32 [examples]: tokens of right answers."""
         return self._tokens.lengths(self.rows) - np.asarray(self._answer_starts[self.rows], np.int32)
@@ -86,6 +91,7 @@ class StoredExamples:
         self._starts = np.cumsum([0, *(len(part.rows) for part in self._parts)])
         self.lengths = _joined(part.lengths for part in self._parts)
         self.answer_tokens = _joined(part.answer_tokens for part in self._parts)
+        self._wrong_lengths = _joined(part.wrong_lengths for part in self._parts)
         self.shortened = sum(part.shortened for part in self._parts)
         self.too_long = self._count("too_long")
         self.without_wrong = self._count("without_wrong")
@@ -98,6 +104,18 @@ class StoredExamples:
             raise IndexError(number)
         part = int(np.searchsorted(self._starts, number, "right")) - 1
         return self._parts[part].example(number - int(self._starts[part]))
+
+    @property
+    def loss_tokens(self) -> Ints:
+        """int32 [examples]: tokens of right and of wrong answers."""
+        prompts = self.lengths - self._wrong_lengths - self.answer_tokens
+        return self.answer_tokens + np.where(self._wrong_lengths > 0, self._wrong_lengths - prompts, 0)
+
+    @property
+    def pairs(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """int64 [examples]: the squares of the sequences' lengths, summed: what attention works through."""
+        wrong = self._wrong_lengths.astype(np.int64)
+        return (self.lengths - wrong) ** 2 + wrong**2
 
     @property
     def ids(self) -> Collection[str]:

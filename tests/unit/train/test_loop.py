@@ -227,11 +227,6 @@ def test_a_loss_that_is_not_a_number_names_the_row_of_examples(run, tmp_path, ma
     assert caught.value.message.count("e0") <= 4, "only the packed row with the bad example is named"
 
 
-def test_half_precision_without_sharding_is_refused():
-    with pytest.raises(ConfigError, match=r"set train\.zero_stage to 1"):
-        check_settings(TrainConfig(base_model="x", zero_stage=0, precision="bf16"))
-
-
 def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(ConfigError, match=r"write \[least, most\]"):
         check_settings(TrainConfig(base_model="x", num_workers=(2, 1)))

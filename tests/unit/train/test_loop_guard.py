@@ -4,7 +4,6 @@ import math
 import shutil
 import statistics
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
@@ -17,7 +16,7 @@ from ragray.train.guard import BadStep, judge, why_bad
 from ragray.train.loading import load_model, load_tokenizer
 from ragray.train.lora import attach_lora
 from ragray.train.losses import AnswerLoss
-from ragray.train.packing import DataOrder, pack, register_packed_attention
+from ragray.train.packing import pack, register_packed_attention
 from ragray.train.zero import ZeroEngine
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -64,30 +63,6 @@ def test_too_many_bad_steps_end_the_run():
     assert BadStep(4, "too high", "roll_back", 3, ("a", "b")).line() == (
         "steps 3-4 left out: too high; examples of step 4: a, b"
     )
-
-
-@pytest.fixture
-def poisoned(tmp_path, make_model, examples_file):
-    """A model that has no number for one token, and examples of which one, of step 4, has that token."""
-    model = make_model(tmp_path / "untied", tied=False)
-    token = load_tokenizer(model)("☃", add_special_tokens=False)["input_ids"][0]
-    weights = load_model(model, torch.float32)
-    with torch.no_grad():
-        weights.get_input_embeddings().weight[token] = float("nan")
-    weights.save_pretrained(model)
-    table = pq.read_table(examples_file)
-    rows = table.to_pylist()
-    order = DataOrder(tuple(row["example_id"] for row in rows if row["split"] == "train"), 17, 2, 1)
-    rows[order.step_examples(3)[0]]["question"] = "☃?"
-
-    def write(name, without=()):
-        kept = [row for row in rows if row["example_id"] not in without]
-        path = tmp_path / f"{name}.parquet"
-        pq.write_table(table.from_pylist(kept, schema=table.schema), path)
-        return path
-
-    ids = [[rows[i]["example_id"] for i in order.step_examples(step)] for step in range(6)]
-    return model, write, ids
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

@@ -1,11 +1,6 @@
 """Runs that are cut: at any step, in the middle of writing, by a full disk, between worlds of different size."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,48 +14,6 @@ from ragray.train.loop import train
 from ragray.train.writing import CheckpointWriter
 
 pytestmark = pytest.mark.usefixtures("process_group")
-
-
-class Group:
-    """Training workers in processes of their own."""
-
-    def __init__(self, size, store):
-        here = Path(__file__)
-        environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(here.parents[3]), environment.get("PYTHONPATH", "")])
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, str(here.with_name("group_worker.py")), str(rank), str(size), str(store)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**environment, "LOCAL_RANK": str(rank)},
-                text=True,
-            )
-            for rank in range(size)
-        ]
-
-    def answers(self, run, **faults):
-        job = json.dumps({**asdict(run), "settings": run.settings.model_dump(mode="json"), **faults})
-        for process in self.processes:
-            process.stdin.write(job + "\n")
-            process.stdin.flush()
-        return [process.stdout.readline().strip() for process in self.processes]
-
-    def train(self, run):
-        assert set(self.answers(run)) == {"done"}
-
-    def end(self):
-        for process in self.processes:
-            process.stdin.close()
-            process.wait()
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    group = Group(2, tmp_path_factory.mktemp("pair") / "store")
-    yield group
-    group.end()
 
 
 def copy(tmp_path, step, source, target):
@@ -161,9 +114,9 @@ def test_a_failed_write_ends_the_run_before_the_next_checkpoint(run, tmp_path, m
     assert len(steps) in (4, 5), "seen in the fourth step, or else in the fifth"
 
 
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(run, tmp_path):
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(run, group_of, tmp_path):
     whole = run("whole")
-    group = Group(1, tmp_path / "store")
+    group = group_of(1, tmp_path / "store")
     cut = run("cut", by=lambda run: group.answers(run, die_at="step-00000004.x"))
     group.end()
     assert cut.state().step < 4

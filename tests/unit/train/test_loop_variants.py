@@ -11,7 +11,8 @@ from ragray.engine.merge import merge_adapter
 from ragray.errors import ConfigError
 from ragray.train.adapter import read_adapter
 from ragray.train.checkpoint import Checkpoints
-from ragray.train.hardware import Device, check_variant, choose_precision, ready_settings
+from ragray.train.device import Device
+from ragray.train.hardware import check_variant, choose_precision, ready_settings
 from ragray.train.loading import load_model, load_tokenizer
 from ragray.train.loop import TrainRun, train
 from ragray.train.lora import attach_lora, trainable, with_token_ids
