@@ -89,7 +89,7 @@ def _run_plain(args: argparse.Namespace, folder: Path, examples_file: Path) -> d
     ids = tuple(example.example_id for example in examples)
     order = DataOrder(ids, _SEED, settings.global_batch_examples, settings.epochs, settings.max_steps)
     model = attach_lora(load_model(args.model, torch.float32, register_packed_attention()), settings.lora, _SEED)
-    module = AnswerLoss(model.train(), 0.0)
+    module = AnswerLoss(model.train())
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
     seconds, first = [], 0.0
