@@ -39,15 +39,21 @@ def check_files(*paths: str) -> None:
 
 
 def check_early_stopping(settings: TrainConfig, valid: ExampleSet) -> None:
-    """Check that there is what an early stop follows.
+    """Check that there is what an early stop follows, and what asynchronous validation validates on.
 
     Raises:
         ConfigError: there is no validation example.
     """
-    if settings.validation.patience is not None and not valid.examples:
+    if valid.examples:
+        return
+    if settings.validation.patience is not None:
         raise ConfigError(
             "train.validation.patience: there is no validation example to stop by",
             "leave it out, or raise data.split.valid",
+        )
+    if settings.validation.asynchronous:
+        raise ConfigError(
+            "train.validation.asynchronous: there is no validation example", "leave it out, or raise data.split.valid"
         )
 
 
