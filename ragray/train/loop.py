@@ -166,8 +166,9 @@ class _Trainer:
         if not self._history.records:
             valid_loss = self._validate() if self._validations is None else None
             self._history.add(StepRecord(0, None, valid_loss, 0.0, None, 0), 0.0)
-            if self._validations is not None and self._rank == 0:
-                self._validations.set_aside(0, None)
+            with alike():
+                if self._validations is not None and self._rank == 0:
+                    self._validations.set_aside(0, None)
         total = self._order.total_steps
         while self._step < total:
             self._meter.begin()

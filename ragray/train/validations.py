@@ -25,7 +25,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ragray.artifact import folder_digest, sync
+from ragray.artifact import explain_os_error, folder_digest, sync
 
 FOLDER = "validation"
 RESULTS = "validation.parquet"
@@ -106,7 +106,16 @@ class Validations:
         Args:
             step: after which it was made.
             adapter: its folder; None: the base model alone.
+
+        Raises:
+            WorkError: the disk is full, or writing is not permitted.
         """
+        try:
+            self._set_aside(step, adapter)
+        except OSError as error:
+            raise explain_os_error(error, str(self._folder)) from error
+
+    def _set_aside(self, step: int, adapter: Path | None) -> None:
         name = f"step-{step:08d}-{BASE if adapter is None else folder_digest(adapter)[:_DIGITS]}"
         self._folder.mkdir(exist_ok=True)
         for other in self._folder.glob(f"step-{step:08d}-*"):

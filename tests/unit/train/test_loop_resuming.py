@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from ragray.artifact import folder_digest
-from ragray.config_train import LoraConfig
+from ragray.config_train import LoraConfig, ValidationConfig
 from ragray.errors import WorkError
 from ragray.train.checkpoint import Checkpoints
 from ragray.train.loop import train
+from ragray.train.validations import Validations
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -94,6 +95,13 @@ def test_a_run_goes_through_worlds_of_two_one_and_two_workers(run, pair, tmp_pat
     again = run("again", by=pair.train, zero_stage=third, **settings)
     assert losses(again) == pytest.approx(losses(plain), abs=1e-5)
     assert [record.step for record in again.history().records] == list(range(7))
+
+
+def test_two_workers_heed_a_request_to_stop_at_the_same_step(run, pair, tmp_path):
+    (tmp_path / "asked" / "validation").mkdir(parents=True)
+    Validations(tmp_path / "asked").request_stop(0)
+    state = run("asked", by=pair.train, validation=ValidationConfig(asynchronous=True)).state()
+    assert (state.step, state.finished) == (1, True)
 
 
 def test_a_full_disk_of_one_worker_is_the_error_of_all(run, pair, tmp_path):
