@@ -96,6 +96,27 @@ class ValidationConfig(Section):
         None, description="stop after so many validations without improvement; none: never"
     )
     min_improvement: float = Field(0.0, ge=0, description="fall of the best validation loss that is an improvement")
+    asynchronous: bool = Field(
+        False, description="validate checkpoints in a task of its own beside training, not in the training workers"
+    )
+    cpus: Positive = Field(1, description="asynchronous: CPUs of a validation, beside those of the workers")
+    use_gpu: bool = Field(False, description="asynchronous: a validation has a GPU of its own")
+    generate: int = Field(
+        0, ge=0, description="asynchronous: validation questions that each checkpoint answers from their passages"
+    )
+    max_new_tokens: Positive = Field(160, description="asynchronous: longest of these answers, tokens")
+    batch_size: Positive = Field(16, description="asynchronous: these answers generated at once")
+
+    @model_validator(mode="after")
+    def _asynchronous_heeded(self) -> ValidationConfig:
+        """Refuse a parameter that would be ignored."""
+        for name in ("cpus", "use_gpu", "generate"):
+            if not self.asynchronous and getattr(self, name) != _default(ValidationConfig, name):
+                raise ValueError(f"{name} is for asynchronous validation; set asynchronous: true")
+        for name in ("max_new_tokens", "batch_size"):
+            if not self.generate and getattr(self, name) != _default(ValidationConfig, name):
+                raise ValueError(f"{name} is for generated answers; set generate to the number of questions")
+        return self
 
     @model_validator(mode="after")
     def _improvement_heeded(self) -> ValidationConfig:

@@ -105,10 +105,10 @@ def check_cluster(settings: TrainConfig) -> None:
     """
     import ray
 
-    wanted = _resources(settings)
+    wanted = worker_resources(settings)
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     nodes = [node["Resources"] for node in alive]
-    room = sum(_fits(node, wanted) for node in nodes)
+    room = sum(fits(node, wanted) for node in nodes)
     least = settings.least_workers
     if room < least:
         total = {name: sum(node.get(name, 0.0) for node in nodes) for name in wanted}
@@ -173,7 +173,7 @@ def _scaling(settings: TrainConfig) -> ScalingConfig:
     return ScalingConfig(
         num_workers=settings.num_workers,  # type: ignore[arg-type]
         use_gpu=settings.use_gpu,
-        resources_per_worker=_resources(settings),
+        resources_per_worker=worker_resources(settings),
         elastic_resize_monitor_interval_s=settings.resize_every_s,  # type: ignore[call-arg]
     )
 
@@ -197,12 +197,14 @@ def _use_threads(settings: TrainConfig) -> None:
     torch.set_num_threads(settings.threads_per_worker)
 
 
-def _resources(settings: TrainConfig) -> dict[str, float]:
+def worker_resources(settings: TrainConfig) -> dict[str, float]:
+    """What each worker asks of Ray."""
     gpus = {"GPU": 1.0} if settings.use_gpu else {}
     return {"CPU": float(settings.threads_per_worker), **gpus}
 
 
-def _fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+def fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """How often `wanted` fits in a node's resources."""
     return min(math.floor(node.get(name, 0.0) / amount) for name, amount in wanted.items())
 
 

@@ -34,6 +34,7 @@ from ragray.train.sinks import Sink, SinkThread, check_sinks, open_sinks, step_r
 from ragray.train.stored_examples import StoredExamples
 from ragray.train.together import Kept, alike, first_workers
 from ragray.train.token_store import TokenSource
+from ragray.train.validations import Validations
 from ragray.train.writing import CheckpointWriter
 from ragray.train.zero import ZeroEngine
 from ragray.train.zero_config import check_zero
@@ -138,17 +139,15 @@ class _Trainer:
             check_early_stopping(settings, self._valid)
             model = build_model(Path(run.model_folder), settings, run.seed)
         self._order = DataOrder(
-            self._examples.ids,
-            run.seed,
-            settings.global_batch_examples,
-            settings.epochs,
-            settings.max_steps,
+            self._examples.ids, run.seed, settings.global_batch_examples, settings.epochs, settings.max_steps
         )
         self._engine = ZeroEngine(AnswerLoss(model, settings.loss, whole_weights=settings.zero_stage < 3), settings)
         self._counts = functools.cache(  # by the last step: an early stop ends the run before its planned one
             lambda total: counts_of(self._examples, self._valid, replace(self._order, max_steps=total), self._engine)
         )
         self._history, self._step, self._bad_steps = History(), 0, list[BadStep]()
+        self._validations = Validations(Path(run.work_folder)) if settings.validation.asynchronous else None
+        self._stopping = False  # whether asynchronous validation asked for the end
         if found is not None:
             self._restore(found)
             with alike():
@@ -174,7 +173,11 @@ class _Trainer:
 
     def _run_all(self) -> None:
         if not self._history.records:
-            self._history.add(StepRecord(0, None, self._validate(), 0.0, None, 0), 0.0)
+            valid_loss = self._validate() if self._validations is None else None
+            self._history.add(StepRecord(0, None, valid_loss, 0.0, None, 0), 0.0)
+            with alike():
+                if self._validations is not None and self._rank == 0:
+                    self._validations.set_aside(0, None)
         total = self._order.total_steps
         while self._step < total:
             self._meter.begin()
@@ -182,7 +185,7 @@ class _Trainer:
             self._step += 1
             seconds = self._meter.seconds()
             self._history.add(record, seconds)
-            if should_stop(self._history.valid_losses, self._run.settings.validation):
+            if self._stopping or should_stop(self._history.valid_losses, self._run.settings.validation):
                 total = self._step
             with self._kept.keeping(), self._meter.timing("report_s"):
                 self._report(total)
@@ -203,7 +206,7 @@ class _Trainer:
             shares = self._shares(self._examples, batch)
         units = loss_units(self._examples.answer_tokens[batch].tolist(), settings.loss)
         rows = shares[self._rank]
-        sums = torch.zeros(self._world_size, len(rows) + 2, dtype=torch.float64)
+        sums = torch.zeros(self._world_size, len(rows) + 3, dtype=torch.float64)
         torch.manual_seed(stable_digest("step", self._run.seed, step, self._rank) % 2**63)
         for number, chosen in enumerate(rows):
             with self._meter.timing("data_wait_s"):
@@ -211,20 +214,22 @@ class _Trainer:
             loss = self._engine.forward(row, last=number == len(rows) - 1)
             self._engine.backward(loss / units)
             sums[self._rank, number] = loss.detach()
-        sums[self._rank, -2] = float(self._writer.failed() or self._kept.pending())
+        sums[self._rank, -3] = float(self._writer.failed() or self._kept.pending())
+        sums[self._rank, -2] = float(self._stop_asked())
         sums[self._rank, -1] = float(not self._heeded and self._notice())
         sums = self._sum_over_workers(sums)
-        if sums[:, -2].any():  # one of these raises
+        if sums[:, -3].any():  # one of these raises
             self._kept.tell()
             self._writer.finish()
-        losses = sums[:, :-2]
+        self._stopping = bool(sums[:, -2].any())
+        losses = sums[:, :-3]
         loss_mean: float | None = float(losses.sum()) / units
         rate = learning_rate_of(settings, step, self._order.total_steps)
         norm = self._update(step, losses, units, rate, shares)
         if norm is None:
             loss_mean = None
         valid_loss = None
-        if self._validates_after(step):
+        if self._validations is None and self._validates_after(step):
             with self._meter.timing("validation_s"):
                 valid_loss = self._validate()
         tokens = int(self._examples.lengths[batch].sum())
@@ -271,6 +276,9 @@ class _Trainer:
         at_its_place = every is not None and (step + 1) % every == 0
         return at_its_place or self._order.ends_epoch(step) or step + 1 == self._order.total_steps
 
+    def _stop_asked(self) -> bool:
+        return self._rank == 0 and self._validations is not None and self._validations.stop_requested()
+
     def _validate(self) -> float | None:
         """Mean loss over the answer tokens of the validation split; None where it is empty."""
         if not len(self._valid):
@@ -308,6 +316,8 @@ class _Trainer:
     def _must_save(self, total: int) -> bool:
         if self._step == total or self._step % self._run.settings.checkpoint_every_steps == 0:
             return True
+        if self._validations is not None:
+            return self._validates_after(self._step - 1)
         if self._run.settings.keep_best == 0 or self._history.records[-1].valid_loss is None:
             return False
         return self._history.records[-1].valid_loss < min(self._history.valid_losses[1:-1], default=math.inf)
@@ -322,7 +332,8 @@ class _Trainer:
             bad_steps=tuple(self._bad_steps),
             loss_scale=self._engine.loss_scale,
         )
-        self._writer.save(state, self._history, self._engine.shard())
+        validated = self._step == total or self._validates_after(self._step - 1)
+        self._writer.save(state, self._history, self._engine.shard(), self._validations if validated else None)
 
 
 def _begin(checkpoints: Checkpoints, attempt: str) -> tuple[Checkpoint | None, str]:

@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ragray.manifest import MANIFEST, Manifest
 from ragray.train.monitor import HISTORY, History, StepRecord
 from ragray.train.ranks import RankStep, join_ranks, load_ranks
 from ragray.train.trackers import METRICS, read_jsonl
+from ragray.train.validations import SampleAnswer, Validation, Validations, load_validations
 
 Points = list[tuple[int, float]]  # (step, value)
 CHECKPOINTS = "checkpoints"
@@ -34,6 +35,8 @@ class RunData:
     history: History
     ranks: Sequence[RankStep]  # none where a run was made before they were recorded
     settings: Mapping[str, Any]  # by dotted name; none of a run that is not finished
+    validations: Sequence[Validation] = ()  # of checkpoints beside training
+    answers: Sequence[SampleAnswer] = ()
 
     @property
     def curves(self) -> dict[str, Points]:
@@ -52,6 +55,7 @@ class RunData:
             "data_wait_share": self._over_ranks(
                 lambda of_step: max(made.data_wait_s / made.seconds if made.seconds else 0.0 for made in of_step)
             ),
+            **{name: self._of_sample(name) for name in ("f1", "exact_match", "citation_recall")},
         }
         return {name: points for name, points in found.items() if points}
 
@@ -85,6 +89,10 @@ class RunData:
                 wait = statistics.median(made.data_wait_s / made.seconds for made in own)
                 rows.append((rank, speed, wait, max(made.memory_mib for made in own)))
         return rows
+
+    def _of_sample(self, metric: str) -> Points:
+        found = ((made.step, getattr(made, metric)) for made in self.validations)
+        return [(step, value) for step, value in found if value is not None]
 
     def _over_ranks(self, value: Callable[[list[RankStep]], float | None]) -> Points:
         steps: dict[int, list[RankStep]] = {}
@@ -144,7 +152,8 @@ def read_run(folder: Path, name: str) -> RunData:
         settings = dict(_flat("", manifest.config)) | {
             f"inputs.{kind}": source.digest[:16] for kind, source in manifest.inputs.items()
         }
-        return RunData(name, str(folder), True, History.load(folder), load_ranks(folder), settings)
+        validated = load_validations(folder)
+        return RunData(name, str(folder), True, History.load(folder), load_ranks(folder), settings, *validated)
     history = _unfinished_history(folder)
     if history is None:
         raise ConfigError(
@@ -152,7 +161,11 @@ def read_run(folder: Path, name: str) -> RunData:
             "name a train artifact such as artifacts/demo/train/0123456789abcdef, or a run's work folder such as "
             "artifacts/demo/.work/train-0123456789abcdef",
         )
-    return RunData(name, str(folder), False, history, join_ranks(folder), {})
+    validations = Validations(folder)
+    results = validations.results()
+    losses = {result.step: result.loss for result in results}
+    history.records[:] = [replace(r, valid_loss=losses.get(r.step, r.valid_loss)) for r in history.records]
+    return RunData(name, str(folder), False, history, join_ranks(folder), {}, results, validations.answers())
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:

@@ -58,15 +58,21 @@ def open_examples(source: TokenSource, work_folder: Path) -> tuple[StoredExample
 
 
 def check_early_stopping(settings: TrainConfig, valid: StoredExamples) -> None:
-    """Check that there is what an early stop follows.
+    """Check that there is what an early stop follows, and what asynchronous validation validates on.
 
     Raises:
         ConfigError: there is no validation example.
     """
-    if settings.validation.patience is not None and not len(valid):
+    if len(valid):
+        return
+    if settings.validation.patience is not None:
         raise ConfigError(
             "train.validation.patience: there is no validation example to stop by",
             "leave it out, or raise data.split.valid",
+        )
+    if settings.validation.asynchronous:
+        raise ConfigError(
+            "train.validation.asynchronous: there is no validation example", "leave it out, or raise data.split.valid"
         )
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from ragray.artifact import folder_digest
-from ragray.config_train import LoraConfig, LossConfig
+from ragray.config_train import LoraConfig, LossConfig, ValidationConfig
 from ragray.errors import WorkError
 from ragray.train import loop
 from ragray.train.checkpoint import Checkpoints
 from ragray.train.loop import train
+from ragray.train.validations import Validations
 from ragray.train.writing import CheckpointWriter
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -73,6 +74,13 @@ def test_another_number_of_workers_takes_up_the_store_and_makes_it_where_it_is_d
     assert losses(resumed) == pytest.approx(losses(whole), abs=1e-5)
     assert resumed.state().counts == whole.state().counts
     assert folder_digest(copied) == folder_digest(store)
+
+
+def test_two_workers_heed_a_request_to_stop_at_the_same_step(run, pair, tmp_path):
+    (tmp_path / "asked" / "validation").mkdir(parents=True)
+    Validations(tmp_path / "asked").request_stop(0)
+    state = run("asked", by=pair.train, validation=ValidationConfig(asynchronous=True)).state()
+    assert (state.step, state.finished) == (1, True)
 
 
 def test_a_full_disk_of_one_worker_is_the_error_of_all(run, pair, tmp_path):
