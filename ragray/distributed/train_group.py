@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ragray.train.device import Device
     from ragray.train.loop import TrainRun
 
+_RESUME = "run the command again: it resumes from the last checkpoint; the workers' logs are below /tmp/ray"
+
 
 def train_on_ray(run: TrainRun) -> None:
     """Train to the end on the cluster.
@@ -33,7 +35,7 @@ def train_on_ray(run: TrainRun) -> None:
     Raises:
         ConfigError: the workers do not fit in the cluster, or a worker in its device's memory.
         RagrayError: a worker's own.
-        WorkError: workers were lost too often.
+        WorkError: workers were lost too often, or Ray's controller of the group was.
     """
     from ragray.distributed.tokens import make_tokens
     from ragray.train.loop import token_source
@@ -59,6 +61,8 @@ def train_on_ray(run: TrainRun) -> None:
         error = trainer.fit().return_value  # type: ignore[attr-defined]
     except ray.train.TrainingFailedError as failed:
         raise explain(failed) from failed
+    except ray.exceptions.RayActorError as lost:
+        raise WorkError(f"training: Ray's controller of the workers was lost: {_last_line(lost)}", _RESUME) from lost
     if isinstance(error, RagrayError):
         raise error
 
@@ -87,8 +91,9 @@ def _check_plan(run: TrainRun) -> None:
     from ragray.train.plan import check_fits, make_plan
 
     settings, folder = run.settings, Path(run.model_folder)
+    device = worker_device(settings)  # for GPUs it connects; only one thread may
     with ThreadPoolExecutor(1) as beside:
-        plan = beside.submit(lambda: make_plan(settings, folder, worker_device(settings)))
+        plan = beside.submit(make_plan, settings, folder, device)
         connect()
         check_cluster(settings)
         import ray
@@ -128,11 +133,11 @@ def explain(error: Exception) -> RagrayError:
             if isinstance(cause, RagrayError):
                 return cause
     first = next(iter(failures.values()), error)
-    detail = str(first).strip().splitlines()[-1]
-    return WorkError(
-        f"training failed on a worker: {detail}",
-        "run the command again: it resumes from the last checkpoint; the workers' logs are below /tmp/ray",
-    )
+    return WorkError(f"training failed on a worker: {_last_line(first)}", _RESUME)
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
 def _work(config: dict[str, Any]) -> RagrayError | None:
