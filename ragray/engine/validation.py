@@ -91,6 +91,8 @@ def validate(task: ValidationTask) -> tuple[Validation, list[SampleAnswer]]:
 def adapted_model(task: ValidationTask) -> nn.Module:
     """The base model with the adapter, as the training workers hold it, for evaluation."""
     settings = task.settings
+    if not settings.validation.use_gpu:  # the workers' own attention may need their GPU
+        settings = settings.model_copy(update={"attention": "sdpa"})
     model = build_model(Path(task.model_folder), settings, task.seed)
     if task.adapter_folder is not None:
         set_adapter(model, load_adapter(Path(task.adapter_folder)))

@@ -117,14 +117,46 @@ def elastic(cluster: Any, folder: Path) -> dict[str, Any]:
     return {"sizes": [len(list(folder.glob("moments-*"))) for folder in folders], "checkpoints": checkpoints(run)}
 
 
-def worker_processes() -> list[psutil.Process]:
-    """The training workers of this process's cluster."""
+def processes_of(actor: str) -> list[psutil.Process]:
+    """The processes of this process's cluster that run actors of that class."""
     found = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if "RayTrainWorker" in "".join(child.cmdline()):
+            if actor in "".join(child.cmdline()):
                 found.append(child)
     return found
+
+
+def orphaned(cluster: Any, folder: Path) -> dict[str, Any]:
+    """Ray Train's controller is killed; the command is given again."""
+    import ray
+
+    from ragray.distributed.train_group import train_on_ray
+    from ragray.errors import WorkError
+
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    run = make_run(folder, num_workers=2, max_steps=STEPS, epochs=9999, checkpoint_every_steps=10)
+
+    def kill() -> None:
+        until(lambda: checkpoints(run))
+        for controller in processes_of("TrainController"):
+            controller.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    told = ["nothing", "nothing"]
+    try:
+        train_on_ray(run)
+    except WorkError as error:
+        told = [error.message, error.fix]
+    killer.join()
+    reached = checkpoints(run)[-1]
+    ray.shutdown()
+    join(cluster)
+    train_on_ray(run)
+    return {"told": told, "reached": reached, "checkpoints": checkpoints(run)}
 
 
 def killed(cluster: Any, folder: Path) -> dict[str, Any]:
@@ -142,7 +174,9 @@ def killed(cluster: Any, folder: Path) -> dict[str, Any]:
     settings = {"num_workers": 2, "max_steps": 100, "epochs": 9999, "checkpoint_every_steps": 5, "max_failures": 20}
     settings["keep_best"] = 0
     whole, run = (make_run(folder, work, **settings) for work in ("whole", "work"))
+    heeding = signal.getsignal(signal.SIGINT)
     train_on_ray(whole)
+    signal.signal(signal.SIGINT, heeding)  # Ray Train's handler holds its controller
     training = threading.Thread(target=train_on_ray, args=(run,), daemon=True)
     training.start()
     chance, seen, kills = random.Random(5), list[psutil.Process](), list[str]()
@@ -196,7 +230,7 @@ def actors_left() -> list[str]:
 
 def new_group(seen: list[psutil.Process]) -> list[psutil.Process]:
     """Two workers that are none of those; empty while there are none."""
-    found = [worker for worker in worker_processes() if worker not in seen]
+    found = [worker for worker in processes_of("RayTrainWorker") if worker not in seen]
     return found if len(found) == 2 else []
 
 
@@ -214,7 +248,13 @@ def left(run: Any) -> list[str]:
 
 
 STEPS = 300
-SCENES = {"preempted": preempted, "elastic": elastic, "killed": killed}
+SCENES = {"preempted": preempted, "elastic": elastic, "killed": killed, "orphaned": orphaned}
+
+
+def join(cluster: Any) -> None:
+    import ray
+
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 
 
 def main(scene: str, folder: Path) -> None:
@@ -224,7 +264,7 @@ def main(scene: str, folder: Path) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": SYSTEM})
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    join(cluster)
     try:
         facts = SCENES[scene](cluster, folder)
     finally:

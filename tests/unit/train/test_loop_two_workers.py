@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("process_group")
 PLACES = {
     "settings": (1, "ragray.train.loop", "ready_settings", 1),
     "looking for checkpoints": (0, "ragray.train.loop", "Checkpoints.latest", 1),
-    "examples": (1, "ragray.train.loop", "read_examples", 1),
+    "examples": (1, "ragray.train.setup", "open_store", 1),
     "meter": (1, "ragray.train.loop", "build_meter", 1),
     "sinks": (0, "ragray.train.loop", "open_sinks", 1),
     "a step's figures": (1, "ragray.train.meter", "Meter.finish", 2),
