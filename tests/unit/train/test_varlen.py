@@ -18,6 +18,7 @@ from ragray.train.lora import attach_lora
 from ragray.train.losses import AnswerLoss
 from ragray.train.packing import pack, packed_attention, register_packed_attention
 from ragray.train.plan import make_plan
+from ragray.train.setup import build_model
 
 
 def documented(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
@@ -131,6 +132,15 @@ def test_what_is_not_installed_is_refused():
     assert kernel_of(package.model_copy(update={"attention": "varlen"})) == "varlen"
     with pytest.raises(ConfigError, match="auto is not decided yet"):
         kernel_of(TrainConfig(base_model="x"))
+
+
+def test_a_worker_builds_the_model_with_the_attention_of_the_settings(tiny_model):
+    settings = TrainConfig(base_model="x", precision="bf16", attention="varlen")
+    for kernel, name in [("varlen", "ragray_packed_varlen"), ("sdpa", "ragray_packed")]:
+        model = build_model(tiny_model, settings.model_copy(update={"attention": kernel}), seed=1)
+        assert model.get_base_model().config._attn_implementation == name
+    with pytest.raises(ConfigError, match="flash-attn is not installed, on the node"):
+        build_model(tiny_model, settings.model_copy(update={"attention": "flash_attention_2"}), seed=1)
 
 
 def test_the_plan_shows_the_attention(tiny_model):
