@@ -3,16 +3,20 @@
 In: the bundled model, or another (`--model`), and examples made of the bundled questions, or of one's own data
 (`--examples`, examples.parquet of an augment artifact). Three cases, each run in a fresh process, in alternating order:
 
-- plain: the same rows by PyTorch and PEFT alone, in one process;
-- loop: `ragray.train.loop` with DeepSpeed, in one process without Ray;
-- ray: the stage as `ragray train` runs it, by one worker of Ray Train.
+- plain: the same rows by PyTorch and PEFT alone; several processes add up their gradients by one all-reduce a step;
+- loop: `ragray.train.loop` with DeepSpeed, without Ray;
+- ray: the stage as `ragray train` runs it, by Ray Train.
+
+Each of `--workers` is a process. The step is the slowest worker's, and the start ends with the first step.
 
   python benchmarks/training_overhead.py --runs 5
+  python benchmarks/training_overhead.py --runs 5 --workers 2
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -20,11 +24,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import ROOT, options, publish
+
+if TYPE_CHECKING:
+    import torch
 
 _WARM_UP = 3  # steps that are not counted
 _SEED = 17
@@ -67,10 +75,32 @@ def _settings(args: argparse.Namespace) -> Any:
         epochs=10_000,
         max_steps=args.steps,
         global_batch_examples=args.batch,
+        num_workers=args.workers,
         zero_stage=args.zero_stage,
         threads_per_worker=args.threads,
         checkpoint_every_steps=args.checkpoint_every,
     )
+
+
+def _join_group(args: argparse.Namespace) -> tuple[int, int]:
+    """Make this process one of the workers; its rank and their number."""
+    import torch
+
+    rank = int(os.environ["LOCAL_RANK"])
+    store = f"file://{Path(args.report).parent / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=args.workers)
+    return rank, args.workers
+
+
+def _add_up(parameters: Sequence[torch.Tensor]) -> None:
+    """Sum the gradients over all workers, all of them in one message."""
+    import torch
+
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
 
 
 def _run_plain(args: argparse.Namespace, folder: Path, examples_file: Path) -> dict[str, float]:
@@ -84,12 +114,13 @@ def _run_plain(args: argparse.Namespace, folder: Path, examples_file: Path) -> d
     from ragray.train.losses import AnswerLoss
     from ragray.train.packing import DataOrder, pack, register_packed_attention, share_out
 
+    rank, workers = _join_group(args) if args.workers > 1 else (0, 1)
     settings = _settings(args)
     examples = read_examples(examples_file, "train", load_tokenizer(args.model), settings.max_length).examples
     ids = tuple(example.example_id for example in examples)
     order = DataOrder(ids, _SEED, settings.global_batch_examples, settings.epochs, settings.max_steps)
     model = attach_lora(load_model(args.model, torch.float32, register_packed_attention()), settings.lora, _SEED)
-    module = AnswerLoss(model.train(), 0.0)
+    module = AnswerLoss(model.train())
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
     seconds, first = [], 0.0
@@ -97,9 +128,11 @@ def _run_plain(args: argparse.Namespace, folder: Path, examples_file: Path) -> d
         started = time.perf_counter()
         batch = [examples[i] for i in order.step_examples(step)]
         answers = sum(example.answer_tokens for example in batch)
-        rows = share_out([len(example) for example in batch], 1, settings.tokens_per_micro_batch)[0]
+        rows = share_out([len(example) for example in batch], workers, settings.tokens_per_micro_batch)[rank]
         for positions in rows:
             (module(pack([batch[i] for i in positions])) / answers).backward()
+        if workers > 1:
+            _add_up(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_of(settings, step, order.total_steps)
@@ -111,11 +144,9 @@ def _run_plain(args: argparse.Namespace, folder: Path, examples_file: Path) -> d
 
 
 def _run_loop(args: argparse.Namespace, folder: Path, examples_file: Path) -> dict[str, float]:
-    import torch
-
     from ragray.train.loop import TrainRun, train
 
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=0, world_size=1)
+    _join_group(args)
     train(TrainRun(_settings(args), _SEED, str(args.model), str(examples_file), str(folder), attempt="benchmark"))
     return _measured(args, folder)
 
@@ -137,14 +168,17 @@ def _run_ray(args: argparse.Namespace, folder: Path, examples_file: Path) -> dic
 
 def _measured(args: argparse.Namespace, folder: Path) -> dict[str, float]:
     """The median step, the share of all steps' time that they waited for checkpoints and reports, and the start."""
-    from ragray.train.ranks import join_ranks
+    from ragray.train.ranks import RankStep, join_ranks
 
-    ranks = join_ranks(folder)
-    waited = sum(made.checkpoint_s + made.report_s for made in ranks[:-1])  # at the end no step waits
+    def slowest(made: Sequence[RankStep]) -> RankStep:
+        return max(made, key=lambda of_rank: of_rank.seconds)
+
+    steps = [slowest(list(made)) for _, made in itertools.groupby(join_ranks(folder), key=lambda made: made.step)]
+    waited = sum(made.checkpoint_s + made.report_s for made in steps[:-1])  # at the end no step waits
     return {
-        "step_s": statistics.median(made.seconds for made in ranks[_WARM_UP:]),
-        "stall": waited / sum(made.seconds for made in ranks),
-        "first_step_s": ranks[0].at - args.began,
+        "step_s": statistics.median(made.seconds for made in steps[_WARM_UP:]),
+        "stall": waited / sum(made.seconds for made in steps),
+        "first_step_s": steps[0].at - args.began,
     }
 
 
@@ -152,18 +186,27 @@ _RUNS = {"plain": _run_plain, "loop": _run_loop, "ray": _run_ray}
 
 
 def _run_apart(case: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """One run in a process of its own."""
+    """One run in processes of its own: one for each worker; Ray starts its own."""
     report = folder / "report.json"
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "DS_ACCELERATOR": "cpu"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     command = [sys.executable, *sys.argv, "--case", case, "--report", str(report), "--began", str(time.time())]
     with (folder / "output").open("w") as output:
-        done = subprocess.run(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, timeout=args.timeout, check=False
-        )
-    if not report.exists():
+        processes = [
+            subprocess.Popen(
+                command, env={**environment, "LOCAL_RANK": str(rank)}, stdout=output, stderr=subprocess.STDOUT
+            )
+            for rank in range(1 if case == "ray" else args.workers)
+        ]
+        try:
+            codes = [process.wait(args.timeout) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+    if any(codes):
         tail = "\n".join((folder / "output").read_text(errors="replace").splitlines()[-15:])
-        raise SystemExit(f"{case}: failed with exit code {done.returncode}\n{tail}")
+        raise SystemExit(f"{case}: failed with exit code {max(codes, key=abs)}\n{tail}")
     found: dict[str, float] = json.loads(report.read_text())
     return found
 
@@ -185,6 +228,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--examples", type=Path, help="examples.parquet; by default made of the bundled questions")
     made.add_argument("--steps", type=int, default=60, help="optimizer steps of a run")
     made.add_argument("--batch", type=int, default=16, help="examples of a step")
+    made.add_argument("--workers", type=int, default=1, help="training processes")
     made.add_argument("--checkpoint-every", type=int, default=50, help="steps between checkpoints")
     made.add_argument("--zero-stage", type=int, default=2, help="DeepSpeed ZeRO stage")
     made.add_argument("--began", type=float, help=argparse.SUPPRESS)
@@ -199,7 +243,9 @@ def main() -> None:
         folder = Path(name)
         examples = args.examples.resolve() if args.examples else make_examples(folder / "examples.parquet")
         if args.case:
-            Path(args.report).write_text(json.dumps(_RUNS[args.case](args, folder, examples)))
+            found = _RUNS[args.case](args, Path(args.report).parent, examples)
+            if os.environ["LOCAL_RANK"] == "0":
+                Path(args.report).write_text(json.dumps(found))
             return
     chosen = [case for case in CASES if not args.cases or case in args.cases.split(",")]
     runs: dict[str, list[dict[str, float]]] = {case: [] for case in chosen}
@@ -211,7 +257,8 @@ def main() -> None:
     plain = statistics.median(found["step_s"] for found in runs["plain"]) if "plain" in runs else None
     setting = (
         f"{args.model.name}, {args.batch} examples a step, {args.steps} steps of which {_WARM_UP} are not counted, "
-        f"a checkpoint after {args.checkpoint_every}, ZeRO-{args.zero_stage}, one worker of {args.threads} threads; "
+        f"a checkpoint after {args.checkpoint_every}, ZeRO-{args.zero_stage}, "
+        f"{args.workers} workers of {args.threads} threads each; "
         f"median (least to most) of {args.runs} runs in alternating order, a fresh process each"
     )
     columns = ("case", "step ms", "against plain", "stall by checkpoints and reports, %", "start to first step, s")

@@ -31,6 +31,7 @@ class LoraConfig(Section):
     dropout: Share = Field(0.0, description="dropout before A")
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
         description="linear layers that are adapted, by name",
     )
     trainable_tokens: tuple[int | str, ...] = Field(
@@ -41,6 +42,9 @@ class LoraConfig(Section):
 Schedule = Literal[
     "cosine", "cosine_restarts", "linear", "polynomial", "constant", "warmup_stable_decay", "one_cycle", "inverse_sqrt"
 ]
+
+
+Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
 
 
 class ScheduleShape(Section):
@@ -114,6 +118,13 @@ class ValidationConfig(Section):
                 raise ValueError(f"{name} is for generated answers; set generate to the number of questions")
         return self
 
+    @model_validator(mode="after")
+    def _improvement_heeded(self) -> ValidationConfig:
+        """Refuse a limit that nothing would be held to."""
+        if self.patience is None and self.min_improvement:
+            raise ValueError("min_improvement is for patience, which is not set")
+        return self
+
 
 class MonitorConfig(Section):
     """Where a run shows itself while it goes on; nothing here changes what is trained."""
@@ -170,8 +181,18 @@ class TrainConfig(Section):
     use_gpu: bool = False
     threads_per_worker: Positive = Field(1, description="CPU threads of each worker")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    offload: Offload = Field(
+        "none",
+        description="what is kept in the machine's memory in place of a GPU's: AdamW's state and its work, with ZeRO-3 "
+        "also the parameters",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: fp32 on a CPU; on a GPU bf16 where it has it, else fp16"
+    )
+    attention: Literal["auto", "sdpa", "varlen", "flash_attention_2"] = Field(
+        "auto",
+        description="attention over packed rows; auto: PyTorch's flash attention (varlen) where the GPU takes it, "
+        "else that of the package flash-attn, else sdpa",
     )
     gradient_checkpointing: bool = False
     checkpoint_every_steps: Positive = 50
@@ -207,6 +228,15 @@ class TrainConfig(Section):
                 raise ValueError(f"schedule_shape.{name} is for {schedule}, and schedule is {self.schedule}")
         if self.schedule == "constant" and self.schedule_shape.floor_share:
             raise ValueError("schedule_shape.floor_share: a constant schedule has no floor")
+        return self
+
+    @model_validator(mode="after")
+    def _spikes_heeded(self) -> TrainConfig:
+        """Refuse a limit of bad steps that nothing would be held to."""
+        if self.spike_factor is None and self.spike_after_steps != _default(TrainConfig, "spike_after_steps"):
+            raise ValueError("spike_after_steps is for spike_factor, which is not set")
+        if self.on_bad_step == "stop" and self.max_bad_steps != _default(TrainConfig, "max_bad_steps"):
+            raise ValueError("max_bad_steps is for on_bad_step skip or roll_back: the first bad step stops this run")
         return self
 
     @property

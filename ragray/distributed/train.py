@@ -4,8 +4,8 @@ In: examples.parquet and the base model. Out: `adapter/` (PEFT layout), base_mod
 timings.parquet, ranks.parquet, metrics.jsonl, loss.svg; bad_steps.json where steps were left out; validation.parquet
 and samples.jsonl where checkpoints were validated beside training (`train_validation.py`). Checkpoints live in
 the stage's work folder: a lost worker (Ray restarts the group) and a killed run (the next one finds them) both go on
-from there. Each worker reads all examples and takes its rows of each step; streaming them from Ray Data shards is for
-sets beyond one worker's memory.
+from there. Ray Data tokenizes the examples once into parts on disk (`tokens.py`), there too; each worker maps them and
+makes the examples of its own rows of a step, which seed, epoch and step determine, so memory holds any set.
 """
 
 from __future__ import annotations
@@ -262,6 +262,7 @@ STAGE = Stage(
         "train",
         "distributed.train",
         "distributed.train_group",
+        "distributed.tokens",
         "distributed.train_validation",
         "engine.validation",
         "engine.transformers_runtime",

@@ -23,8 +23,10 @@ from ragray.errors import ConfigError, RagrayError, WorkError
 if TYPE_CHECKING:
     from ray.train import FailureConfig, ScalingConfig
 
-    from ragray.train.hardware import Device
+    from ragray.train.device import Device
     from ragray.train.loop import TrainRun
+
+_RESUME = "run the command again: it resumes from the last checkpoint; the workers' logs are below /tmp/ray"
 
 
 def train_on_ray(run: TrainRun) -> None:
@@ -33,10 +35,14 @@ def train_on_ray(run: TrainRun) -> None:
     Raises:
         ConfigError: the workers do not fit in the cluster, or a worker in its device's memory.
         RagrayError: a worker's own.
-        WorkError: workers were lost too often.
+        WorkError: workers were lost too often, or Ray's controller of the group was.
     """
+    from ragray.distributed.tokens import make_tokens
+    from ragray.train.loop import token_source
+
     settings = run.settings
     _check_plan(run)
+    make_tokens(token_source(run), Path(run.work_folder))
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -55,13 +61,15 @@ def train_on_ray(run: TrainRun) -> None:
         error = trainer.fit().return_value  # type: ignore[attr-defined]
     except ray.train.TrainingFailedError as failed:
         raise explain(failed) from failed
+    except ray.exceptions.RayActorError as lost:
+        raise WorkError(f"training: Ray's controller of the workers was lost: {_last_line(lost)}", _RESUME) from lost
     if isinstance(error, RagrayError):
         raise error
 
 
 def worker_device(settings: TrainConfig) -> Device:
     """What a training worker computes on: this machine's CPU, or a GPU of the cluster, asked there."""
-    from ragray.train.hardware import this_device
+    from ragray.train.device import this_device
 
     if not settings.use_gpu:
         return this_device(use_gpu=False)
@@ -83,8 +91,9 @@ def _check_plan(run: TrainRun) -> None:
     from ragray.train.plan import check_fits, make_plan
 
     settings, folder = run.settings, Path(run.model_folder)
+    device = worker_device(settings)  # for GPUs it connects; only one thread may
     with ThreadPoolExecutor(1) as beside:
-        plan = beside.submit(lambda: make_plan(settings, folder, worker_device(settings)))
+        plan = beside.submit(make_plan, settings, folder, device)
         connect()
         check_cluster(settings)
         import ray
@@ -124,11 +133,11 @@ def explain(error: Exception) -> RagrayError:
             if isinstance(cause, RagrayError):
                 return cause
     first = next(iter(failures.values()), error)
-    detail = str(first).strip().splitlines()[-1]
-    return WorkError(
-        f"training failed on a worker: {detail}",
-        "run the command again: it resumes from the last checkpoint; the workers' logs are below /tmp/ray",
-    )
+    return WorkError(f"training failed on a worker: {_last_line(first)}", _RESUME)
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
 def _work(config: dict[str, Any]) -> RagrayError | None:

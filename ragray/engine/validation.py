@@ -32,7 +32,7 @@ from ragray.train.hardware import precision_of
 from ragray.train.loading import DTYPES, load_tokenizer
 from ragray.train.lora import load_adapter, set_adapter, trainable
 from ragray.train.losses import AnswerLoss
-from ragray.train.packing import PACKED_ATTENTION, pack, share_out
+from ragray.train.packing import pack, share_out
 from ragray.train.setup import build_model, check_files
 from ragray.train.validations import SampleAnswer, Validation
 
@@ -91,6 +91,8 @@ def validate(task: ValidationTask) -> tuple[Validation, list[SampleAnswer]]:
 def adapted_model(task: ValidationTask) -> nn.Module:
     """The base model with the adapter, as the training workers hold it, for evaluation."""
     settings = task.settings
+    if not settings.validation.use_gpu:  # the workers' own attention may need their GPU
+        settings = settings.model_copy(update={"attention": "sdpa"})
     model = build_model(Path(task.model_folder), settings, task.seed)
     if task.adapter_folder is not None:
         set_adapter(model, load_adapter(Path(task.adapter_folder)))
@@ -150,13 +152,14 @@ def _generate(
     plain: Any = model
     base = plain.get_base_model()
     info = EngineInfo("transformers", base.device.type, "adapter", base.config.model_type, task.digest)
+    packed = base.config._attn_implementation
     base.set_attn_implementation("sdpa")
     engine = TransformersEngine(plain, tokenizer, stop_tokens(folder, tokenizer), info, settings.batch_size)
     try:
         return engine.generate(prompts, SamplingParams(max_new_tokens=settings.max_new_tokens))
     finally:
         engine.close()
-        base.set_attn_implementation(PACKED_ATTENTION)
+        base.set_attn_implementation(packed)
 
 
 def _scored(step: int, row: ExampleRow, text: str) -> tuple[SampleAnswer, Scores]:

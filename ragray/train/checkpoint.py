@@ -5,7 +5,7 @@ written aside by all workers and renamed by the first, so that a checkpoint is w
 
     adapter/                       the weights, PEFT layout, float32     first worker
     moments-00000-of-00002.safetensors   AdamW's moments, by name        every worker its own
-    state.json                     step, counts, bad steps               first worker
+    state.json                     step, counts, bad steps, loss scale   first worker
     history.parquet timings.parquet      the monitor                     first worker
 
 Any world size and ZeRO stage reads any checkpoint. The random state needs no file: the order of the
@@ -15,7 +15,9 @@ data and the seed of each step's dropout are functions of seed, step and worker.
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ import torch
 from ragray.artifact import sync
 from ragray.train.guard import BadStep
 from ragray.train.lora import load_adapter
+from ragray.train.loss_scale import LossScale
 from ragray.train.monitor import History
 from ragray.train.shards import read_shards
 
@@ -42,6 +45,7 @@ class RunState:
     updates: int  # optimizer steps made: what AdamW counts
     valid_loss: float | None = None  # of exactly these weights, where it was measured
     bad_steps: tuple[BadStep, ...] = ()
+    loss_scale: LossScale | None = None  # of fp16
 
     @property
     def finished(self) -> bool:
@@ -59,7 +63,8 @@ class Checkpoint:
         """Step and counts."""
         values = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
         bad_steps = tuple(BadStep(**{**bad, "examples": tuple(bad["examples"])}) for bad in values.pop("bad_steps"))
-        return RunState(**values, bad_steps=bad_steps)
+        scale = values.pop("loss_scale")
+        return RunState(**values, bad_steps=bad_steps, loss_scale=scale and LossScale(**scale))
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The adapter's weights by name."""
@@ -118,22 +123,34 @@ class Checkpoints:
         self._forget_old()
 
     def clear_dead(self) -> None:
-        """Remove what attempts that were killed left unfinished; call it when none other is running."""
+        """Remove what attempts that were killed left unfinished; call it when none other is running.
+
+        A worker whose node was lost may take a moment to end: a folder that is still to get its name is renamed
+        before it is removed, so that no part of it ever gets that name.
+        """
         for folder in self._folder.glob(".step-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
     def _all(self) -> list[Checkpoint]:
         return [Checkpoint(folder) for folder in sorted(self._folder.glob("step-*")) if folder.is_dir()]
 
     def _ranked(self) -> list[Checkpoint]:
         losses = [(checkpoint.state().valid_loss, checkpoint) for checkpoint in self._all()]
-        measured = [(loss, checkpoint) for loss, checkpoint in losses if loss is not None]
+        measured = [(loss, checkpoint) for loss, checkpoint in losses if loss is not None and math.isfinite(loss)]
         return [checkpoint for _, checkpoint in sorted(measured, key=lambda pair: pair[0])]
 
     def _forget_old(self) -> None:
         stay = {checkpoint.folder for checkpoint in (*self._all()[-self._keep :], *self._ranked()[: self._keep_best])}
         for checkpoint in self._all():
             if checkpoint.folder not in stay:
-                gone = checkpoint.folder.with_name(f".{checkpoint.folder.name}.gone")
-                checkpoint.folder.rename(gone)
-                shutil.rmtree(gone, ignore_errors=True)
+                _remove(checkpoint.folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that another process may be about to rename, whole or not at all."""
+    gone = folder.with_name(f".{folder.name.strip('.')}.{uuid.uuid4().hex[:8]}.gone")
+    try:
+        folder.rename(gone)
+    except FileNotFoundError:  # the other process was first
+        return
+    shutil.rmtree(gone, ignore_errors=True)

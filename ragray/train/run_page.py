@@ -223,9 +223,11 @@ def _tick(value: float) -> str:
 
 
 def short(value: float | None) -> str:
-    """A figure for a table: four digits, thousands apart; "-" where it is not known."""
+    """A figure for a table: four digits, thousands apart; "-" where it is not known, else nan and inf as such."""
     if value is None:
         return "-"
+    if not math.isfinite(value):
+        return str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
 
 

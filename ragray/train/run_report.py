@@ -7,6 +7,7 @@ run.json, for programs, and run.html (`run_page`), for people.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,11 +40,13 @@ class RunData:
 
     @property
     def curves(self) -> dict[str, Points]:
-        """The run's curves by their name; those without any point are left out."""
+        """The run's curves by their name, of finite values; those without any point are left out."""
         found: dict[str, Points] = {
             "loss": _points(self.history.records, lambda record: record.loss),
             "valid_loss": _points(self.history.records, lambda record: record.valid_loss),
-            "learning_rate": _points(self.history.records[1:], lambda record: record.learning_rate),
+            "learning_rate": _points(
+                (record for record in self.history.records if record.step > 0), lambda record: record.learning_rate
+            ),
             "grad_norm": _points(self.history.records, lambda record: record.grad_norm),
             "tokens_per_s": self._over_ranks(lambda of_step: _speed(of_step, "tokens")),
             "padded_tokens_per_s": self._over_ranks(lambda of_step: _speed(of_step, "padded_tokens")),
@@ -65,7 +68,7 @@ class RunData:
         return {
             "steps": self.history.records[-1].step if self.history.records else 0,
             "last_loss": self.history.losses[-1] if self.history.losses else None,
-            "best_valid_loss": min(valid) if valid else None,
+            "best_valid_loss": min(filter(math.isfinite, valid), default=None),
             "last_valid_loss": valid[-1] if valid else None,
             "workers": max((made.workers for made in self.ranks), default=None),
             "tokens_per_s": _median(curves.get("tokens_per_s")),
@@ -120,7 +123,7 @@ class Comparison:
                 "name": run.name,
                 "place": run.place,
                 "finished": run.finished,
-                "summary": run.summary,
+                "summary": {name: _in_json(value) for name, value in run.summary.items()},
                 "curves": run.curves,
             }
             for run in self.runs
@@ -170,24 +173,34 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     from ragray.train.run_page import render
 
     folder.mkdir(parents=True, exist_ok=True)
-    tree = json.dumps(comparison.to_tree(), ensure_ascii=False, indent=2)
+    tree = json.dumps(comparison.to_tree(), ensure_ascii=False, indent=2, allow_nan=False)
     (folder / "run.json").write_text(tree + "\n", encoding="utf-8")
     (folder / "run.html").write_text(render(comparison), encoding="utf-8")
 
 
 def _unfinished_history(folder: Path) -> History | None:
     """The last checkpoint's history, and the steps after it from metrics.jsonl; None where there is neither."""
-    saved = sorted((folder / CHECKPOINTS).glob(f"step-*/{HISTORY}"))
     rows = read_jsonl(folder / METRICS)
-    if not saved and not rows:
+    history = _saved_history(folder) or (History() if rows else None)
+    if history is None:
         return None
-    history = History.load(saved[-1].parent) if saved else History()
     last = history.records[-1].step if history.records else -1
     for row in rows:
-        if row["step"] > last:
-            figures = (row["loss"], row.get("valid_loss"), row["learning_rate"], row.get("grad_norm"), row["tokens"])
-            history.add(StepRecord(row["step"], *figures), row["seconds"])
+        if row["step"] > last:  # a step that was left out has no loss
+            losses = (row.get("loss"), row.get("valid_loss"))
+            made = StepRecord(row["step"], *losses, row["learning_rate"], row.get("grad_norm"), row["tokens"])
+            history.add(made, row["seconds"])
     return history
+
+
+def _saved_history(folder: Path) -> History | None:
+    """Of the last checkpoint that is still there: a run that goes on removes old ones."""
+    for file in sorted((folder / CHECKPOINTS).glob(f"step-*/{HISTORY}"), reverse=True):
+        try:
+            return History.load(file.parent)
+        except FileNotFoundError:
+            continue
+    return None
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
@@ -210,7 +223,12 @@ def _flat(prefix: str, tree: Any) -> Iterable[tuple[str, Any]]:
 
 def _points(records: Iterable[StepRecord], value: Callable[[StepRecord], float | None]) -> Points:
     found = ((record.step, value(record)) for record in records)
-    return [(step, number) for step, number in found if number is not None]
+    return [(step, number) for step, number in found if number is not None and math.isfinite(number)]
+
+
+def _in_json(value: float | None) -> float | None:
+    """JSON knows finite numbers alone."""
+    return value if value is None or math.isfinite(value) else None
 
 
 def _speed(of_step: list[RankStep], tokens: str) -> float | None:
