@@ -107,7 +107,7 @@ def test_without_room_all_is_validated_after_training(inputs, tmp_path):
     job = make_job(inputs, tmp_path, lines, threads_per_worker=threads, epochs=1)
     train.build(job)
     first = next(number for number, line in enumerate(lines) if line.startswith("validation"))
-    assert lines[first - 1].startswith("step 2/2"), "no worker's room was taken"
+    assert lines[first - 1].startswith("step 2/2"), "nothing before the workers were done"
     assert [result.step for result in load_validations(job.draft.folder)[0]] == [0, 2]
 
 
