@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ragray.train.hardware import Device
     from ragray.train.loop import TrainRun
 
+_RESUME = "run the command again: it resumes from the last checkpoint; the workers' logs are below /tmp/ray"
+
 
 def train_on_ray(run: TrainRun) -> None:
     """Train to the end on the cluster.
@@ -33,7 +35,7 @@ def train_on_ray(run: TrainRun) -> None:
     Raises:
         ConfigError: the workers do not fit in the cluster, or a worker in its device's memory.
         RagrayError: a worker's own.
-        WorkError: workers were lost too often.
+        WorkError: workers were lost too often, or Ray's controller of the group was.
     """
     settings = run.settings
     _check_plan(run)
@@ -51,12 +53,34 @@ def train_on_ray(run: TrainRun) -> None:
             failure_config=_failures(settings),
         ),
     )
+    before = _placement_groups()
     try:
         error = trainer.fit().return_value  # type: ignore[attr-defined]
     except ray.train.TrainingFailedError as failed:
         raise explain(failed) from failed
+    except ray.exceptions.RayActorError as lost:
+        _remove_placement_groups(_placement_groups() - before)
+        raise WorkError(f"training: Ray's controller of the workers was lost: {_last_line(lost)}", _RESUME) from lost
     if isinstance(error, RagrayError):
         raise error
+
+
+def _placement_groups() -> set[str]:
+    """The ids of all placement groups that this driver and its actors made and that still hold resources."""
+    import ray
+
+    mine = ray.get_runtime_context().get_job_id()  # the end of each such id
+    groups = ray.util.placement_group_table()
+    return {name for name, group in groups.items() if name.endswith(mine) and group["state"] != "REMOVED"}
+
+
+def _remove_placement_groups(names: Iterable[str]) -> None:
+    """Free what a lost controller reserved: Ray's own cleaner asks the dashboard, which a local Ray does not have."""
+    import ray
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    for name in names:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
 
 
 def worker_device(settings: TrainConfig) -> Device:
@@ -83,8 +107,9 @@ def _check_plan(run: TrainRun) -> None:
     from ragray.train.plan import check_fits, make_plan
 
     settings, folder = run.settings, Path(run.model_folder)
+    device = worker_device(settings)  # for GPUs it connects; only one thread may
     with ThreadPoolExecutor(1) as beside:
-        plan = beside.submit(lambda: make_plan(settings, folder, worker_device(settings)))
+        plan = beside.submit(make_plan, settings, folder, device)
         connect()
         check_cluster(settings)
         import ray
@@ -124,11 +149,11 @@ def explain(error: Exception) -> RagrayError:
             if isinstance(cause, RagrayError):
                 return cause
     first = next(iter(failures.values()), error)
-    detail = str(first).strip().splitlines()[-1]
-    return WorkError(
-        f"training failed on a worker: {detail}",
-        "run the command again: it resumes from the last checkpoint; the workers' logs are below /tmp/ray",
-    )
+    return WorkError(f"training failed on a worker: {_last_line(first)}", _RESUME)
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
 def _work(config: dict[str, Any]) -> RagrayError | None:

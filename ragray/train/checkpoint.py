@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +119,13 @@ class Checkpoints:
         self._forget_old()
 
     def clear_dead(self) -> None:
-        """Remove what attempts that were killed left unfinished; call it when none other is running."""
+        """Remove what attempts that were killed left unfinished; call it when none other is running.
+
+        A worker whose node was lost may take a moment to end: a folder that is still to get its name is renamed
+        before it is removed, so that no part of it ever gets that name.
+        """
         for folder in self._folder.glob(".step-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
     def _all(self) -> list[Checkpoint]:
         return [Checkpoint(folder) for folder in sorted(self._folder.glob("step-*")) if folder.is_dir()]
@@ -134,6 +139,14 @@ class Checkpoints:
         stay = {checkpoint.folder for checkpoint in (*self._all()[-self._keep :], *self._ranked()[: self._keep_best])}
         for checkpoint in self._all():
             if checkpoint.folder not in stay:
-                gone = checkpoint.folder.with_name(f".{checkpoint.folder.name}.gone")
-                checkpoint.folder.rename(gone)
-                shutil.rmtree(gone, ignore_errors=True)
+                _remove(checkpoint.folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that another process may be about to rename, whole or not at all."""
+    gone = folder.with_name(f".{folder.name.strip('.')}.{uuid.uuid4().hex[:8]}.gone")
+    try:
+        folder.rename(gone)
+    except FileNotFoundError:  # the other process was first
+        return
+    shutil.rmtree(gone, ignore_errors=True)

@@ -146,7 +146,8 @@ class _Trainer:
             self._bad_steps = list(found.state().bad_steps)
         self._reported = (len(self._history.records), time.monotonic())
         self._meter = build_meter(Path(run.work_folder), self._engine, settings)
-        own = open_sinks(settings.monitor, Path(run.work_folder), self._step) if self._rank == 0 else []
+        with alike():
+            own = open_sinks(settings.monitor, Path(run.work_folder), self._step) if self._rank == 0 else []
         self._sinks = SinkThread([*own, *sinks], Path(run.work_folder), self._rank)
         self._heeded = False  # whether the notice of this worker's end was answered by a checkpoint
 

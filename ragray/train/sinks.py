@@ -216,7 +216,11 @@ def sink_failures(work_folder: Path) -> dict[str, SinkState]:
     """The sinks of the run in this folder that failed at least once, on any worker."""
     failed: dict[str, SinkState] = {}
     for file in sorted((work_folder / _FOLDER).glob("*.json")):
-        for name, found in json.loads(file.read_text(encoding="utf-8")).items():
+        try:
+            states = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # a worker that starts again removes what it left before
+            continue
+        for name, found in states.items():
             state, before = SinkState(**found), failed.get(name)
             if before is not None:
                 before.failures += state.failures

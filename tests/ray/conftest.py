@@ -1,5 +1,6 @@
 """One small local Ray for all tests of this folder, and an application served on it for those of a module."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,8 @@ def ray_local() -> Iterator[None]:
 
     from ragray.distributed.session import connect
 
+    # for tests that read what Prometheus reads; else ten seconds
+    os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112 - Ray's spelling
     connect()
     yield
     ray.shutdown()

@@ -38,6 +38,19 @@ def test_a_node_that_is_taken_away_costs_no_restart_and_few_steps(preempted):
     assert set(preempted["groups"]) == {"REMOVED"}
 
 
+def test_five_killed_workers_and_nodes_are_survived_with_the_same_bytes(tmp_path):
+    found = facts_of("killed", tmp_path)
+    assert sorted(found["kills"]) == ["node", "node", "worker", "worker", "worker"]
+    undisturbed, disturbed = found["adapters"]
+    assert disturbed == undisturbed
+    assert found["steps"] == list(range(101)), "no step is in the history twice"
+    assert found["metrics"] == found["steps"][1:]
+    assert found["losses"] == found["whole_losses"]
+    assert found["left"] == found["whole_left"]
+    assert set(found["groups"]) == {"REMOVED"}
+    assert (found["actors"], found["processes"]) == ([], [])
+
+
 def test_a_node_that_comes_is_made_use_of(preempted, tmp_path):
     grown = facts_of("elastic", tmp_path)
     sizes = grown["sizes"]

@@ -1,5 +1,6 @@
 """The plan at the start of the train stage."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,17 @@ def test_a_training_that_cannot_fit_is_refused_before_it_starts(monkeypatch, tmp
     with pytest.raises(ConfigError, match=r"the plan needs 1\.\d+ GB") as caught:
         train_group.train_on_ray(run)
     assert "--set train.gradient_checkpointing=true" in str(caught.value)
+
+
+def test_one_thread_alone_joins_ray(monkeypatch, tmp_path):
+    """A worker's GPU is asked in the cluster, for which the asking thread joins it."""
+    asked = []
+
+    def device(settings):
+        asked.append(threading.current_thread())
+        return Device("cpu", "large", 1 << 40)
+
+    monkeypatch.setattr(train_group, "worker_device", device)
+    settings = TrainConfig(base_model=MODEL, precision="fp32")
+    train_group._check_plan(TrainRun(settings, 0, MODEL, "unused", str(tmp_path), attempt="x"))
+    assert asked == [threading.main_thread()]

@@ -7,39 +7,57 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import runpy
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5", "OMP_NUM_THREADS": "1"}
+import psutil
+
+os.environ |= {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how often the controller looks at the workers: two seconds
+    "OMP_NUM_THREADS": "1",
+}
+SYSTEM = {
+    "health_check_initial_delay_ms": 1000,  # a node that is lost is missed after three seconds, not eighteen
+    "health_check_period_ms": 500,
+    "prestart_worker_first_driver": False,  # Ray Train's actors cannot use workers that are started beforehand
+}
 
 tiny = runpy.run_path(str(Path(__file__).parents[1] / "unit" / "train" / "conftest.py"))
 
 
-def make_run(folder: Path, **changes: Any) -> Any:
+def make_run(folder: Path, work: str = "work", **changes: Any) -> Any:
     from ragray.config_train import TrainConfig
     from ragray.train.loop import TrainRun
 
     model = tiny["make_tiny_model"](folder / "tiny")
     examples = tiny["write_examples"](folder / "examples.parquet", tiny["example_rows"](64, 4))
-    (folder / "work").mkdir()
+    (folder / work).mkdir()
     settings = TrainConfig(
         base_model=str(model),
         **{"global_batch_examples": 32, "learning_rate": 1e-3, "max_length": 512, "keep_checkpoints": 99, **changes},
     )
-    return TrainRun(settings, 17, str(model), str(examples), str(folder / "work"), "t")
+    return TrainRun(settings, 17, str(model), str(examples), str(folder / work), "t")
 
 
 def checkpoints(run: Any) -> list[str]:
-    return sorted(path.name for path in Path(run.work_folder).glob("checkpoints/*"))
+    return sorted(path.name for path in Path(run.work_folder).glob("checkpoints/step-*"))
 
 
 def until(found: Callable[[], Any]) -> Any:
+    end = time.monotonic() + 300
     while not (value := found()):
+        assert time.monotonic() < end, "waited in vain: see what the run said above"
         time.sleep(0.05)
     return value
 
@@ -99,8 +117,104 @@ def elastic(cluster: Any, folder: Path) -> dict[str, Any]:
     return {"sizes": [len(list(folder.glob("moments-*"))) for folder in folders], "checkpoints": checkpoints(run)}
 
 
+def worker_processes() -> list[psutil.Process]:
+    """The training workers of this process's cluster."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in "".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def killed(cluster: Any, folder: Path) -> dict[str, Any]:
+    """Five of the workers and of their nodes are killed without notice, each in a group of its own."""
+    import ray
+
+    from ragray.artifact import folder_digest
+    from ragray.distributed.train_group import train_on_ray
+    from ragray.train.checkpoint import Checkpoints
+    from ragray.train.trackers import METRICS, read_jsonl
+
+    for _ in range(3):
+        cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    settings = {"num_workers": 2, "max_steps": 100, "epochs": 9999, "checkpoint_every_steps": 5, "max_failures": 20}
+    settings["keep_best"] = 0
+    whole, run = (make_run(folder, work, **settings) for work in ("whole", "work"))
+    train_on_ray(whole)
+    training = threading.Thread(target=train_on_ray, args=(run,), daemon=True)
+    training.start()
+    chance, seen, kills = random.Random(5), list[psutil.Process](), list[str]()
+    for kind in chance.sample(["worker", "worker", "worker", "node", "node"], 5):
+        workers = until(partial(new_group, seen))
+        wait_for_another_checkpoint(run)
+        time.sleep(chance.random() / 10)  # somewhere between this checkpoint and the next
+        seen += workers
+        if kind == "worker":
+            chance.choice(workers).send_signal(signal.SIGKILL)
+        else:
+            ids = nodes_of_workers()
+            node = next(node for node in cluster.worker_nodes if node.node_id in ids)
+            cluster.remove_node(node, allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+        kills.append(kind)
+    training.join()
+    _, alive = psutil.wait_procs(seen, timeout=60)
+    return {
+        "kills": kills,
+        "adapters": [
+            folder_digest(Path(made.work_folder) / "checkpoints" / "step-00000100" / "adapter") for made in (whole, run)
+        ],
+        "groups": [group["state"] for group in ray.util.placement_group_table().values()],
+        "actors": actors_left(),
+        "processes": [process.name() for process in alive],
+        "left": left(run),
+        "whole_left": left(whole),
+        "metrics": [row["step"] for row in read_jsonl(Path(run.work_folder) / METRICS)],
+        "whole_losses": [record.loss for record in Checkpoints(Path(whole.work_folder), 2).latest().history().records],
+    }
+
+
+def actors_left() -> list[str]:
+    """The classes of the actors that do not end within a minute, Ray's own for the whole cluster apart."""
+    import ray
+
+    def alive() -> list[str]:
+        actors = ray._private.state.actors().values()  # type: ignore[attr-defined]
+        return [
+            actor["ActorClassName"]
+            for actor in actors
+            if actor["State"] != "DEAD" and actor["ActorClassName"] != "_AutoscalingCoordinatorActor"
+        ]
+
+    end = time.monotonic() + 60
+    while alive() and time.monotonic() < end:
+        time.sleep(0.1)
+    return alive()
+
+
+def new_group(seen: list[psutil.Process]) -> list[psutil.Process]:
+    """Two workers that are none of those; empty while there are none."""
+    found = [worker for worker in worker_processes() if worker not in seen]
+    return found if len(found) == 2 else []
+
+
+def wait_for_another_checkpoint(run: Any) -> None:
+    before = checkpoints(run)
+    until(lambda: checkpoints(run)[-1:] > before[-1:])
+
+
+def left(run: Any) -> list[str]:
+    """What is in a run's work folder, files of checkpoints apart."""
+    work = Path(run.work_folder)
+    return sorted(
+        str(path.relative_to(work)) for path in work.rglob("*") if "step-" not in str(path.relative_to(work).parent)
+    )
+
+
 STEPS = 300
-SCENES = {"preempted": preempted, "elastic": elastic}
+SCENES = {"preempted": preempted, "elastic": elastic, "killed": killed}
 
 
 def main(scene: str, folder: Path) -> None:
@@ -109,7 +223,7 @@ def main(scene: str, folder: Path) -> None:
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": SYSTEM})
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     try:
         facts = SCENES[scene](cluster, folder)

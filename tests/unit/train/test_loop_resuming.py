@@ -125,6 +125,26 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(run, tmp_pat
     assert folder_digest(resumed.folder / "adapter") == folder_digest(whole.folder / "adapter")
 
 
+def test_a_worker_that_is_still_writing_gives_no_part_of_a_checkpoint_its_name(tmp_path, monkeypatch):
+    """Its node was lost, and the next group starts before it has ended."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    aside = checkpoints.aside(4, "old")
+    aside.mkdir(parents=True)
+    refused = []
+
+    def remove(folder, **unused):
+        with pytest.raises(FileNotFoundError) as caught:
+            checkpoints.publish(aside, 4)
+        refused.append(caught)
+        rmtree(folder)
+
+    rmtree = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    checkpoints.clear_dead()
+    assert len(refused) == 1
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_a_notice_writes_a_whole_checkpoint_at_once(run, tmp_path):
     seen = []
 

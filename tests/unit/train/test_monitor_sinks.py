@@ -70,6 +70,12 @@ def test_every_sink_gets_every_row_in_order(tmp_path):
     assert sink_failures(tmp_path) == {}
 
 
+def test_a_file_that_a_starting_worker_removes_meanwhile_says_nothing(tmp_path):
+    (tmp_path / "sinks").mkdir()
+    (tmp_path / "sinks" / "00000.json").symlink_to(tmp_path / "gone")
+    assert sink_failures(tmp_path) == {}
+
+
 def test_a_failure_is_counted_and_told_once_without_its_secret(tmp_path):
     bad, good = ListSink(lambda step: step % 2 == 0), ListSink()
     good.name = "good"
