@@ -62,6 +62,15 @@ def until(found: Callable[[], Any]) -> Any:
     return value
 
 
+def start(run: Any) -> threading.Thread:
+    """Train in a thread: nodes come and go in the main one, and Ray's handler of Ctrl-C there would keep its actors."""
+    from ragray.distributed.train_group import train_on_ray
+
+    training = threading.Thread(target=train_on_ray, args=(run,), daemon=True)
+    training.start()
+    return training
+
+
 def nodes_of_workers() -> list[str]:
     """The nodes of the placement groups that exist now."""
     import ray
@@ -102,17 +111,14 @@ def preempted(cluster: Any, folder: Path) -> dict[str, Any]:
 
 def elastic(cluster: Any, folder: Path) -> dict[str, Any]:
     """A node joins while one of [1, 2] workers is training."""
-    from ragray.distributed.train_group import train_on_ray
-
     cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     scaling = {"num_workers": (1, 2), "resize_every_s": 1}
     run = make_run(folder, max_steps=STEPS, epochs=9999, checkpoint_every_steps=10, keep_best=0, **scaling)
-    thread = threading.Thread(target=train_on_ray, args=(run,), daemon=True)
-    thread.start()
+    training = start(run)
     until(lambda: checkpoints(run))
     cluster.add_node(num_cpus=1)  # only the main thread may
-    thread.join()
+    training.join()
     folders = sorted(Path(run.work_folder).glob("checkpoints/step-*"))
     return {"sizes": [len(list(folder.glob("moments-*"))) for folder in folders], "checkpoints": checkpoints(run)}
 
@@ -132,7 +138,6 @@ def killed(cluster: Any, folder: Path) -> dict[str, Any]:
     import ray
 
     from ragray.artifact import folder_digest
-    from ragray.distributed.train_group import train_on_ray
     from ragray.train.checkpoint import Checkpoints
     from ragray.train.trackers import METRICS, read_jsonl
 
@@ -142,9 +147,8 @@ def killed(cluster: Any, folder: Path) -> dict[str, Any]:
     settings = {"num_workers": 2, "max_steps": 100, "epochs": 9999, "checkpoint_every_steps": 5, "max_failures": 20}
     settings["keep_best"] = 0
     whole, run = (make_run(folder, work, **settings) for work in ("whole", "work"))
-    train_on_ray(whole)
-    training = threading.Thread(target=train_on_ray, args=(run,), daemon=True)
-    training.start()
+    start(whole).join()
+    training = start(run)
     chance, seen, kills = random.Random(5), list[psutil.Process](), list[str]()
     for kind in chance.sample(["worker", "worker", "worker", "node", "node"], 5):
         workers = until(partial(new_group, seen))
