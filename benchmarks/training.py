@@ -98,7 +98,7 @@ def start_ragray(args: argparse.Namespace) -> Callable[[], Callable[[], Outcome]
 
     def loss_of(batch: Sequence[Tokens]) -> torch.Tensor:
         examples = [Example(str(n), tuple(ids), start) for n, (ids, start) in enumerate(batch)]
-        loss: torch.Tensor = objective(pack(examples)) / loss_units(examples)
+        loss: torch.Tensor = objective(pack(examples)) / loss_units([e.answer_tokens for e in examples])
         return loss
 
     return trained(objective, loss_of, args)

@@ -119,6 +119,11 @@ def _batches(kind: str, examples: Sequence[Any], args: argparse.Namespace, devic
     return [(row, row.token_ids.numel()) for row in rows]
 
 
+def _kernel(device: Any) -> Any:
+    """PyTorch's flash attention on a GPU; on a CPU what there is."""
+    return "varlen" if device.type == "cuda" else "sdpa"
+
+
 def measure(shape: str, kind: str, args: argparse.Namespace) -> str:
     """A row of the table."""
     import torch
@@ -133,11 +138,11 @@ def measure(shape: str, kind: str, args: argparse.Namespace) -> str:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = TrainConfig(base_model="random", precision=args.precision, zero_stage=args.zero_stage)
-    attention = register_packed_attention() if kind == "packed" else "sdpa"
+    attention = register_packed_attention(_kernel(device)) if kind == "packed" else "sdpa"
     model = attach_lora(build_model(shape, attention, device, DTYPES[settings.precision]), settings.lora, 17).train()
     work = StepWork.of(model)
     assert work is not None
-    engine = ZeroEngine(AnswerLoss(model, 0.0) if kind == "packed" else _padded_loss()(model), settings)
+    engine = ZeroEngine(AnswerLoss(model) if kind == "packed" else _padded_loss()(model), settings)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds, useful, computed, flops = [], 0, 0, 0.0

@@ -31,6 +31,7 @@ class LoraConfig(Section):
     dropout: Share = Field(0.0, description="dropout before A")
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
         description="linear layers that are adapted, by name",
     )
     trainable_tokens: tuple[int | str, ...] = Field(
@@ -41,6 +42,9 @@ class LoraConfig(Section):
 Schedule = Literal[
     "cosine", "cosine_restarts", "linear", "polynomial", "constant", "warmup_stable_decay", "one_cycle", "inverse_sqrt"
 ]
+
+
+Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
 
 
 class ScheduleShape(Section):
@@ -92,6 +96,34 @@ class ValidationConfig(Section):
         None, description="stop after so many validations without improvement; none: never"
     )
     min_improvement: float = Field(0.0, ge=0, description="fall of the best validation loss that is an improvement")
+    asynchronous: bool = Field(
+        False, description="validate checkpoints in a task of its own beside training, not in the training workers"
+    )
+    cpus: Positive = Field(1, description="asynchronous: CPUs of a validation, beside those of the workers")
+    use_gpu: bool = Field(False, description="asynchronous: a validation has a GPU of its own")
+    generate: int = Field(
+        0, ge=0, description="asynchronous: validation questions that each checkpoint answers from their passages"
+    )
+    max_new_tokens: Positive = Field(160, description="asynchronous: longest of these answers, tokens")
+    batch_size: Positive = Field(16, description="asynchronous: these answers generated at once")
+
+    @model_validator(mode="after")
+    def _asynchronous_heeded(self) -> ValidationConfig:
+        """Refuse a parameter that would be ignored."""
+        for name in ("cpus", "use_gpu", "generate"):
+            if not self.asynchronous and getattr(self, name) != _default(ValidationConfig, name):
+                raise ValueError(f"{name} is for asynchronous validation; set asynchronous: true")
+        for name in ("max_new_tokens", "batch_size"):
+            if not self.generate and getattr(self, name) != _default(ValidationConfig, name):
+                raise ValueError(f"{name} is for generated answers; set generate to the number of questions")
+        return self
+
+    @model_validator(mode="after")
+    def _improvement_heeded(self) -> ValidationConfig:
+        """Refuse a limit that nothing would be held to."""
+        if self.patience is None and self.min_improvement:
+            raise ValueError("min_improvement is for patience, which is not set")
+        return self
 
 
 class MonitorConfig(Section):
@@ -149,8 +181,18 @@ class TrainConfig(Section):
     use_gpu: bool = False
     threads_per_worker: Positive = Field(1, description="CPU threads of each worker")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    offload: Offload = Field(
+        "none",
+        description="what is kept in the machine's memory in place of a GPU's: AdamW's state and its work, with ZeRO-3 "
+        "also the parameters",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: fp32 on a CPU; on a GPU bf16 where it has it, else fp16"
+    )
+    attention: Literal["auto", "sdpa", "varlen", "flash_attention_2"] = Field(
+        "auto",
+        description="attention over packed rows; auto: PyTorch's flash attention (varlen) where the GPU takes it, "
+        "else that of the package flash-attn, else sdpa",
     )
     gradient_checkpointing: bool = False
     checkpoint_every_steps: Positive = 50
@@ -186,6 +228,15 @@ class TrainConfig(Section):
                 raise ValueError(f"schedule_shape.{name} is for {schedule}, and schedule is {self.schedule}")
         if self.schedule == "constant" and self.schedule_shape.floor_share:
             raise ValueError("schedule_shape.floor_share: a constant schedule has no floor")
+        return self
+
+    @model_validator(mode="after")
+    def _spikes_heeded(self) -> TrainConfig:
+        """Refuse a limit of bad steps that nothing would be held to."""
+        if self.spike_factor is None and self.spike_after_steps != _default(TrainConfig, "spike_after_steps"):
+            raise ValueError("spike_after_steps is for spike_factor, which is not set")
+        if self.on_bad_step == "stop" and self.max_bad_steps != _default(TrainConfig, "max_bad_steps"):
+            raise ValueError("max_bad_steps is for on_bad_step skip or roll_back: the first bad step stops this run")
         return self
 
     @property

@@ -11,10 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 Lang = Literal["zh", "en", "other"]
 Split = Literal["train", "valid", "test"]
+
+_DIGEST_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,5 +129,15 @@ def stable_digest(*parts: str | int) -> int:
 
     Unlike `hash`, it is the same in every process and on every machine.
     """
-    joined = "\x1f".join(str(part) for part in parts).encode()
-    return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(_joined(parts), digest_size=_DIGEST_BYTES).digest(), "big")
+
+
+def stable_digests(parts: Sequence[str | int], ends: Iterable[str]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """uint64: `stable_digest(*parts, end)` of each end, in a quarter of the time."""
+    beginning, blake2b = _joined((*parts, "")), hashlib.blake2b
+    digests = b"".join([blake2b(beginning + end.encode(), digest_size=_DIGEST_BYTES).digest() for end in ends])
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
+
+
+def _joined(parts: Iterable[str | int]) -> bytes:
+    return "\x1f".join(str(part) for part in parts).encode()

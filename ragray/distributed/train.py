@@ -1,10 +1,11 @@
 """The train stage: LoRA training by a group of Ray Train workers (`train_group.py`).
 
 In: examples.parquet and the base model. Out: `adapter/` (PEFT layout), base_model.json, history.parquet,
-timings.parquet, ranks.parquet, metrics.jsonl, loss.svg; bad_steps.json where steps were left out. Checkpoints live in
+timings.parquet, ranks.parquet, metrics.jsonl, loss.svg; bad_steps.json where steps were left out; validation.parquet
+and samples.jsonl where checkpoints were validated beside training (`train_validation.py`). Checkpoints live in
 the stage's work folder: a lost worker (Ray restarts the group) and a killed run (the next one finds them) both go on
-from there. Each worker reads all examples and takes its rows of each step; streaming them from Ray Data shards is for
-sets beyond one worker's memory.
+from there. Ray Data tokenizes the examples once into parts on disk (`tokens.py`), there too; each worker maps them and
+makes the examples of its own rows of a step, which seed, epoch and step determine, so memory holds any set.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import signal
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,25 @@ from ragray.artifact import Artifact, Source, folder_digest
 from ragray.config import RunConfig
 from ragray.distributed.stage import Job, Stage
 from ragray.distributed.train_group import train_on_ray, worker_device
+from ragray.distributed.train_validation import CheckpointValidator
 from ragray.errors import DataError, WorkError
 
 if TYPE_CHECKING:
-    from ragray.train.checkpoint import Checkpoint
+    from ragray.train.checkpoint import Checkpoint, Checkpoints
+    from ragray.train.loop import TrainRun
+    from ragray.train.monitor import History
 
 BAD_STEPS = "bad_steps.json"
 _POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The adapter that is the result."""
+
+    adapter: Path
+    step: int
+    valid_loss: float | None  # None where it was not measured
 
 
 def build(job: Job) -> None:
@@ -57,41 +70,80 @@ def build(job: Job) -> None:
         attempt=uuid.uuid4().hex[:8],
     )
     checkpoints = Checkpoints(job.work_folder, settings.keep_checkpoints)
+    validator = CheckpointValidator(run, job.report, job.warn) if settings.validation.asynchronous else None
     found = checkpoints.latest()
     if found is None or not found.state().finished:
         if found is not None:
             job.report(f"resuming after step {found.state().step}")
-        with _reporting(job), _interruptible():
+        with _reporting(job), _interruptible(), validator.beside() if validator else nullcontext():
             train_on_ray(run)
         found = checkpoints.latest()
     if found is None or not found.state().finished:
         raise WorkError(
             "training ended without its last checkpoint", f"check that all workers can write to {job.work_folder}"
         )
-    best = checkpoints.best() if settings.result == "best" else None
-    _fill(job, found, best or found, run.model_folder)
+    history = found.history()
+    if validator is not None:
+        _take_validations(job, run, validator, history)
+    _fill(job, found, _choose(run, checkpoints, found), history, run.model_folder)
 
 
-def _fill(job: Job, last: Checkpoint, chosen: Checkpoint, model: str) -> None:
-    """Copy the result out of the chosen checkpoint and the history out of the last; record what they say."""
+def _take_validations(job: Job, run: TrainRun, validator: CheckpointValidator, history: History) -> None:
+    """Finish all validations; put their losses into the history, and all that they found into the artifact.
+
+    Raises:
+        WorkError: the best adapter is asked for, and not all were validated.
+    """
+    from ragray.train.validations import RESULTS, SAMPLES, Validations, save_validations
+
+    left = validator.finish()
+    job.draft.counts["not_validated"] = left
+    if left and run.settings.result == "best":
+        raise WorkError(
+            f"train.result: best, and {left} checkpoints could not be validated; the warnings above say why",
+            "run the command again: only these are validated again; or choose train.result=last",
+        )
+    if left:
+        job.warn(f"{left} checkpoints could not be validated")
+    validations = Validations(job.work_folder)
+    losses = {result.step: result.loss for result in validations.results()}
+    history.records[:] = [replace(r, valid_loss=losses.get(r.step, r.valid_loss)) for r in history.records]
+    save_validations(validations, job.draft.folder)
+    job.draft.volatile.update(name for name in (RESULTS, SAMPLES) if (job.draft.folder / name).exists())
+
+
+def _choose(run: TrainRun, checkpoints: Checkpoints, last: Checkpoint) -> Chosen:
+    """The adapter after the last step, or the best one."""
+    from ragray.train.checkpoint import ADAPTER
+    from ragray.train.validations import Validations
+
+    if run.settings.result == "best" and run.settings.validation.asynchronous:
+        best = Validations(Path(run.work_folder)).ranked()[0]
+        assert best.adapter is not None
+        return Chosen(best.adapter, best.step, best.result().loss)
+    found = (checkpoints.best() if run.settings.result == "best" else None) or last
+    return Chosen(found.folder / ADAPTER, found.state().step, found.state().valid_loss)
+
+
+def _fill(job: Job, last: Checkpoint, chosen: Chosen, history: History, model: str) -> None:
+    """Copy the chosen adapter and what the last checkpoint tells of the run; record what they say."""
     from ragray.train import checkpoint as layout
     from ragray.train.base_record import BASE_MODEL, write_base_record
-    from ragray.train.monitor import HISTORY, TIMINGS, draw_losses
+    from ragray.train.monitor import TIMINGS, draw_losses
     from ragray.train.ranks import RANKS, join_ranks, save_ranks
     from ragray.train.sinks import sink_failures
     from ragray.train.trackers import METRICS
 
     folder = job.draft.folder
-    shutil.copytree(chosen.folder / layout.ADAPTER, folder / layout.ADAPTER)
-    for name in (HISTORY, TIMINGS):
-        shutil.copyfile(last.folder / name, folder / name)
+    shutil.copytree(chosen.adapter, folder / layout.ADAPTER)
+    history.save(folder)
     save_ranks(join_ranks(job.work_folder), folder)
     job.draft.volatile.update((TIMINGS, RANKS))
     if (job.work_folder / METRICS).exists():
         shutil.copyfile(job.work_folder / METRICS, folder / METRICS)
         job.draft.volatile.add(METRICS)
     write_base_record(folder / BASE_MODEL, job.config.train.base_model, Path(model))
-    state, history = last.state(), last.history()
+    state = last.state()
     if not history.losses:
         raise WorkError(
             f"training: all {state.step} steps were left out; the last: {state.bad_steps[-1].line()}",
@@ -99,7 +151,7 @@ def _fill(job: Job, last: Checkpoint, chosen: Checkpoint, model: str) -> None:
         )
     draw_losses(history, folder / "loss.svg")
     job.draft.counts.update(state.counts)
-    job.draft.counts.update(result_step=chosen.state().step, left_out_steps=state.step - state.updates)
+    job.draft.counts.update(result_step=chosen.step, left_out_steps=state.step - state.updates)
     if state.bad_steps:
         for bad in state.bad_steps:
             job.report(bad.line())
@@ -107,8 +159,7 @@ def _fill(job: Job, last: Checkpoint, chosen: Checkpoint, model: str) -> None:
         (folder / BAD_STEPS).write_text(rows + "\n", encoding="utf-8")
     metrics: dict[str, float] = {"first_loss": history.losses[0], "last_loss": history.losses[-1]}
     if history.valid_losses:
-        measured = chosen.state().valid_loss
-        after = history.valid_losses[-1] if measured is None else measured
+        after = history.valid_losses[-1] if chosen.valid_loss is None else chosen.valid_loss
         metrics |= {"valid_loss_before": history.valid_losses[0], "valid_loss_after": after}
     job.draft.metrics.update(metrics, tokens_per_s=round(history.tokens_per_s(), 1))
     if failures := sink_failures(job.work_folder):
@@ -205,7 +256,20 @@ STAGE = Stage(
     name="train",
     format_version=1,
     needs=("prepare", "augment"),
-    code=("prompt", "schema", "train", "distributed.train", "distributed.train_group"),
+    code=(
+        "prompt",
+        "schema",
+        "train",
+        "distributed.train",
+        "distributed.train_group",
+        "distributed.tokens",
+        "distributed.train_validation",
+        "engine.validation",
+        "engine.transformers_runtime",
+        "engine.batching",
+        "engine.tokens",
+        "evaluation.answers",
+    ),
     settings=_settings,
     build=build,
     headline=_headline,

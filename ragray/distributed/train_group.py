@@ -23,7 +23,7 @@ from ragray.errors import ConfigError, RagrayError, WorkError
 if TYPE_CHECKING:
     from ray.train import FailureConfig, ScalingConfig
 
-    from ragray.train.hardware import Device
+    from ragray.train.device import Device
     from ragray.train.loop import TrainRun
 
 _RESUME = "run the command again: it resumes from the last checkpoint; the workers' logs are below /tmp/ray"
@@ -37,8 +37,12 @@ def train_on_ray(run: TrainRun) -> None:
         RagrayError: a worker's own.
         WorkError: workers were lost too often, or Ray's controller of the group was.
     """
+    from ragray.distributed.tokens import make_tokens
+    from ragray.train.loop import token_source
+
     settings = run.settings
     _check_plan(run)
+    make_tokens(token_source(run), Path(run.work_folder))
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -85,7 +89,7 @@ def _remove_placement_groups(names: Iterable[str]) -> None:
 
 def worker_device(settings: TrainConfig) -> Device:
     """What a training worker computes on: this machine's CPU, or a GPU of the cluster, asked there."""
-    from ragray.train.hardware import this_device
+    from ragray.train.device import this_device
 
     if not settings.use_gpu:
         return this_device(use_gpu=False)
@@ -126,10 +130,10 @@ def check_cluster(settings: TrainConfig) -> None:
     """
     import ray
 
-    wanted = _resources(settings)
+    wanted = worker_resources(settings)
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     nodes = [node["Resources"] for node in alive]
-    room = sum(_fits(node, wanted) for node in nodes)
+    room = sum(fits(node, wanted) for node in nodes)
     least = settings.least_workers
     if room < least:
         total = {name: sum(node.get(name, 0.0) for node in nodes) for name in wanted}
@@ -194,7 +198,7 @@ def _scaling(settings: TrainConfig) -> ScalingConfig:
     return ScalingConfig(
         num_workers=settings.num_workers,  # type: ignore[arg-type]
         use_gpu=settings.use_gpu,
-        resources_per_worker=_resources(settings),
+        resources_per_worker=worker_resources(settings),
         elastic_resize_monitor_interval_s=settings.resize_every_s,  # type: ignore[call-arg]
     )
 
@@ -218,12 +222,14 @@ def _use_threads(settings: TrainConfig) -> None:
     torch.set_num_threads(settings.threads_per_worker)
 
 
-def _resources(settings: TrainConfig) -> dict[str, float]:
+def worker_resources(settings: TrainConfig) -> dict[str, float]:
+    """What each worker asks of Ray."""
     gpus = {"GPU": 1.0} if settings.use_gpu else {}
     return {"CPU": float(settings.threads_per_worker), **gpus}
 
 
-def _fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+def fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """How often `wanted` fits in a node's resources."""
     return min(math.floor(node.get(name, 0.0) / amount) for name, amount in wanted.items())
 
 

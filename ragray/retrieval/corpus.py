@@ -159,7 +159,7 @@ class Corpus:
                         for b, c in zip(found, counts, strict=True)], depth)
                 for model in range(2)
             )  # fmt: skip
-            yield (by_bm25[0], by_bm25[1] + floor) if floor else by_bm25, by_tfidf
+            yield _raised(by_bm25, floor) if floor else by_bm25, by_tfidf
 
     def scores_of_each(self, queries: Queries, documents: Sequence[Ints]) -> list[Floats]:
         """The exact BM25 scores and cosines of some documents for each query, float64 [2, documents] each."""
@@ -266,6 +266,13 @@ def merged(lists: Sequence[Ranked], depth: int | None) -> Ranked:
         return lists[0]
     documents, scores = (np.concatenate(parts) for parts in zip(*lists, strict=True))
     order = np.argsort(-scores, kind="stable")[:depth]
+    return documents[order], scores[order]
+
+
+def _raised(ranking: Ranked, floor: float) -> Ranked:
+    """A ranking with what BM25+ adds to all: scores that rounding makes equal by it stand in document order."""
+    documents, scores = ranking[0], ranking[1] + floor
+    order = np.lexsort((documents, -scores))
     return documents[order], scores[order]
 
 

@@ -125,11 +125,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json, checked.
 
     Raises:
-        ArtifactError: it is missing, or says something that is not known here; the message names the key.
+        ArtifactError: it is missing, damaged, or says something that is not known here; the message names the key.
     """
     if not (folder / CONFIG).is_file():
         raise ArtifactError(f"{folder}: has no {CONFIG}", "name a folder that `ragray train` or PEFT wrote")
-    config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(
+            f"{folder}: {CONFIG} is damaged: {error}", "copy the adapter again, or train again"
+        ) from None
     if config.get("peft_type") != "LORA":
         raise _unknown(folder, "peft_type", config.get("peft_type"))
     if (start := config.get("init_lora_weights", True)) not in _PLAIN_STARTS:
@@ -137,6 +142,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     for key in sorted(config.keys() - _UNDERSTOOD - _WITHOUT_EFFECT - {"init_lora_weights"}):
         if config[key] not in _NOTHING:
             raise _unknown(folder, key, config[key])
+    if missing := [key for key in ("r", "lora_alpha") if not config.get(key)]:
+        raise ArtifactError(f"{folder}: {CONFIG} does not say {missing[0]}", "copy the adapter again, or train again")
     return config
 
 

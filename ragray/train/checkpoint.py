@@ -5,7 +5,7 @@ written aside by all workers and renamed by the first, so that a checkpoint is w
 
     adapter/                       the weights, PEFT layout, float32     first worker
     moments-00000-of-00002.safetensors   AdamW's moments, by name        every worker its own
-    state.json                     step, counts, bad steps               first worker
+    state.json                     step, counts, bad steps, loss scale   first worker
     history.parquet timings.parquet      the monitor                     first worker
 
 Any world size and ZeRO stage reads any checkpoint. The random state needs no file: the order of the
@@ -15,6 +15,7 @@ data and the seed of each step's dropout are functions of seed, step and worker.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ import torch
 from ragray.artifact import sync
 from ragray.train.guard import BadStep
 from ragray.train.lora import load_adapter
+from ragray.train.loss_scale import LossScale
 from ragray.train.monitor import History
 from ragray.train.shards import read_shards
 
@@ -43,6 +45,7 @@ class RunState:
     updates: int  # optimizer steps made: what AdamW counts
     valid_loss: float | None = None  # of exactly these weights, where it was measured
     bad_steps: tuple[BadStep, ...] = ()
+    loss_scale: LossScale | None = None  # of fp16
 
     @property
     def finished(self) -> bool:
@@ -60,7 +63,8 @@ class Checkpoint:
         """Step and counts."""
         values = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
         bad_steps = tuple(BadStep(**{**bad, "examples": tuple(bad["examples"])}) for bad in values.pop("bad_steps"))
-        return RunState(**values, bad_steps=bad_steps)
+        scale = values.pop("loss_scale")
+        return RunState(**values, bad_steps=bad_steps, loss_scale=scale and LossScale(**scale))
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The adapter's weights by name."""
@@ -132,7 +136,7 @@ class Checkpoints:
 
     def _ranked(self) -> list[Checkpoint]:
         losses = [(checkpoint.state().valid_loss, checkpoint) for checkpoint in self._all()]
-        measured = [(loss, checkpoint) for loss, checkpoint in losses if loss is not None]
+        measured = [(loss, checkpoint) for loss, checkpoint in losses if loss is not None and math.isfinite(loss)]
         return [checkpoint for _, checkpoint in sorted(measured, key=lambda pair: pair[0])]
 
     def _forget_old(self) -> None:

@@ -7,11 +7,12 @@ whose answer, with the token that ends it, is all that the loss sees.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -127,10 +128,21 @@ class ExampleRow:
         return replace(self, negative="", negative_number=0)
 
 
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """What became of a row of examples.parquet."""
+
+    split: str
+    example_id: str
+    example: Example | None
+    reason: str  # why there is none: "too_long" or "without_wrong"; else ""
+    shortened: bool  # it lost passages to fit
+
+
 def read_examples(
     path: Path, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int, wrong: Wrong = "none"
 ) -> ExampleSet:
-    """Tokenize the examples of one split.
+    """Tokenize the examples of one split and hold them all; `token_store` keeps them on the disk instead.
 
     Args:
         path: examples.parquet.
@@ -144,32 +156,53 @@ def read_examples(
         DataError: there is no example, or all are too long.
         EngineError: the chat template does not show a reply as the continuation of its prompt.
     """
-    table = pq.read_table(path)
-    rows = [ExampleRow.of(row) for row in table.filter(pc.equal(table["split"], split)).to_pylist()]
-    if wrong == "none":
-        rows = [row.without_negative() for row in rows]
-    left_out = tuple(row.example_id for row in rows if wrong == "all" and not row.negative)
-    if left_out and len(left_out) == len(rows):
+    found = list(tokenize_rows(pq.read_table(path), tokenizer, max_length, {split: wrong}))
+    kept = tuple(each.example for each in found if each.example is not None)
+    too_long = tuple(each.example_id for each in found if each.reason == "too_long")
+    left_out = tuple(each.example_id for each in found if each.reason == "without_wrong")
+    check_some(path, split, len(kept), len(too_long), len(left_out), max_length)
+    return ExampleSet(kept, too_long, sum(each.shortened for each in found), left_out)
+
+
+def tokenize_rows(
+    table: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int, wrong: Mapping[str, Wrong]
+) -> Iterator[Tokenized]:
+    """What becomes of each row, in the table's order; rows of splits that `wrong` does not name are passed over.
+
+    Args:
+        table: rows of examples.parquet.
+        tokenizer: with a chat template.
+        max_length: longest sequence, tokens.
+        wrong: by split, as in `read_examples`.
+    """
+    named = pc.is_in(table["split"], value_set=pa.array(list(wrong), pa.string()))
+    for values in table.filter(named).to_pylist():
+        split, row = values["split"], ExampleRow.of(values)
+        if wrong[split] == "none":
+            row = row.without_negative()
+        elif wrong[split] == "all" and not row.negative:
+            yield Tokenized(split, row.example_id, None, "without_wrong", shortened=False)
+            continue
+        example, lost = fit(row, tokenizer, max_length)
+        reason = "too_long" if example is None else ""
+        yield Tokenized(split, row.example_id, example, reason, shortened=example is not None and lost > 0)
+
+
+def check_some(path: Path, split: str, kept: int, too_long: int, without_wrong: int, max_length: int) -> None:
+    """Check that there is something to train on.
+
+    Raises:
+        DataError: there is no example, all are too long, or none has a wrong answer where all need one.
+    """
+    rows = kept + too_long + without_wrong
+    if without_wrong and without_wrong == rows:
         raise DataError(
             f"{path}: no example has a wrong answer to compare with",
             "raise augment.negatives_per_question, or choose another train.loss.kind",
         )
-    examples: list[Example] = []
-    too_long: list[str] = []
-    shortened = 0
-    for row in rows:
-        if wrong == "all" and not row.negative:
-            continue
-        example, lost = fit(row, tokenizer, max_length)
-        if example is None:
-            too_long.append(row.example_id)
-            continue
-        examples.append(example)
-        shortened += lost > 0
-    if split == "train" and not examples:
-        reason = f"all {len(rows)} are longer than {max_length} tokens" if rows else "there is none"
+    if split == "train" and not kept:
+        reason = f"all {rows} are longer than {max_length} tokens" if rows else "there is none"
         raise DataError(f"{path}: no example to train on: {reason}", "add data, or raise train.max_length")
-    return ExampleSet(tuple(examples), tuple(too_long), shortened, left_out)
 
 
 def fit(row: ExampleRow, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[Example | None, int]:

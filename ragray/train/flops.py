@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
-# Dense peaks without sparsity, TFLOP/s: 16-bit with tensor cores (0: none), float32 without TF32, which PyTorch leaves
-# off. Source: NVIDIA's data sheets of these products. The first name that the device's name holds counts.
+# Dense peaks without sparsity, TFLOP/s: 16-bit with tensor cores and accumulation in float32, and float32 without TF32,
+# which PyTorch leaves off. Source: NVIDIA's data sheets of these products; of a figure "with sparsity", half. The first
+# name that the device's name holds counts.
 _PEAKS: dict[str, tuple[float, float]] = {
     "B200": (2250.0, 75.0),
+    "H200 NVL": (835.5, 60.3),
     "H200": (989.4, 66.9),
     "H100 PCIe": (756.0, 51.2),
     "H100 NVL": (835.5, 60.3),
@@ -54,10 +56,14 @@ class StepWork:
     each_token: int  # 4 N frozen + 6 N trained
     each_answer_token: int  # the output layer
     each_pair: int  # 12 L H Q, for each token and each token of its example
+    reference: tuple[int, int, int] = (0, 0, 0)  # what a second forward pass adds to each of them
 
     @classmethod
-    def of(cls, model: nn.Module) -> StepWork | None:
+    def of(cls, model: nn.Module, *, reference: bool = False) -> StepWork | None:
         """Of a causal language model of transformers, adapted or not; None for a mixture of experts.
+
+        With `reference`, each row also passes forward through the base model alone, as DPO compares with it: 2 for
+        each frozen parameter, and a third of attention's 12.
 
         A token passes through some of the experts only, which the parameters do not tell.
         """
@@ -68,17 +74,24 @@ class StepWork:
         tables = (whole.get_input_embeddings().weight, whole.get_output_embeddings().weight)
         body = [p for p in model.parameters() if all(p is not table for table in tables)]
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        pair = config.num_hidden_layers * config.num_attention_heads * head_size
+        frozen = sum(_size(p) for p in body if not p.requires_grad)
         return cls(
             each_token=sum(_cost(p) for p in body),
             each_answer_token=_cost(tables[1]),
-            each_pair=12 * config.num_hidden_layers * config.num_attention_heads * head_size,
+            each_pair=12 * pair,
+            reference=(2 * frozen, 2 * _size(tables[1]), 4 * pair) if reference else (0, 0, 0),
         )
 
     def flops(self, lengths: Sequence[int], answer_tokens: int) -> float:
-        """Of one step over examples of these lengths, `answer_tokens` of whose tokens carry loss."""
-        pairs = sum(length**2 for length in lengths)
-        tokens = self.each_token * sum(lengths) + self.each_answer_token * answer_tokens
-        return float(tokens + self.each_pair * pairs)
+        """Of sequences of these lengths, `answer_tokens` of whose tokens carry loss."""
+        return self.flops_of(sum(lengths), answer_tokens, sum(length**2 for length in lengths))
+
+    def flops_of(self, tokens: int, answer_tokens: int, pairs: int) -> float:
+        """The same from sums; `pairs` is that of the squared lengths."""
+        token, answer, pair = self.reference
+        work = (self.each_token + token) * tokens + (self.each_answer_token + answer) * answer_tokens
+        return float(work + (self.each_pair + pair) * pairs)
 
 
 def _cost(parameter: torch.Tensor) -> int:

@@ -1,59 +1,22 @@
-"""What the machine is, and which number format and attention follow from it.
+"""Which number format and attention follow from the machine, and what they go with.
 
-In: the machine, and settings that say "auto". Out: a `Device`, and settings with the choice and its reason.
+In: a device, and settings that say "auto". Out: settings that leave nothing open.
 """
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import torch
 
 from ragray.config_train import TrainConfig
 from ragray.errors import ConfigError
-from ragray.train.loading import Precision, load_tokenizer
+from ragray.train.attention import choose_attention
+from ragray.train.device import Choice, Device, this_device
+from ragray.train.loading import Precision, load_tokenizer, model_config
 from ragray.train.lora import with_token_ids
 
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _BF16_FROM = (8, 0)  # compute capability; Ampere
 _FP16_FROM = (7, 0)  # tensor cores
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """What a training worker computes on."""
-
-    kind: Literal["cpu", "cuda"]
-    name: str
-    memory_bytes: int  # of one GPU, or of the machine, which all its workers share
-    capability: tuple[int, int] | None = None  # of a GPU
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A value that was chosen, and why."""
-
-    value: str
-    reason: str
-
-
-def this_device(use_gpu: bool) -> Device:
-    """The GPU of this process, or this machine's CPU.
-
-    Raises:
-        ConfigError: there is no GPU.
-    """
-    if not use_gpu:
-        return Device("cpu", platform.processor() or platform.machine(), _machine_memory())
-    if not torch.cuda.is_available():
-        raise ConfigError("train.use_gpu: this machine has no GPU that torch can use", "set train.use_gpu=false")
-    facts = torch.cuda.get_device_properties(0)
-    return Device("cuda", facts.name, facts.total_memory, (facts.major, facts.minor))
 
 
 def choose_precision(settings: TrainConfig, device: Device) -> Choice:
@@ -75,6 +38,8 @@ def ready_settings(
 ) -> TrainConfig:
     """The settings with nothing left open: "auto" decided, trainable tokens as ids. Ready settings stay as they are.
 
+    An attention that is named is not checked here but where the plan is made.
+
     Args:
         settings: as the user wrote them.
         model_folder: of the base model, for its tokenizer.
@@ -83,9 +48,12 @@ def ready_settings(
     Raises:
         ConfigError: a trainable token is not one of the tokenizer's, or there is no GPU.
     """
-    if settings.precision == "auto":
+    if "auto" in (settings.precision, settings.attention):
         found = device() if device else this_device(settings.use_gpu)
         settings = settings.model_copy(update={"precision": choose_precision(settings, found).value})
+        if settings.attention == "auto":
+            chosen = choose_attention(settings, found, model_config(model_folder))
+            settings = settings.model_copy(update={"attention": chosen.value})
     if any(isinstance(token, str) for token in settings.lora.trainable_tokens):
         lora = with_token_ids(settings.lora, load_tokenizer(model_folder))
         settings = settings.model_copy(update={"lora": lora})
@@ -118,10 +86,3 @@ def check_variant(settings: TrainConfig) -> None:
         raise ConfigError(
             f"train.zero_stage: 3 shares out the base weights, which {named[0]} needs whole", "set train.zero_stage=2"
         )
-
-
-def _machine_memory() -> int:
-    """Bytes of memory of this machine, or of the container that this process runs in."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _CGROUP_LIMIT.read_text(encoding="utf-8").strip() if _CGROUP_LIMIT.is_file() else "max"
-    return physical if limit == "max" else min(physical, int(limit))

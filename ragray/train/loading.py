@@ -70,6 +70,23 @@ def check_model_folder(folder: Path) -> None:
         raise EngineError(f"{folder}: has no *.safetensors; other weight formats are not read", fix)
 
 
+def model_config(folder: Path) -> Any:
+    """The configuration of a model's folder, of transformers.
+
+    Raises:
+        EngineError: transformers does not know the architecture.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise EngineError(
+            f"{folder}: the model's configuration cannot be read: {error}",
+            "use a causal language model that this version of transformers knows, without code of its own",
+        ) from error
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model's folder, with its chat template.
 

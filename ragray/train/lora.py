@@ -41,7 +41,7 @@ def attach_lora(model: PreTrainedModel, settings: LoraConfig, seed: int) -> nn.M
         seed: of A.
 
     Raises:
-        ConfigError: a target module does not exist; the message lists those that do.
+        ConfigError: a target module, or the embedding of a token, does not exist; the message lists those that do.
     """
     import peft
 
@@ -83,27 +83,31 @@ def with_token_ids(settings: LoraConfig, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def token_ids(settings: LoraConfig) -> list[int]:
-    """The ids of the trainable tokens.
+    """The ids of the trainable tokens, each once.
 
     Raises:
         ConfigError: the settings hold texts, which only a tokenizer can turn into ids.
     """
     if texts := [token for token in settings.trainable_tokens if isinstance(token, str)]:
         raise ConfigError(f"train.lora.trainable_tokens: {texts} are texts", "name the tokens' ids")
-    return sorted(int(token) for token in settings.trainable_tokens)
+    return sorted({int(token) for token in settings.trainable_tokens})
 
 
 def _trained_rows(model: PreTrainedModel, settings: LoraConfig) -> dict[str, list[int]] | None:
-    """The embedding layer, and an output layer of its own, each with the rows to train."""
+    """The embedding layer, and an output layer of its own, each with the rows to train.
+
+    Raises:
+        ConfigError: the model has no embedding for an id.
+    """
     ids = token_ids(settings)
     if not ids:
         return None
     embedding: Any = model.get_input_embeddings()
     output: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     rows = len(embedding.weight)
-    if ids[-1] >= rows:
+    if strange := [number for number in ids if not 0 <= number < rows]:
         raise ConfigError(
-            f"train.lora.trainable_tokens: the model has {rows} embeddings, none for id {ids[-1]}",
+            f"train.lora.trainable_tokens: the model has {rows} embeddings, none for id {strange[0]}",
             "call model.resize_token_embeddings(len(tokenizer)), save the model, and set train.base_model to it",
         )
     layers = [embedding] if output is None or output.weight is embedding.weight else [embedding, output]
@@ -156,13 +160,20 @@ def load_adapter(folder: Path) -> dict[str, torch.Tensor]:
     """The weights of an adapter folder by their name in the file.
 
     Raises:
-        ArtifactError: there are none.
+        ArtifactError: there are none, or the file is damaged.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not (folder / WEIGHTS).is_file():
         raise ArtifactError(f"{folder}: has no {WEIGHTS}", "run `ragray train` again")
-    return load_file(folder / WEIGHTS)
+    try:
+        return load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ArtifactError(
+            f"{folder}: {WEIGHTS} is damaged: {error}",
+            "copy the adapter again, or train again; if it belongs to a checkpoint, remove that folder first",
+        ) from None
 
 
 def set_adapter(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:

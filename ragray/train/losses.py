@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ragray.config_train import LossConfig
-from ragray.train.examples import Example, Wrong
+from ragray.train.examples import Wrong
 from ragray.train.packing import PackedRow
 from ragray.train.preference import adapter_off, preference_loss
 from ragray.train.shortcuts import shorten, statistics_of
@@ -65,9 +65,14 @@ def wrong_answers(settings: LossConfig) -> Wrong:
     return wanted.get(settings.kind, "none")
 
 
-def loss_units(examples: Sequence[Example], settings: LossConfig = PLAIN) -> int:
-    """What the summed loss of examples is divided by: pairs for DPO, else the tokens of right answers."""
-    return len(examples) if settings.kind == "dpo" else sum(example.answer_tokens for example in examples)
+def loss_units(answer_tokens: Sequence[int], settings: LossConfig = PLAIN) -> int:
+    """What the summed loss of examples is divided by: pairs for DPO, else the tokens of right answers.
+
+    Args:
+        answer_tokens: `Example.answer_tokens` of each.
+        settings: of the loss.
+    """
+    return len(answer_tokens) if settings.kind == "dpo" else sum(answer_tokens)
 
 
 def row_loss(

@@ -1,24 +1,31 @@
 """The pace of training, measured: some real steps on random tokens, by one worker.
 
-In: settings and a base model. Out: `Pace`. The steps are those of `train.loop`, on examples of random tokens.
+In: settings and a base model. Out: `Pace`. The steps are those of `train.loop`, on examples of random tokens. What
+watches a run, stops it early or leaves steps out is off: nothing of a measurement is sent anywhere.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ragray.config_train import TrainConfig
+from ragray.config_train import MonitorConfig, TrainConfig, ValidationConfig
 from ragray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _LONGEST = 256  # tokens of an example, where max_length allows so many
 _SHARE = 4  # one token of so many belongs to the answer
+_TOKENS_READ = 3  # at most about so many are read from the text of a random token
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ class Pace:
 
 
 def measure(settings: TrainConfig, folder: Path, steps: int) -> Pace:
-    """Run one step to warm up and `steps` real ones, each of one full row.
+    """Run one step to warm up and `steps` real ones, each of one full row, with wrong answers where the loss has them.
 
     Args:
         settings: ready, see `hardware.ready_settings`.
@@ -52,14 +59,17 @@ def measure(settings: TrainConfig, folder: Path, steps: int) -> Pace:
     """
     from ragray.train.checkpoint import Checkpoints
     from ragray.train.loop import TrainRun, train
+    from ragray.train.losses import wrong_answers
 
     if steps < 1:
         raise ConfigError(f"--measure {steps}: no step", "measure at least 1 step")
     length = min(settings.max_length, _LONGEST)
-    each = max(1, settings.tokens_per_micro_batch // length)
+    sequences = 1 if wrong_answers(settings.loss) == "none" else 2
+    each = max(1, settings.tokens_per_micro_batch // (sequences * length))
     changed = {
         "max_steps": steps + 1, "epochs": 1.0, "global_batch_examples": each, "num_workers": 1,
-        "checkpoint_every_steps": steps + 1,
+        "checkpoint_every_steps": steps + 1, "validation": ValidationConfig(), "spike_factor": None,
+        "monitor": MonitorConfig(jsonl=False, prometheus=False),
     }  # fmt: skip
     alone = settings.model_copy(update=changed)
     with tempfile.TemporaryDirectory(prefix="ragray-measure-") as place, _alone(settings, Path(place)):
@@ -78,7 +88,7 @@ def measure(settings: TrainConfig, folder: Path, steps: int) -> Pace:
 
 
 def _write_examples(path: Path, folder: Path, count: int, length: int) -> None:
-    """Closed-book examples of about `length` random tokens."""
+    """Closed-book examples of random tokens, both sequences of each of `length` tokens or hardly fewer."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -86,24 +96,40 @@ def _write_examples(path: Path, folder: Path, count: int, length: int) -> None:
 
     tokenizer = load_tokenizer(folder)
     generator = torch.Generator().manual_seed(0)
-    room = max(2 * _SHARE, length - len(tokenizer.apply_chat_template([{"role": "user", "content": ""}])) - 32)
-
-    def text(tokens: int) -> str:
-        """Random tokens as text; what is not text in them may take more tokens when it is read, so half are drawn."""
-        ids = torch.randint(len(tokenizer), (max(1, tokens // 2),), generator=generator)
-        return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True)) or "x"
-
+    rows = [_random_row(number, tokenizer, generator, length) for number in range(count)]
     passage = pa.struct([("doc_id", pa.string()), ("title", pa.string()), ("text", pa.string())])
-    rows = [
-        {
-            "example_id": f"random-{number}", "split": "train", "question": text(room - room // _SHARE), "lang": "en",
-            "answer": text(room // _SHARE), "number": 0, "closed_book": True, "passages": [],
-        }
-        for number in range(count)
-    ]  # fmt: skip
-    kinds = {"number": pa.int64(), "closed_book": pa.bool_(), "passages": pa.list_(passage)}
+    kinds = {
+        "number": pa.int64(), "closed_book": pa.bool_(), "passages": pa.list_(passage), "negative_number": pa.int64(),
+    }  # fmt: skip
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in rows[0]])
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def _random_row(
+    number: int, tokenizer: PreTrainedTokenizerBase, generator: torch.Generator, length: int
+) -> dict[str, Any]:
+    """A row whose longer sequence has at most `length` tokens.
+
+    Random tokens are not those that their text is read as, so the question is cut until the whole is short enough.
+    """
+    from ragray.train.examples import ExampleRow, encode
+
+    def text(ids: torch.Tensor) -> str:
+        return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True)) or "x"
+
+    def some(tokens: int) -> torch.Tensor:
+        return torch.randint(len(tokenizer), (tokens,), generator=generator)
+
+    right, wrong = (text(some(max(1, length // (2 * _SHARE)))) for _ in range(2))  # about twice as many when read
+    ids = some(length)
+    row: dict[str, Any] = {
+        "example_id": f"random-{number}", "split": "train", "question": text(ids), "lang": "en", "answer": right,
+        "number": 0, "closed_book": True, "passages": [], "negative": wrong, "negative_number": 0,
+    }  # fmt: skip
+    while len(ids) > 1 and (over := encode(ExampleRow.of(row), tokenizer).longest - length) > 0:
+        ids = ids[: max(1, len(ids) - math.ceil(over / _TOKENS_READ))]
+        row["question"] = text(ids)
+    return row
 
 
 @contextmanager

@@ -11,7 +11,8 @@ therefore never fit; what is planned to fit closely on a CPU may need that varia
 Source: Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", section 3 and
 figure 1: Adam in mixed precision keeps 2 + 2 + 12 bytes a trained parameter (weights, gradients; float32 copy and two
 moments), of which stage 1 shares out the 12, stage 2 also the gradients, stage 3 also the weights. Frozen weights have
-neither gradients nor optimizer state.
+neither gradients nor optimizer state. Ren et al. 2021, "ZeRO-Offload", section 4: with offload, the 12 and a float32
+gradient lie in the machine's memory.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from typing import Any
 import torch
 
 from ragray.config_train import TrainConfig
-from ragray.train.hardware import Device, precision_of
-from ragray.train.loading import DTYPES
+from ragray.train.device import Device
+from ragray.train.flops import StepWork
+from ragray.train.hardware import precision_of
+from ragray.train.loading import DTYPES, model_config
 from ragray.train.lora import attach_lora
+from ragray.train.losses import wrong_answers
 from ragray.train.packing import register_packed_attention
+from ragray.train.zero_config import ZERO_BUCKET, ZERO_LIVE
 
-ZERO_BUCKET = 500_000_000  # elements; DeepSpeed's default reduce_bucket_size, which it sets aside on GPUs
 _RUNTIME = {"cpu": 700 << 20, "cuda": 600 << 20}  # Python with its libraries; the CUDA context (both measured, rough)
 _SAMPLE_TOKENS = 256  # what a forward pass saves grows in proportion to its tokens
 _NF4_BYTES = 0.5 + 4 / 64 / 4 + 4 / 64 / 256  # a weight; 8-bit constants of 64 weights, and float32 of 256 of those
@@ -52,6 +56,7 @@ class ModelSize:
     saved_elsewhere: float  # bytes outside the blocks, each token, without the logits
     saved_by_logits: float  # bytes for each token with loss
     hidden_bytes: int  # of one token between blocks
+    work: StepWork | None = None  # what a token costs; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class Memory:
     activations: int
     buffers: int  # of communication
     runtime: int
+    host: int = 0  # what a GPU's worker keeps in the machine's memory; not in the total
     total: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,9 +94,7 @@ def size_of_model(folder: Path, settings: TrainConfig) -> ModelSize:
     Raises:
         ConfigError: a target module does not exist.
     """
-    from transformers import AutoConfig
-
-    config: Any = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    config = model_config(folder)
     whole = _adapted(config, settings, config.num_hidden_layers)
     blocks = _blocks(whole)
     trained = sum(p.numel() for p in whole.parameters() if p.requires_grad)
@@ -113,6 +117,7 @@ def size_of_model(folder: Path, settings: TrainConfig) -> ModelSize:
         saved_elsewhere=max(0.0, (one - by_logits * half) / _SAMPLE_TOKENS - by_block),
         saved_by_logits=by_logits,
         hidden_bytes=config.hidden_size * elements,
+        work=StepWork.of(whole, reference=settings.loss.kind == "dpo"),
     )
 
 
@@ -131,20 +136,27 @@ def memory_of(
     """
     element = DTYPES[precision_of(settings)].itemsize
     frozen = _frozen_bytes(size, settings, element)
-    weights = frozen + element * size.trainable
-    if stage == 3:  # a block is gathered before it runs, and the next one with it
-        weights = weights / workers + min(weights, 2 * element * size.largest_block)
+    held, gathered = frozen + element * size.trainable, 0.0
+    if stage == 3:  # weights are gathered before they run, the next block's with them, and some are kept
+        held, gathered = held / workers, min(held, element * max(ZERO_LIVE, 2 * size.largest_block))
     gradients = element * size.trainable / (workers if stage >= 2 else 1)
     master = _MASTER if stage > 0 or element < 4 else 0
     optimizer = (_MOMENTS + master) * size.trainable / (workers if stage >= 1 else 1)
     buffers = element * ZERO_BUCKET if device.kind == "cuda" and stage > 0 else 0
+    host = 0.0
+    if device.kind == "cuda" and settings.offload != "none" and stage > 0:
+        share = size.trainable / workers  # with its gradient in float32, and a copy in the weights' format
+        host, optimizer = optimizer + (_MASTER + element) * share, 0.0
+        if stage == 3 and settings.offload == "optimizer_and_parameters":
+            host, held = host + held, 0.0
     return Memory(
-        weights=round(weights),
+        weights=round(held + gathered),
         gradients=round(gradients),
         optimizer=round(optimizer),
         activations=round(activations(size, settings, answer_share)),
         buffers=buffers,
         runtime=_RUNTIME[device.kind],
+        host=round(host),
     )
 
 
@@ -160,8 +172,9 @@ def activations(size: ModelSize, settings: TrainConfig, answer_share: float) -> 
 
 
 def row_tokens(settings: TrainConfig) -> int:
-    """The longest row: an example that is longer than a row has one to itself."""
-    return max(settings.tokens_per_micro_batch, settings.max_length)
+    """The longest row: an example that is longer than a row has one to itself, with its wrong answer."""
+    sequences = 1 if wrong_answers(settings.loss) == "none" else 2
+    return max(settings.tokens_per_micro_batch, sequences * settings.max_length)
 
 
 def gigabytes(value: float) -> str:

@@ -17,6 +17,7 @@ from typing import IO, Literal
 
 import torch
 
+from ragray.errors import WorkError
 from ragray.train.flops import StepWork
 from ragray.train.packing import PackedRow
 from ragray.train.ranks import RankStep, rank_file
@@ -80,6 +81,9 @@ class Meter:
         Args:
             step: from 1.
             seconds: what `seconds()` said when the step itself was done.
+
+        Raises:
+            WorkError: the worker's file cannot be written.
         """
         known = self._peak is not None and self._work is not None and seconds > 0
         found = RankStep(
@@ -94,8 +98,14 @@ class Meter:
             memory_mib=_peak_memory_mib(self._device),
             mfu=self._flops / (seconds * self._peak) if known and self._peak else None,
         )
-        self._file.write(json.dumps(asdict(found)) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(asdict(found)) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise WorkError(
+                f"training: {self._file.name} cannot be written: {error.strerror}",
+                "free space below `output`, then run the command again: it resumes from the last checkpoint",
+            ) from error
         return found
 
     def close(self) -> None:

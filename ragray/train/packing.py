@@ -9,21 +9,29 @@ Measured on the CPU, this is as fast as batches of sorted lengths and needs no s
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from ragray.errors import EngineError
-from ragray.schema import stable_digest
+from ragray.schema import stable_digests
 from ragray.train import varlen
 from ragray.train.examples import Example
 
-PACKED_ATTENTION = "ragray_packed"
+_NAMES: dict[varlen.Kernel, str] = {  # transformers takes a name with "flash" in it for one of its own
+    "sdpa": "ragray_packed",
+    "varlen": "ragray_packed_varlen",
+    "flash_attention_2": "ragray_packed_package",
+}
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -122,10 +130,10 @@ def _fill(lengths: Sequence[int], num_rows: int) -> list[list[int]]:
     return [sorted(row) for row in rows]
 
 
-def epoch_order(example_ids: Sequence[str], seed: int, epoch: int) -> list[int]:
+def epoch_order(example_ids: Iterable[str], seed: int, epoch: int) -> list[int]:
     """A permutation of the examples that depends on seed, epoch and ids alone."""
-    digests = [stable_digest("epoch", seed, epoch, example_id) for example_id in example_ids]
-    return sorted(range(len(example_ids)), key=lambda i: (digests[i], i))
+    order: list[int] = stable_digests(("epoch", seed, epoch), example_ids).argsort(kind="stable").tolist()
+    return order
 
 
 @dataclass(frozen=True)
@@ -135,12 +143,12 @@ class DataOrder:
     The position in the data is a pure function of the step, so that a run resumes at the exact example.
     """
 
-    example_ids: tuple[str, ...]
+    example_ids: Collection[str]
     seed: int
     examples_per_step: int
     epochs: float
     max_steps: int | None = None
-    _orders: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _orders: dict[int, Ints] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def total_examples(self) -> int:
@@ -160,7 +168,7 @@ class DataOrder:
         chosen: list[int] = []
         while start < end:
             epoch, offset = divmod(start, len(self.example_ids))
-            taken = self._order(epoch)[offset : offset + end - start]
+            taken = self._order(epoch)[offset : offset + end - start].tolist()
             chosen.extend(taken)
             start += len(taken)
         return chosen
@@ -171,18 +179,19 @@ class DataOrder:
         done = min((step + 1) * self.examples_per_step, self.total_examples)
         return done // size > step * self.examples_per_step // size
 
-    def sum_over_run(self, values: Sequence[int]) -> int:
+    def sum_over_run(self, values: Sequence[int] | np.ndarray[Any, Any]) -> int:
         """The sum of a value of each example, taken as often as the whole run takes that example."""
         epochs, part = divmod(self.total_examples, len(self.example_ids))
-        in_part = sum(values[i] for i in self._order(epochs)[:part]) if part else 0
-        return epochs * sum(values) + in_part
+        each = np.asarray(values, np.int64)
+        in_part = int(each[self._order(epochs)[:part]].sum()) if part else 0
+        return epochs * int(each.sum()) + in_part
 
-    def _order(self, epoch: int) -> list[int]:
-        """The order of an epoch; sorting takes as long as many steps, so the last two are kept."""
+    def _order(self, epoch: int) -> Ints:
+        """int64 [examples]: the order of an epoch; sorting takes as long as many steps, so the last two are kept."""
         if epoch not in self._orders:
             while len(self._orders) > 1:
                 del self._orders[next(iter(self._orders))]
-            self._orders[epoch] = epoch_order(self.example_ids, self.seed, epoch)
+            self._orders[epoch] = np.array(epoch_order(self.example_ids, self.seed, epoch), np.int64)
         return self._orders[epoch]
 
 
@@ -197,6 +206,7 @@ def packed_attention(
     boundaries: torch.Tensor | None = None,
     edges: torch.Tensor | None = None,
     softcap: float | None = None,
+    kernel: varlen.Kernel = "sdpa",
     **unused: object,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each example of a packed row; called by transformers in every layer.
@@ -212,6 +222,7 @@ def packed_attention(
         boundaries: int32 [sequences + 1] on the CPU, where each sequence begins, and T; without them all is one.
         edges: the same on the queries' device, for the GPU's kernel.
         softcap: must be None.
+        kernel: what does it; the flash kernels need `edges`.
         unused: what transformers passes for other implementations.
 
     Raises:
@@ -223,8 +234,8 @@ def packed_attention(
             "choose a base model with plain softmax attention",
         )
     lengths = [query.shape[2]] if boundaries is None else boundaries.diff().tolist()
-    if edges is not None and varlen.fits(query, dropout):
-        return varlen.attend(query, key, value, edges, max(lengths), scaling), None
+    if edges is not None and kernel != "sdpa":
+        return varlen.attend(kernel, query, key, value, edges, max(lengths), scaling, dropout), None
     runs = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
     tokens = [length * count for length, count in runs]
     shared = query.shape[1] != key.shape[1]
@@ -243,13 +254,14 @@ def _each(tokens: Sequence[int], *tensors: torch.Tensor) -> Iterator[tuple[torch
     return zip(*(torch.split(tensor, list(tokens), dim=2) for tensor in tensors), strict=True)
 
 
-def register_packed_attention() -> str:
-    """Make `packed_attention` known to transformers, and return its name for `attn_implementation`."""
+def register_packed_attention(kernel: varlen.Kernel = "sdpa") -> str:
+    """Make `packed_attention` by a kernel known to transformers, and return its name for `attn_implementation`."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(PACKED_ATTENTION, packed_attention)
-    AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)
-    return PACKED_ATTENTION
+    name = _NAMES[kernel]
+    AttentionInterface.register(name, functools.partial(packed_attention, kernel=kernel))
+    AttentionMaskInterface.register(name, _no_mask)
+    return name
 
 
 def _no_mask(**unused: object) -> None:

@@ -11,12 +11,17 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from ragray.config_train import TrainConfig
+from ragray.config_train import Offload, TrainConfig
 from ragray.errors import ConfigError
-from ragray.train.hardware import Choice, Device, check_variant, choose_precision, ready_settings
+from ragray.train.attention import choose_attention
+from ragray.train.device import Choice, Device
+from ragray.train.hardware import check_variant, choose_precision, ready_settings
+from ragray.train.loading import model_config
+from ragray.train.losses import wrong_answers
 from ragray.train.memory import Memory, ModelSize, gigabytes, memory_of, row_tokens, size_of_model
+from ragray.train.zero_config import check_zero
 
 ANSWER_SHARE = 0.25  # of a row's tokens; assumed where there are no examples
 _BF16_FROM = (8, 0)
@@ -29,7 +34,9 @@ class Work:
     examples: int
     steps: int
     tokens: int  # of the whole run, all epochs
-    answer_tokens: int
+    answer_tokens: int  # of right answers
+    loss_tokens: int  # of wrong answers too, where the loss has them
+    pairs: int  # sum of the squared lengths of all sequences, which attention's work grows with
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,14 @@ class Plan:
     attention: Choice
     size: ModelSize
     memory: Memory  # of one worker under these settings
-    sharing: int  # workers that share the device's memory
+    on_node: int  # workers on one machine, which share its memory
     answer_share: float
     work: Work | None
+
+    @property
+    def sharing(self) -> int:
+        """Workers that share the device's memory: a machine's, or a GPU's one."""
+        return self.on_node if self.device.kind == "cpu" else 1
 
     @property
     def needed_bytes(self) -> int:
@@ -52,9 +64,26 @@ class Plan:
         return self.memory.total * self.sharing
 
     @property
+    def host_bytes(self) -> int:
+        """Of the machine that GPUs are in, all its workers together."""
+        return self.memory.host * self.on_node
+
+    @property
+    def host_fits(self) -> bool:
+        """Whether that machine has as much, as far as is known."""
+        return self.device.host_bytes is None or self.host_bytes <= self.device.host_bytes
+
+    @property
     def fits(self) -> bool:
-        """Whether the device has that much."""
-        return self.needed_bytes <= self.device.memory_bytes
+        """Whether device and machine have that much."""
+        return self.needed_bytes <= self.device.memory_bytes and self.host_fits
+
+    @property
+    def flops(self) -> float | None:
+        """Model FLOPs of the whole run, DPO's second forward pass with them; None where they are not known."""
+        if self.work is None or self.size.work is None:
+            return None
+        return self.size.work.flops_of(self.work.tokens, self.work.loss_tokens, self.work.pairs)
 
     @property
     def row_tokens(self) -> int:
@@ -79,6 +108,8 @@ class Plan:
             "size": asdict(self.size),
             "memory": self.memory.tree(),
             "needed_bytes": self.needed_bytes,
+            "host_bytes": self.host_bytes,
+            "flops": self.flops,
             "fits": self.fits,
             "answer_share": self.answer_share,
             "stages": {s: {n: m.tree() for n, m in row.items()} for s, row in self.stages().items()},
@@ -95,39 +126,36 @@ def make_plan(settings: TrainConfig, folder: Path, device: Device, work: Work | 
         device: what its workers compute on.
         work: counted from examples, where they are at hand.
         nodes: machines that the workers are spread over.
+
+    Raises:
+        ConfigError: an attention that is named does not fit the device or the model.
     """
     precision = choose_precision(settings, device)
     ready = ready_settings(settings, folder, lambda: device)
     needy = ready.most_workers if device.kind == "cpu" else ready.least_workers  # a CPU's workers share its memory
     ready = ready.model_copy(update={"num_workers": needy})
-    share = work.answer_tokens / work.tokens if work else ANSWER_SHARE
-    return _planned(ready, device, precision, size_of_model(folder, ready), share, work, nodes)
-
-
-def _planned(
-    ready: TrainConfig, device: Device, precision: Choice, size: ModelSize, share: float, work: Work | None, nodes: int
-) -> Plan:
+    share = work.loss_tokens / work.tokens if work else ANSWER_SHARE
+    asked = ready.model_copy(update={"attention": settings.attention})
+    size = size_of_model(folder, ready)
     return Plan(
         settings=ready,
         device=device,
         precision=precision,
-        attention=_attention(device),
+        attention=choose_attention(asked, device, model_config(folder)),
         size=size,
-        memory=memory_of(size, ready, device, ready.zero_stage, ready.most_workers, share),
-        sharing=_sharing(ready, device, nodes),
+        memory=_memory(size, ready, device, share),
+        on_node=_on_node(ready, nodes),
         answer_share=share,
         work=work,
     )
 
 
-def _sharing(settings: TrainConfig, device: Device, nodes: int) -> int:
-    """Workers that share a device's memory."""
-    return math.ceil(settings.most_workers / nodes) if device.kind == "cpu" else 1
+def _memory(size: ModelSize, ready: TrainConfig, device: Device, share: float) -> Memory:
+    return memory_of(size, ready, device, ready.zero_stage, ready.most_workers, share)
 
 
-def _attention(device: Device) -> Choice:
-    where = "on a CPU, torch's own kernel is the fastest" if device.kind == "cpu" else "torch picks the GPU's kernel"
-    return Choice("packed", f"each example of a row attends to itself alone, by scaled_dot_product_attention; {where}")
+def _on_node(settings: TrainConfig, nodes: int) -> int:
+    return math.ceil(settings.most_workers / nodes)
 
 
 def check_fits(plan: Plan, folder: Path, nodes: int = 1) -> None:
@@ -141,11 +169,13 @@ def check_fits(plan: Plan, folder: Path, nodes: int = 1) -> None:
     Raises:
         ConfigError: it does not; the message has the nearest settings that do.
     """
-    plan = replace(plan, sharing=_sharing(plan.settings, plan.device, nodes))
+    plan = replace(plan, on_node=_on_node(plan.settings, nodes))
     if plan.fits:
         return
     found = nearest_fitting(plan, folder, nodes)
     needed = f"train: the plan needs {gigabytes(plan.needed_bytes)} of {device_memory(plan.device)}"
+    if plan.device.host_bytes is not None and not plan.host_fits:
+        needed += f", and {gigabytes(plan.host_bytes)} of its machine's {gigabytes(plan.device.host_bytes)}"
     if found is None:
         raise ConfigError(needed, "no setting makes it fit: choose a smaller base model, or a device with more memory")
     changes, smaller = found
@@ -160,7 +190,7 @@ def nearest_fitting(plan: Plan, folder: Path, nodes: int = 1) -> tuple[dict[str,
     """The settings to change so that the plan fits, and its plan; None where nothing helps.
 
     The fewest changes first, and among as many those first that leave the result the same: smaller rows, gradient
-    checkpointing, a higher ZeRO stage, then bf16, fewer workers on a machine, int8 and NF4 of the base.
+    checkpointing, a higher ZeRO stage, offload, then bf16, fewer workers on a machine, int8 and NF4 of the base.
     """
     options = list(_options(plan))
     sizes: dict[str, ModelSize] = {plan.settings.precision: plan.size}
@@ -168,21 +198,21 @@ def nearest_fitting(plan: Plan, folder: Path, nodes: int = 1) -> tuple[dict[str,
         for group in itertools.combinations(options, count):
             for values in itertools.product(*(values for _, values in group)):
                 changes = {name: value for (name, _), value in zip(group, values, strict=True)}
-                if changes.get("zero_stage") == 3 and _needs_whole_weights(plan.settings, changes):
-                    continue
                 settings = plan.settings.model_copy(update=changes)
+                if not _go_together(settings):
+                    continue
                 if settings.precision not in sizes:
                     sizes[settings.precision] = size_of_model(folder, settings)
                 size = sizes[settings.precision]
-                share = plan.answer_share
-                smaller = _planned(settings, plan.device, plan.precision, size, share, plan.work, nodes)
+                memory = _memory(size, settings, plan.device, plan.answer_share)
+                smaller = replace(plan, settings=settings, size=size, memory=memory, on_node=_on_node(settings, nodes))
                 if smaller.fits:
                     return changes, smaller
     return None
 
 
 def _options(plan: Plan) -> Iterator[tuple[str, list[Any]]]:
-    """Settings that save memory, and their values, the gentlest first."""
+    """Settings that save memory, and their values, the gentlest first; some alone do not go with the others."""
     settings, device = plan.settings, plan.device
     if not settings.gradient_checkpointing:
         yield "gradient_checkpointing", [True]
@@ -190,8 +220,10 @@ def _options(plan: Plan) -> Iterator[tuple[str, list[Any]]]:
     halved = [rows >> n for n in range(1, 12) if rows >> n > settings.max_length]
     if rows > settings.max_length:
         yield "tokens_per_micro_batch", [*halved, settings.max_length]
-    if settings.most_workers > 1 and settings.zero_stage < 3:
+    if (settings.most_workers > 1 or device.kind == "cuda") and settings.zero_stage < 3:
         yield "zero_stage", list(range(settings.zero_stage + 1, 4))
+    if device.kind == "cuda":
+        yield "offload", [value for value in get_args(Offload) if value != settings.offload]
     if settings.precision == "fp32" and device.capability is not None and device.capability >= _BF16_FROM:
         yield "precision", ["bf16"]
     if plan.sharing > 1:
@@ -200,12 +232,13 @@ def _options(plan: Plan) -> Iterator[tuple[str, list[Any]]]:
         yield "quantization", ["int8", "nf4"] if settings.quantization == "none" else ["nf4"]
 
 
-def _needs_whole_weights(settings: TrainConfig, changes: dict[str, Any]) -> bool:
+def _go_together(settings: TrainConfig) -> bool:
     try:
-        check_variant(settings.model_copy(update=changes))
+        check_variant(settings)
+        check_zero(settings)
     except ConfigError:
-        return True
-    return False
+        return False
+    return True
 
 
 def count_work(examples_file: Path, folder: Path, settings: TrainConfig, seed: int) -> Work:
@@ -214,19 +247,21 @@ def count_work(examples_file: Path, folder: Path, settings: TrainConfig, seed: i
     Raises:
         DataError: no example to train on.
     """
-    from ragray.train.examples import read_examples
-    from ragray.train.loading import load_tokenizer
     from ragray.train.packing import DataOrder
+    from ragray.train.stored_examples import stored_in_memory
+    from ragray.train.token_store import TokenSource
 
-    examples = read_examples(examples_file, "train", load_tokenizer(folder), settings.max_length).examples
-    ids = tuple(example.example_id for example in examples)
-    order = DataOrder(ids, seed, settings.global_batch_examples, settings.epochs, settings.max_steps)
+    source = TokenSource(examples_file, folder, settings.max_length, wrong_answers(settings.loss))
+    examples, _ = stored_in_memory(source)
+    order = DataOrder(examples.ids, seed, settings.global_batch_examples, settings.epochs, settings.max_steps)
     passes = order.total_examples / len(examples)
     return Work(
         examples=len(examples),
         steps=order.total_steps,
-        tokens=round(passes * sum(len(example) for example in examples)),
-        answer_tokens=round(passes * sum(example.answer_tokens for example in examples)),
+        tokens=round(passes * int(examples.lengths.sum())),
+        answer_tokens=round(passes * int(examples.answer_tokens.sum())),
+        loss_tokens=round(passes * int(examples.loss_tokens.sum())),
+        pairs=round(passes * float(examples.pairs.sum())),
     )
 
 

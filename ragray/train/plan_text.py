@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ragray.config import RunConfig
-from ragray.train.hardware import check_variant, this_device
+from ragray.train.device import this_device
+from ragray.train.hardware import check_variant
 from ragray.train.loading import load_tokenizer, model_folder
 from ragray.train.measure import Pace, measure
 from ragray.train.memory import gigabytes
 from ragray.train.plan import Plan, count_work, device_memory, make_plan
 from ragray.train.template import template_digests
+from ragray.train.zero_config import check_zero
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def inspect_model(config: RunConfig, examples: Path | None, measured_steps: int 
         RagrayError: the model cannot be trained so: what training would raise.
     """
     check_variant(config.train)
+    check_zero(config.train)
     folder = model_folder(config.train.base_model).resolve()
     template = template_digests(load_tokenizer(folder))["chat_template"]
     work = count_work(examples, folder, config.train, config.seed) if examples else None
@@ -81,6 +84,8 @@ def _work_lines(found: Inspection) -> Iterator[str]:
         yield "work       unknown: name examples.parquet of `ragray augment` by --examples"
     else:
         yield f"work       {work.examples:,} examples, {work.steps:,} steps, {work.tokens:,} tokens"
+    if found.plan.flops is not None:
+        yield f"compute    {found.plan.flops:.3g} FLOPs of the model"
     if pace is None:
         yield "time       unknown: --measure N runs N real steps"
         return
@@ -101,4 +106,6 @@ def _memory_lines(plan: Plan) -> Iterator[str]:
             yield f"{name:<22}" + "".join(f"{gigabytes(value):>13}" for value in memory.tree().values())
     together = f" for {plan.sharing} workers together" if plan.sharing > 1 else ""
     verdict = "fits" if plan.fits else "does NOT fit"
+    if plan.host_bytes:
+        yield f"offload    {gigabytes(plan.host_bytes)} of the machine's memory for {plan.on_node} of its workers"
     yield f"needs {gigabytes(plan.needed_bytes)}{together}: {verdict} {device_memory(plan.device)}"

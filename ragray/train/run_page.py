@@ -10,17 +10,24 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from ragray.evaluation.samples import visible
 from ragray.evaluation.sections import Section, html_page, html_section
 
 if TYPE_CHECKING:
     from ragray.train.run_report import Comparison, Points, RunData
+    from ragray.train.validations import SampleAnswer
 
 _COLORS = 8
 _MOST_POINTS = 300  # of a curve; longer ones are thinned, their last point stays
+_MOST_QUESTIONS = 10  # of each run, whose answers are shown
+_MOST_STEPS = 4  # of each question: the first, the last, and between them
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 240, 62, 12, 10, 34
 _CHARTS = {
     "loss": "Training loss per answer token",
     "valid_loss": "Validation loss per answer token",
+    "f1": "Token F1 of the answers to the sample",
+    "exact_match": "Exact matches among the answers to the sample",
+    "citation_recall": "Share of the answers to the sample that cite the right passage",
     "learning_rate": "Learning rate",
     "grad_norm": "Gradient norm before clipping",
     "tokens_per_s": "Useful tokens per second, all workers",
@@ -49,12 +56,13 @@ def render(comparison: Comparison) -> str:
     """The whole page."""
     runs = comparison.runs
     charts = [_figure(title, [run.curves.get(name, []) for run in runs]) for name, title in _CHARTS.items()]
+    tables = (_differences(comparison), _validated(runs), _answers(runs), _workers(runs))
     body = [
         _legend(runs),
         html_section(_overview(runs), {}, {}),
         "<h2>Curves</h2>",
         f'<div class="charts">{"".join(charts)}</div>',
-        *(html_section(section, {}, {}) for section in (_differences(comparison), _workers(runs)) if section),
+        *(html_section(section, {}, {}) for section in tables if section),
     ]
     colors = "".join(
         f".k{n} {{ stroke: var(--c{n}); }} circle.k{n} {{ fill: var(--c{n}); }} .b{n} {{ background: var(--c{n}); }}"
@@ -103,6 +111,47 @@ def _workers(runs: Sequence[RunData]) -> Section | None:
     )
     header = ("run", "rank", "tokens/s", "data wait", "MiB")
     return Section("Workers", "Medians over the steps; the most memory.", header, rows) if rows else None
+
+
+def _validated(runs: Sequence[RunData]) -> Section | None:
+    rows = tuple(
+        (run.name, str(made.step), short(made.loss), str(made.questions), short(made.exact_match), short(made.f1),
+         short(made.citation_recall), short(made.declined_unanswerable), short(made.declined_answerable),
+         short(made.seconds))
+        for run in runs
+        for made in run.validations
+    )  # fmt: skip
+    header = ("run", "step", "loss", "questions", "exact match", "F1", "right citation", "declined unanswerable",
+              "declined answerable", "seconds")  # fmt: skip
+    note = "By tasks of their own. Step 0 is the base model. Scores are means over the sample of validation questions."
+    return Section("Validated checkpoints", note, header, rows) if rows else None
+
+
+def _answers(runs: Sequence[RunData]) -> Section | None:
+    rows = []
+    for run in runs:
+        by_question: dict[str, list[SampleAnswer]] = {}
+        for answer in run.answers:
+            by_question.setdefault(answer.example_id, []).append(answer)
+        for made in list(by_question.values())[:_MOST_QUESTIONS]:
+            rows += [_answer_row(run.name, answer) for answer in _spread(made)]
+    header = ("run", "question", "expected", "passage", "step", "answer", "cites", "F1")
+    note = "How the answers to the same questions changed; all of them are in samples.jsonl."
+    return Section("Answers to the sample", note, header, tuple(rows)) if rows else None
+
+
+def _answer_row(run: str, answer: SampleAnswer) -> tuple[str, ...]:
+    cites = ", ".join(map(str, answer.cited)) or "-"
+    text = "(declined) " * answer.declined + visible(answer.text)
+    right = str(answer.right or "none")
+    return (run, visible(answer.question), visible(answer.reference), right, str(answer.step), text, cites,
+            short(answer.f1))  # fmt: skip
+
+
+def _spread(made: Sequence[SampleAnswer]) -> list[SampleAnswer]:
+    """The first, the last, and evenly some between."""
+    most = min(_MOST_STEPS, len(made))
+    return [made[round(place * (len(made) - 1) / max(most - 1, 1))] for place in range(most)]
 
 
 def _figure(title: str, curves: Sequence[Points]) -> str:
@@ -174,9 +223,11 @@ def _tick(value: float) -> str:
 
 
 def short(value: float | None) -> str:
-    """A figure for a table: four digits, thousands apart; "-" where it is not known."""
+    """A figure for a table: four digits, thousands apart; "-" where it is not known, else nan and inf as such."""
     if value is None:
         return "-"
+    if not math.isfinite(value):
+        return str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
 
 

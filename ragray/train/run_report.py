@@ -7,9 +7,10 @@ run.json, for programs, and run.html (`run_page`), for people.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ragray.manifest import MANIFEST, Manifest
 from ragray.train.monitor import HISTORY, History, StepRecord
 from ragray.train.ranks import RankStep, join_ranks, load_ranks
 from ragray.train.trackers import METRICS, read_jsonl
+from ragray.train.validations import SampleAnswer, Validation, Validations, load_validations
 
 Points = list[tuple[int, float]]  # (step, value)
 CHECKPOINTS = "checkpoints"
@@ -33,14 +35,18 @@ class RunData:
     history: History
     ranks: Sequence[RankStep]  # none where a run was made before they were recorded
     settings: Mapping[str, Any]  # by dotted name; none of a run that is not finished
+    validations: Sequence[Validation] = ()  # of checkpoints beside training
+    answers: Sequence[SampleAnswer] = ()
 
     @property
     def curves(self) -> dict[str, Points]:
-        """The run's curves by their name; those without any point are left out."""
+        """The run's curves by their name, of finite values; those without any point are left out."""
         found: dict[str, Points] = {
             "loss": _points(self.history.records, lambda record: record.loss),
             "valid_loss": _points(self.history.records, lambda record: record.valid_loss),
-            "learning_rate": _points(self.history.records[1:], lambda record: record.learning_rate),
+            "learning_rate": _points(
+                (record for record in self.history.records if record.step > 0), lambda record: record.learning_rate
+            ),
             "grad_norm": _points(self.history.records, lambda record: record.grad_norm),
             "tokens_per_s": self._over_ranks(lambda of_step: _speed(of_step, "tokens")),
             "padded_tokens_per_s": self._over_ranks(lambda of_step: _speed(of_step, "padded_tokens")),
@@ -49,6 +55,7 @@ class RunData:
             "data_wait_share": self._over_ranks(
                 lambda of_step: max(made.data_wait_s / made.seconds if made.seconds else 0.0 for made in of_step)
             ),
+            **{name: self._of_sample(name) for name in ("f1", "exact_match", "citation_recall")},
         }
         return {name: points for name, points in found.items() if points}
 
@@ -61,7 +68,7 @@ class RunData:
         return {
             "steps": self.history.records[-1].step if self.history.records else 0,
             "last_loss": self.history.losses[-1] if self.history.losses else None,
-            "best_valid_loss": min(valid) if valid else None,
+            "best_valid_loss": min(filter(math.isfinite, valid), default=None),
             "last_valid_loss": valid[-1] if valid else None,
             "workers": max((made.workers for made in self.ranks), default=None),
             "tokens_per_s": _median(curves.get("tokens_per_s")),
@@ -82,6 +89,10 @@ class RunData:
                 wait = statistics.median(made.data_wait_s / made.seconds for made in own)
                 rows.append((rank, speed, wait, max(made.memory_mib for made in own)))
         return rows
+
+    def _of_sample(self, metric: str) -> Points:
+        found = ((made.step, getattr(made, metric)) for made in self.validations)
+        return [(step, value) for step, value in found if value is not None]
 
     def _over_ranks(self, value: Callable[[list[RankStep]], float | None]) -> Points:
         steps: dict[int, list[RankStep]] = {}
@@ -112,7 +123,7 @@ class Comparison:
                 "name": run.name,
                 "place": run.place,
                 "finished": run.finished,
-                "summary": run.summary,
+                "summary": {name: _in_json(value) for name, value in run.summary.items()},
                 "curves": run.curves,
             }
             for run in self.runs
@@ -141,7 +152,8 @@ def read_run(folder: Path, name: str) -> RunData:
         settings = dict(_flat("", manifest.config)) | {
             f"inputs.{kind}": source.digest[:16] for kind, source in manifest.inputs.items()
         }
-        return RunData(name, str(folder), True, History.load(folder), load_ranks(folder), settings)
+        validated = load_validations(folder)
+        return RunData(name, str(folder), True, History.load(folder), load_ranks(folder), settings, *validated)
     history = _unfinished_history(folder)
     if history is None:
         raise ConfigError(
@@ -149,7 +161,11 @@ def read_run(folder: Path, name: str) -> RunData:
             "name a train artifact such as artifacts/demo/train/0123456789abcdef, or a run's work folder such as "
             "artifacts/demo/.work/train-0123456789abcdef",
         )
-    return RunData(name, str(folder), False, history, join_ranks(folder), {})
+    validations = Validations(folder)
+    results = validations.results()
+    losses = {result.step: result.loss for result in results}
+    history.records[:] = [replace(r, valid_loss=losses.get(r.step, r.valid_loss)) for r in history.records]
+    return RunData(name, str(folder), False, history, join_ranks(folder), {}, results, validations.answers())
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
@@ -157,24 +173,34 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     from ragray.train.run_page import render
 
     folder.mkdir(parents=True, exist_ok=True)
-    tree = json.dumps(comparison.to_tree(), ensure_ascii=False, indent=2)
+    tree = json.dumps(comparison.to_tree(), ensure_ascii=False, indent=2, allow_nan=False)
     (folder / "run.json").write_text(tree + "\n", encoding="utf-8")
     (folder / "run.html").write_text(render(comparison), encoding="utf-8")
 
 
 def _unfinished_history(folder: Path) -> History | None:
     """The last checkpoint's history, and the steps after it from metrics.jsonl; None where there is neither."""
-    saved = sorted((folder / CHECKPOINTS).glob(f"step-*/{HISTORY}"))
     rows = read_jsonl(folder / METRICS)
-    if not saved and not rows:
+    history = _saved_history(folder) or (History() if rows else None)
+    if history is None:
         return None
-    history = History.load(saved[-1].parent) if saved else History()
     last = history.records[-1].step if history.records else -1
     for row in rows:
-        if row["step"] > last:
-            figures = (row["loss"], row.get("valid_loss"), row["learning_rate"], row.get("grad_norm"), row["tokens"])
-            history.add(StepRecord(row["step"], *figures), row["seconds"])
+        if row["step"] > last:  # a step that was left out has no loss
+            losses = (row.get("loss"), row.get("valid_loss"))
+            made = StepRecord(row["step"], *losses, row["learning_rate"], row.get("grad_norm"), row["tokens"])
+            history.add(made, row["seconds"])
     return history
+
+
+def _saved_history(folder: Path) -> History | None:
+    """Of the last checkpoint that is still there: a run that goes on removes old ones."""
+    for file in sorted((folder / CHECKPOINTS).glob(f"step-*/{HISTORY}"), reverse=True):
+        try:
+            return History.load(file.parent)
+        except FileNotFoundError:
+            continue
+    return None
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
@@ -197,7 +223,12 @@ def _flat(prefix: str, tree: Any) -> Iterable[tuple[str, Any]]:
 
 def _points(records: Iterable[StepRecord], value: Callable[[StepRecord], float | None]) -> Points:
     found = ((record.step, value(record)) for record in records)
-    return [(step, number) for step, number in found if number is not None]
+    return [(step, number) for step, number in found if number is not None and math.isfinite(number)]
+
+
+def _in_json(value: float | None) -> float | None:
+    """JSON knows finite numbers alone."""
+    return value if value is None or math.isfinite(value) else None
 
 
 def _speed(of_step: list[RankStep], tokens: str) -> float | None:

@@ -17,11 +17,21 @@ ONE_CYCLE_START = 1 / 25  # of the peak: Smith 2018 starts "an order of magnitud
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a step stands after the warm-up. 0 <= done < 1 is the share of the steps after it that are done."""
+    """Where a step stands after the warm-up."""
 
     step: int
     warmup: int
-    done: float
+    total: int
+
+    @property
+    def done(self) -> float:
+        """The share of the steps after the warm-up that are done, from 0 to below 1."""
+        return self.done_of_cycle(1)
+
+    def done_of_cycle(self, cycles: int) -> float:
+        """The same within one of so many cycles; in whole numbers, so that each begins at 0 and not just before 1."""
+        after = self.total - self.warmup
+        return (self.step - self.warmup) * cycles % after / after
 
 
 def _cosine(done: float) -> float:
@@ -38,7 +48,7 @@ _SHAPES: dict[Schedule, Callable[[_Place, ScheduleShape], float]] = {
     "linear": lambda place, shape: 1.0 - place.done,
     # Loshchilov & Hutter 2017, "SGDR", eq. 5, with one cycle and with several of equal length
     "cosine": lambda place, shape: _cosine(place.done),
-    "cosine_restarts": lambda place, shape: _cosine(place.done * shape.cycles % 1.0),
+    "cosine_restarts": lambda place, shape: _cosine(place.done_of_cycle(shape.cycles)),
     # Hu et al. 2024, "MiniCPM", section 4 (WSD); the decay is linear as in Hägele et al. 2024, arXiv:2405.18392
     "warmup_stable_decay": _stable_decay,
     # Liu et al. 2015, "ParseNet", section 3.2 ("poly")
@@ -78,7 +88,7 @@ def learning_rate(
     if step < warmup:
         risen = (step + 1) / warmup
         return peak * (_between(ONE_CYCLE_START, 1.0, 1.0 - _cosine(risen)) if schedule == "one_cycle" else risen)
-    place = _Place(step, warmup, (step - warmup) / max(1, total_steps - warmup))
+    place = _Place(step, warmup, total_steps)
     return peak * _between(shape.floor_share, 1.0, _SHAPES[schedule](place, shape))
 
 

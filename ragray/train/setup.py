@@ -14,13 +14,16 @@ from torch import nn
 
 from ragray.config_train import TrainConfig
 from ragray.errors import ConfigError, WorkError
-from ragray.train.examples import ExampleSet
+from ragray.train.attention import kernel_of
 from ragray.train.flops import StepWork, peak_flops
 from ragray.train.hardware import precision_of
 from ragray.train.loading import DTYPES, check_packable, load_model
 from ragray.train.lora import attach_lora
 from ragray.train.meter import Meter
 from ragray.train.packing import DataOrder, register_packed_attention
+from ragray.train.stored_examples import StoredExamples, open_store
+from ragray.train.together import alike, first_workers
+from ragray.train.token_store import TokenSource, make_store
 from ragray.train.zero import ZeroEngine
 
 
@@ -38,23 +41,45 @@ def check_files(*paths: str) -> None:
             )
 
 
-def check_early_stopping(settings: TrainConfig, valid: ExampleSet) -> None:
-    """Check that there is what an early stop follows.
+def open_examples(source: TokenSource, work_folder: Path) -> tuple[StoredExamples, StoredExamples]:
+    """The training and the validation examples; the first worker makes the store where it is not whole. A collective.
+
+    Raises:
+        RagrayError: some worker's error: no example to train on, a tokenizer without a template, a full disk.
+    """
+    folder = Path()
+    with alike():
+        if torch.distributed.get_rank() == 0:
+            folder = make_store(source, work_folder)
+    folder = Path(first_workers(str(folder)))
+    with alike():
+        train, valid = open_store(folder, source)
+    return train, valid
+
+
+def check_early_stopping(settings: TrainConfig, valid: StoredExamples) -> None:
+    """Check that there is what an early stop follows, and what asynchronous validation validates on.
 
     Raises:
         ConfigError: there is no validation example.
     """
-    if settings.validation.patience is not None and not valid.examples:
+    if len(valid):
+        return
+    if settings.validation.patience is not None:
         raise ConfigError(
             "train.validation.patience: there is no validation example to stop by",
             "leave it out, or raise data.split.valid",
+        )
+    if settings.validation.asynchronous:
+        raise ConfigError(
+            "train.validation.asynchronous: there is no validation example", "leave it out, or raise data.split.valid"
         )
 
 
 def build_model(folder: Path, settings: TrainConfig, seed: int) -> nn.Module:
     """The base model with its adapter, to be trained; `settings` are ready."""
     dtype = DTYPES[precision_of(settings)]
-    model = load_model(folder, dtype, register_packed_attention(), settings.quantization)
+    model = load_model(folder, dtype, register_packed_attention(kernel_of(settings)), settings.quantization)
     check_packable(model, settings.max_length)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[no-untyped-call]
@@ -64,22 +89,24 @@ def build_model(folder: Path, settings: TrainConfig, seed: int) -> nn.Module:
 
 def build_meter(work_folder: Path, engine: ZeroEngine, settings: TrainConfig) -> Meter:
     """What measures this worker's steps."""
-    work = StepWork.of(engine.module.get_submodule("model"))
+    work = StepWork.of(engine.module.get_submodule("model"), reference=settings.loss.kind == "dpo")
     peak = peak_flops(engine.device, precision_of(settings), settings.monitor.measure_peak)
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     return Meter(work_folder, rank, world_size, engine.device, work, peak)
 
 
-def counts_of(train_set: ExampleSet, valid_set: ExampleSet, order: DataOrder, engine: ZeroEngine) -> dict[str, int]:
+def counts_of(
+    train_set: StoredExamples, valid_set: StoredExamples, order: DataOrder, engine: ZeroEngine
+) -> dict[str, int]:
     """What the manifest counts; tokens are those of the whole run, all epochs."""
     return {
-        "examples": len(train_set.examples),
-        "valid_examples": len(valid_set.examples),
-        "too_long": len(train_set.too_long) + len(valid_set.too_long),
+        "examples": len(train_set),
+        "valid_examples": len(valid_set),
+        "too_long": train_set.too_long + valid_set.too_long,
         "shortened": train_set.shortened + valid_set.shortened,
-        "without_wrong": len(train_set.without_wrong),
+        "without_wrong": train_set.without_wrong,
         "steps": order.total_steps,
         "tokens": order.sum_over_run(train_set.lengths),
-        "answer_tokens": order.sum_over_run([example.answer_tokens for example in train_set.examples]),
+        "answer_tokens": order.sum_over_run(train_set.answer_tokens),
         "trainable_parameters": sum(math.prod(shape) for shape in engine.shapes().values()),
     }

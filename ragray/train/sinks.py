@@ -2,13 +2,15 @@
 
 In: a row of figures after each step. Out: what each sink makes of it, in a thread of its own, so that no step waits.
 A sink that fails does not end the run: its failures are counted, the first is kept to be shown once (a file of each
-worker in `sinks/`), and after some in a row it is left alone.
+worker in `sinks/`), and after some in a row it is left alone. A defect in a sink ends them all, and is told for all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import math
 import os
 import queue
 import re
@@ -48,7 +50,7 @@ class Sink(Protocol):
 
 
 def step_row(record: StepRecord, rank: RankStep) -> Row:
-    """The figures of a step as sinks get them, without those that are not known.
+    """The figures of a step as sinks get them, without those that are not known or no finite number.
 
     Tokens per second are all workers', `rank_*` this worker's own.
     """
@@ -71,7 +73,7 @@ def step_row(record: StepRecord, rank: RankStep) -> Row:
         "checkpoint_s": rank.checkpoint_s,
         "report_s": rank.report_s,
     }
-    return {name: value for name, value in row.items() if value is not None}
+    return {name: value for name, value in row.items() if value is not None and math.isfinite(value)}
 
 
 def check_sinks(settings: MonitorConfig) -> None:
@@ -155,7 +157,7 @@ class SinkThread:
         """Write what waits, for half a minute at most, and close the sinks."""
         deadline = time.monotonic() + _CLOSING_S
         try:
-            self._rows.put(None, timeout=_CLOSING_S)
+            self._rows.put(None, timeout=_CLOSING_S if self._thread.is_alive() else 0.0)
         except queue.Full:
             self._lost += 1
         self._thread.join(max(0.0, deadline - time.monotonic()))
@@ -167,6 +169,14 @@ class SinkThread:
             self._save()
 
     def _work(self) -> None:
+        try:
+            self._take_all()
+        except BaseException as error:  # a defect: nothing takes rows any more
+            for sink in self._sinks:
+                self._failed(sink, error)
+            raise
+
+    def _take_all(self) -> None:
         while (row := self._rows.get()) is not None:
             for sink in self._sinks:
                 self._write(sink, row)
@@ -190,7 +200,7 @@ class SinkThread:
             state.in_a_row = 0
             state.written += 1
 
-    def _failed(self, sink: Sink, error: Exception) -> None:
+    def _failed(self, sink: Sink, error: BaseException) -> None:
         state = self.states[sink.name]
         state.failures += 1
         if not state.first_failure:
@@ -198,9 +208,11 @@ class SinkThread:
             self._save()
 
     def _save(self) -> None:
-        aside = self._file.with_suffix(f".{os.getpid()}")
-        aside.write_text(json.dumps({name: asdict(state) for name, state in self.states.items()}), encoding="utf-8")
-        aside.replace(self._file)
+        """Put the states where `sink_failures` finds them; where the disk is full, nowhere."""
+        aside = self._file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        with contextlib.suppress(OSError):
+            aside.write_text(json.dumps({name: asdict(state) for name, state in self.states.items()}), encoding="utf-8")
+            aside.replace(self._file)
 
 
 def without_secrets(text: str) -> str:
@@ -218,7 +230,7 @@ def sink_failures(work_folder: Path) -> dict[str, SinkState]:
     for file in sorted((work_folder / _FOLDER).glob("*.json")):
         try:
             states = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:  # a worker that starts again removes what it left before
+        except FileNotFoundError:  # the worker has just been started again
             continue
         for name, found in states.items():
             state, before = SinkState(**found), failed.get(name)
@@ -230,5 +242,5 @@ def sink_failures(work_folder: Path) -> dict[str, SinkState]:
 
 
 def failure_line(name: str, state: SinkState) -> str:
-    """What a person is told about a sink that failed."""
-    return f"train.monitor.{name} failed, training goes on without it: {state.first_failure}"
+    """What a person is told about a sink that failed for the first time; it may get the next rows all the same."""
+    return f"train.monitor.{name} failed, training goes on: {state.first_failure}"

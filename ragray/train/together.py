@@ -37,6 +37,37 @@ def raise_alike(error: RagrayError | None) -> None:
             raise found
 
 
+class Kept:
+    """An error of this worker alone, kept until a collective tells the others.
+
+    Between two collectives of a step nobody may wait: what fails there, such as a report, is kept, the next step's
+    sum says that somebody has an error, and all raise it.
+    """
+
+    def __init__(self) -> None:
+        self._error: RagrayError | None = None
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Keep a `RagrayError` of the block; the first one stays."""
+        try:
+            yield
+        except RagrayError as error:
+            self._error = self._error or error
+
+    def pending(self) -> bool:
+        """Whether this worker keeps an error."""
+        return self._error is not None
+
+    def tell(self) -> None:
+        """Raise what any worker keeps; a collective.
+
+        Raises:
+            RagrayError: some worker's error.
+        """
+        raise_alike(self._error)
+
+
 @contextmanager
 def alike() -> Iterator[None]:
     """Raise a `RagrayError` of the block's work on any worker on all of them; no collectives in the block.

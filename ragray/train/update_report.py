@@ -37,10 +37,12 @@ def suggest_rank(updates: Sequence[LayerUpdate]) -> Suggestion:
     """A rank that keeps 90 % of the energy of the update in nine layers of ten, as a power of two.
 
     Where that takes more than three quarters of the present rank, the update fills its room and twice the rank is
-    suggested instead.
+    suggested instead. An update of zero says nothing, and the rank stays.
     """
     rank = max(update.rank for update in updates)
     used = sorted(update.energy_rank for update in updates)
+    if used[-1] == 0:
+        return Suggestion(rank, "the update is zero: nothing was trained yet")
     needed = max(1, used[max(0, math.ceil(_MOST_LAYERS * len(used)) - 1)])
     fact = f"nine layers of ten keep {ENERGY:.0%} of their update's energy in {needed} of {rank} directions"
     if needed > _FULL * rank:

@@ -23,6 +23,7 @@ from ragray.train.lora import save_adapter
 from ragray.train.monitor import History
 from ragray.train.shards import KINDS, WEIGHT, Shard, all_written, read_shards, write_shard
 from ragray.train.together import raise_alike
+from ragray.train.validations import Validations
 
 _POLL_SECONDS = 0.02
 
@@ -46,8 +47,14 @@ class CheckpointWriter:
         self._share: Future[None] | None = None
         self._whole: Future[None] | None = None
 
-    def save(self, state: RunState, history: History, shard: Shard) -> None:
+    def save(self, state: RunState, history: History, shard: Shard, validations: Validations | None = None) -> None:
         """Start writing a checkpoint; waits for the one before.
+
+        Args:
+            state: where the run stands.
+            history: its steps.
+            shard: this worker's.
+            validations: where the adapter is set aside, if it is to be validated.
 
         Raises:
             WorkError: the one before could not be written.
@@ -57,7 +64,7 @@ class CheckpointWriter:
         self._share = self._threads.submit(self._write_share, aside, shard)
         if self._rank == 0:
             frozen = replace(history, records=list(history.records), seconds=list(history.seconds))
-            self._whole = self._threads.submit(self._publish, aside, state, frozen)
+            self._whole = self._threads.submit(self._publish, aside, state, frozen, validations)
 
     def finish(self) -> None:
         """Wait until what was begun is a whole checkpoint.
@@ -81,7 +88,7 @@ class CheckpointWriter:
         aside.mkdir(parents=True, exist_ok=True)
         write_shard(shard, aside, self._rank, self._world_size)
 
-    def _publish(self, aside: Path, state: RunState, history: History) -> None:
+    def _publish(self, aside: Path, state: RunState, history: History, validations: Validations | None) -> None:
         while not all_written(aside, self._world_size):
             if self._closed.wait(_POLL_SECONDS):
                 return
@@ -94,6 +101,8 @@ class CheckpointWriter:
         for path in aside.rglob("*"):
             if not path.name.startswith(tuple(KINDS)):
                 sync(path)
+        if validations is not None:
+            validations.set_aside(state.step, aside / ADAPTER)
         self._checkpoints.publish(aside, state.step)
 
 

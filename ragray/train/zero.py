@@ -16,22 +16,11 @@ import torch
 from torch import nn
 
 from ragray.config_train import TrainConfig
-from ragray.errors import ConfigError
 from ragray.train.lora import trainable
+from ragray.train.loss_scale import LossScale, go_on_at_the_least_scale
 from ragray.train.packing import PackedRow
 from ragray.train.shards import MOMENTS, WEIGHT, Fragment, Shard
-
-
-def check_zero(settings: TrainConfig) -> None:
-    """Check that stage and precision go together.
-
-    Raises:
-        ConfigError: half precision without sharding keeps no float32 weights to resume from.
-    """
-    if settings.zero_stage == 0 and settings.precision != "fp32":
-        raise ConfigError(
-            f"train.zero_stage: 0 does not go with train.precision={settings.precision}", "set train.zero_stage to 1"
-        )
+from ragray.train.zero_config import deepspeed_config
 
 
 class ZeroEngine:
@@ -45,12 +34,16 @@ class ZeroEngine:
         optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self._engine: Any
         self._engine, *_ = deepspeed.initialize(
-            model=module, optimizer=optimizer, model_parameters=parameters, config=_deepspeed_config(settings)
+            model=module, optimizer=optimizer, model_parameters=parameters, config=deepspeed_config(settings)
         )
         self._stage = settings.zero_stage
+        self._plain = settings.zero_stage == 0 and settings.precision not in ("bf16", "fp16")
+        go_on_at_the_least_scale(self._engine.optimizer)
         self._rank, self._world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.parameters = trainable(self._engine.module)
         self.updates = 0
+        self.lowered_scale = False  # whether the last step was left out to lower the loss scale of fp16
+        self._copies = {} if self._stage or self._plain else self._float32_copies()
         self._create_state()
 
     @property
@@ -73,16 +66,20 @@ class ZeroEngine:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a loss that is one worker's part of a sum over all workers."""
-        self._engine.backward(loss * self._world_size, scale_wrt_gas=False)  # DeepSpeed averages over workers
+        loss = loss * self._world_size  # DeepSpeed averages over workers
+        if self._stage == 0 and (scale := self.loss_scale) is not None:
+            loss = loss * scale.scale  # DeepSpeed scales the loss itself with ZeRO alone, and takes it out in any case
+        self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear; returns the gradients' global norm before clipping.
 
-        Where that norm is not a finite number, nothing is updated; under fp16 the loss scale is halved.
+        Where that norm is not a finite number, nothing is updated; under fp16 the loss scale falls.
         """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        if self._stage == 0:
+        before = self.loss_scale
+        if self._plain:
             norm = self._plain_norm()
             if not math.isfinite(norm):
                 self.discard()
@@ -91,8 +88,16 @@ class ZeroEngine:
         else:
             self._engine.step()
             norm = math.inf if self._engine.optimizer.overflow else float(self._engine.get_global_grad_norm())
+            if self._stage == 0 and before is not None:
+                norm /= before.scale  # ZeRO does it itself
+        self.lowered_scale = before is not None and before.fell_to(self.loss_scale)
         self.updates += int(math.isfinite(norm))
         return norm
+
+    @property
+    def loss_scale(self) -> LossScale | None:
+        """Of fp16; None for other precisions."""
+        return LossScale.of(self._engine.optimizer)
 
     def evaluate(self, row: PackedRow) -> float:
         """The loss of a row, without gradients or dropout."""
@@ -150,13 +155,20 @@ class ZeroEngine:
         }
         return Shard(copies, fragments, shapes)
 
-    def restore(self, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor], updates: int) -> None:
+    def restore(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        moments: Mapping[str, torch.Tensor],
+        updates: int,
+        loss_scale: LossScale | None = None,
+    ) -> None:
         """Take up the float32 weights and the moments of a run that has made `updates` optimizer steps.
 
         Args:
             weights: by name, whole.
             moments: by `name/exp_avg` and `name/exp_avg_sq`, whole.
             updates: what AdamW's bias correction counts.
+            loss_scale: of fp16, where that run had one.
         """
         for flat in self._flats():
             self._adamw.state[flat]["step"].fill_(float(updates))
@@ -170,23 +182,42 @@ class ZeroEngine:
             for group in range(len(zero.fp16_groups)):
                 zero._reassign_or_swap_out_partitioned_parameters(group)
             zero._post_step([])
-        elif self._stage > 0:
+        else:
             with torch.no_grad():
                 for name, parameter in self.parameters.items():
                     parameter.copy_(weights[name])
+        if loss_scale is not None:
+            loss_scale.put_into(self._engine.optimizer)
         self.updates = updates
 
     @property
     def _adamw(self) -> torch.optim.Optimizer:
         optimizer: torch.optim.Optimizer = self._engine.optimizer
-        return optimizer if self._stage == 0 else self._engine.optimizer.optimizer
+        return optimizer if self._plain else self._engine.optimizer.optimizer
 
     def _flats(self) -> list[torch.Tensor]:
-        """The tensors that AdamW updates: float32, this worker's part; without ZeRO the parameters themselves."""
+        """The tensors that AdamW updates: float32, this worker's part; without ZeRO one for each parameter."""
         if self._stage == 0:
-            return list(self.parameters.values())
+            return [self._updated(parameter) for parameter in self.parameters.values()]
         zero = self._engine.optimizer
         return list(zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups)
+
+    def _updated(self, parameter: torch.Tensor) -> torch.Tensor:
+        """Without ZeRO, what AdamW updates of a parameter: itself, or its float32 copy."""
+        return self._copies.get(parameter, parameter)
+
+    def _float32_copies(self) -> dict[torch.Tensor, torch.Tensor]:
+        """Without ZeRO, the float32 copy that DeepSpeed keeps of each parameter of 16 bits.
+
+        They are made anew from the parameters: DeepSpeed has made a first step on them, whose weight decay counted.
+        """
+        optimizer = self._engine.optimizer
+        groups = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+        copies = {half: whole for halves, wholes in groups for half, whole in zip(halves, wholes, strict=True)}
+        with torch.no_grad():
+            for half, whole in copies.items():
+                whole.copy_(half)
+        return copies
 
     def _create_state(self) -> None:
         """AdamW creates its state in its first step; a checkpoint and a resumed run need it before."""
@@ -211,8 +242,9 @@ class ZeroEngine:
 
     def _set(self, name: str, parameter: Any, part: str, value: torch.Tensor) -> None:
         if self._stage == 0:
+            updated = self._updated(parameter)
             with torch.no_grad():
-                (parameter if part == WEIGHT else self._adamw.state[parameter][part]).copy_(value)
+                (updated if part == WEIGHT else self._adamw.state[updated][part]).copy_(value)
             return
         piece = self._fragment(name, parameter)
         if piece is None:
@@ -230,16 +262,3 @@ class ZeroEngine:
 def _never_compile(deepspeed: Any) -> None:
     """Keep DeepSpeed from compiling its shared-memory collectives, which are for inference alone."""
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def _deepspeed_config(settings: TrainConfig) -> dict[str, Any]:
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,  # the loop says which row is the last of its step
-        "gradient_clipping": settings.gradient_clip,
-        "zero_optimization": {"stage": settings.zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": settings.precision == "bf16"},
-        "fp16": {"enabled": settings.precision == "fp16"},
-        "steps_per_print": None,
-    }

@@ -38,12 +38,12 @@ def test_packed_rows_and_padded_ones_give_the_same_loss() -> None:
 
     device, losses = torch.device("cuda"), []
     examples = [Example(str(n), tuple(range(n, n + 20 + 5 * n)), 10 + n) for n in range(6)]
-    for attention in (register_packed_attention(), "sdpa"):
+    for attention in (register_packed_attention("varlen"), "sdpa"):
         model = training_gpu.build_model("tiny", attention, device, torch.bfloat16).eval()
         with torch.no_grad():
             if attention == "sdpa":
                 batch, _ = training_gpu._pad(examples, device)
                 losses.append(float(training_gpu._padded_loss()(model)(batch)))
             else:
-                losses.append(float(AnswerLoss(model, 0.0)(pack(examples).to(device))))
+                losses.append(float(AnswerLoss(model)(pack(examples).to(device))))
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)

@@ -12,6 +12,7 @@ from writing_server import Server, chat
 
 from ragray import prompt
 from ragray.artifact import Artifact
+from ragray.cli_inspect import _examples_of
 from ragray.config import RunConfig
 from ragray.config_data import METHODS, AugmentConfig
 from ragray.config_loading import validate_config
@@ -249,3 +250,21 @@ def test_a_writer_adds_to_the_rules(run: tuple[RunConfig, dict[str, Artifact]], 
     server.close()
     assert not again.skipped and again.artifact.manifest.counts["writer.cached"] == train
     assert server.asked.total() == train
+
+
+def test_inspect_model_finds_the_examples_of_the_run(run: tuple[RunConfig, dict[str, Artifact]]) -> None:
+    """Where the stage is finished and up to date; not those of other settings, nor where the data are gone."""
+    settings, artifacts = run
+    assert _examples_of(settings) == artifacts["augment"].file("examples.parquet")
+    other = settings.augment.model_copy(update={"closed_book_share": 0.3})
+    assert _examples_of(settings.model_copy(update={"augment": other})) is None
+    gone = validate_config(
+        {
+            "name": "t",
+            "output": settings.output,
+            "data": {"faq": [{"path": "/nowhere/faq.jsonl"}]},
+            "train": {"base_model": "none"},
+        },
+        "test",
+    )
+    assert _examples_of(gone) is None

@@ -194,15 +194,15 @@ def scraped(run_name: str) -> dict[tuple[str, str], float]:
     return {(name, tags["rank"]): value for name, tags, value in tagged if tags["run"] == run_name}
 
 
-def test_a_run_whose_controller_is_killed_goes_on_when_started_again(two_workers, inputs, tmp_path):
+def test_a_run_whose_controller_is_killed_goes_on_in_the_same_process(two_workers, inputs, tmp_path):
+    """The places of its workers are free again, though a local Ray's own cleaner of them does nothing."""
     whole, _ = two_workers
     changes = {"num_workers": 2, "zero_stage": 2, "checkpoint_every_steps": 1}
     job = make_job(inputs, tmp_path / "killed", **changes)
     killer = threading.Thread(target=kill_controller, args=(job.work_folder / "checkpoints",))
     killer.start()
-    with pytest.raises(WorkError, match="controller of the workers was lost") as caught:
+    with pytest.raises(WorkError, match="controller of the workers was lost"):
         train.build(job)
-    assert "resumes from the last checkpoint" in caught.value.fix
     killer.join()
     train.build(job)
     assert folder_digest(job.draft.folder / "adapter") == folder_digest(whole.draft.folder / "adapter")

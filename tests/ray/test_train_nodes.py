@@ -51,6 +51,15 @@ def test_five_killed_workers_and_nodes_are_survived_with_the_same_bytes(tmp_path
     assert (found["actors"], found["processes"]) == ([], [])
 
 
+def test_a_lost_controller_is_told_and_the_same_command_goes_on(tmp_path):
+    found = facts_of("orphaned", tmp_path)
+    message, fix = found["told"]
+    assert "controller of the workers was lost" in message
+    assert "resumes from the last checkpoint" in fix
+    assert found["reached"] < LAST == found["checkpoints"][-1]
+    assert found["steps"] == list(range(301))
+
+
 def test_a_node_that_comes_is_made_use_of(preempted, tmp_path):
     grown = facts_of("elastic", tmp_path)
     sizes = grown["sizes"]

@@ -8,7 +8,7 @@ import pytest
 from ragray.config_train import TrainConfig
 from ragray.distributed import train_group
 from ragray.errors import ConfigError
-from ragray.train.hardware import Device
+from ragray.train.device import Device
 from ragray.train.loop import TrainRun
 
 pytestmark = pytest.mark.usefixtures("ray_local")

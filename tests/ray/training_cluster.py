@@ -62,15 +62,6 @@ def until(found: Callable[[], Any]) -> Any:
     return value
 
 
-def start(run: Any) -> threading.Thread:
-    """Train in a thread: nodes come and go in the main one, and Ray's handler of Ctrl-C there would keep its actors."""
-    from ragray.distributed.train_group import train_on_ray
-
-    training = threading.Thread(target=train_on_ray, args=(run,), daemon=True)
-    training.start()
-    return training
-
-
 def nodes_of_workers() -> list[str]:
     """The nodes of the placement groups that exist now."""
     import ray
@@ -111,26 +102,61 @@ def preempted(cluster: Any, folder: Path) -> dict[str, Any]:
 
 def elastic(cluster: Any, folder: Path) -> dict[str, Any]:
     """A node joins while one of [1, 2] workers is training."""
+    from ragray.distributed.train_group import train_on_ray
+
     cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     scaling = {"num_workers": (1, 2), "resize_every_s": 1}
     run = make_run(folder, max_steps=STEPS, epochs=9999, checkpoint_every_steps=10, keep_best=0, **scaling)
-    training = start(run)
+    thread = threading.Thread(target=train_on_ray, args=(run,), daemon=True)
+    thread.start()
     until(lambda: checkpoints(run))
     cluster.add_node(num_cpus=1)  # only the main thread may
-    training.join()
+    thread.join()
     folders = sorted(Path(run.work_folder).glob("checkpoints/step-*"))
     return {"sizes": [len(list(folder.glob("moments-*"))) for folder in folders], "checkpoints": checkpoints(run)}
 
 
-def worker_processes() -> list[psutil.Process]:
-    """The training workers of this process's cluster."""
+def processes_of(actor: str) -> list[psutil.Process]:
+    """The processes of this process's cluster that run actors of that class."""
     found = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if "RayTrainWorker" in "".join(child.cmdline()):
+            if actor in "".join(child.cmdline()):
                 found.append(child)
     return found
+
+
+def orphaned(cluster: Any, folder: Path) -> dict[str, Any]:
+    """Ray Train's controller is killed; the command is given again."""
+    import ray
+
+    from ragray.distributed.train_group import train_on_ray
+    from ragray.errors import WorkError
+
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    run = make_run(folder, num_workers=2, max_steps=STEPS, epochs=9999, checkpoint_every_steps=10)
+
+    def kill() -> None:
+        until(lambda: checkpoints(run))
+        for controller in processes_of("TrainController"):
+            controller.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    told = ["nothing", "nothing"]
+    try:
+        train_on_ray(run)
+    except WorkError as error:
+        told = [error.message, error.fix]
+    killer.join()
+    reached = checkpoints(run)[-1]
+    ray.shutdown()
+    join(cluster)
+    train_on_ray(run)
+    return {"told": told, "reached": reached, "checkpoints": checkpoints(run)}
 
 
 def killed(cluster: Any, folder: Path) -> dict[str, Any]:
@@ -138,6 +164,7 @@ def killed(cluster: Any, folder: Path) -> dict[str, Any]:
     import ray
 
     from ragray.artifact import folder_digest
+    from ragray.distributed.train_group import train_on_ray
     from ragray.train.checkpoint import Checkpoints
     from ragray.train.trackers import METRICS, read_jsonl
 
@@ -147,8 +174,11 @@ def killed(cluster: Any, folder: Path) -> dict[str, Any]:
     settings = {"num_workers": 2, "max_steps": 100, "epochs": 9999, "checkpoint_every_steps": 5, "max_failures": 20}
     settings["keep_best"] = 0
     whole, run = (make_run(folder, work, **settings) for work in ("whole", "work"))
-    start(whole).join()
-    training = start(run)
+    heeding = signal.getsignal(signal.SIGINT)
+    train_on_ray(whole)
+    signal.signal(signal.SIGINT, heeding)  # Ray Train's handler holds its controller
+    training = threading.Thread(target=train_on_ray, args=(run,), daemon=True)
+    training.start()
     chance, seen, kills = random.Random(5), list[psutil.Process](), list[str]()
     for kind in chance.sample(["worker", "worker", "worker", "node", "node"], 5):
         workers = until(partial(new_group, seen))
@@ -200,7 +230,7 @@ def actors_left() -> list[str]:
 
 def new_group(seen: list[psutil.Process]) -> list[psutil.Process]:
     """Two workers that are none of those; empty while there are none."""
-    found = [worker for worker in worker_processes() if worker not in seen]
+    found = [worker for worker in processes_of("RayTrainWorker") if worker not in seen]
     return found if len(found) == 2 else []
 
 
@@ -218,7 +248,13 @@ def left(run: Any) -> list[str]:
 
 
 STEPS = 300
-SCENES = {"preempted": preempted, "elastic": elastic, "killed": killed}
+SCENES = {"preempted": preempted, "elastic": elastic, "killed": killed, "orphaned": orphaned}
+
+
+def join(cluster: Any) -> None:
+    import ray
+
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 
 
 def main(scene: str, folder: Path) -> None:
@@ -228,7 +264,7 @@ def main(scene: str, folder: Path) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": SYSTEM})
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    join(cluster)
     try:
         facts = SCENES[scene](cluster, folder)
     finally:

@@ -129,3 +129,14 @@ def test_documents_to_pass_over_are_given_for_each_query(tmp_path: Path) -> None
     postings = corpus_of([["ray"]], RetrievalConfig(), tmp_path)
     with pytest.raises(ValueError, match="1 lists of documents to pass over for 2 queries"):
         list(postings.search_each(postings.queries([["ray"], ["ray"]]), 1, [np.empty(0, np.int64)]))
+
+
+def test_scores_that_bm25_plus_makes_equal_stand_in_document_order(tmp_path: Path) -> None:
+    """What it adds to all rounds away the last bits, by which the documents below differ."""
+    documents = [["a"] * n + ["b"] * (2 * n) for n in range(1, 40)] + [["c"]] * 50
+    corpus = corpus_of(documents, config("plus", False, k1=0.5, b=1.0), tmp_path)
+    for depth in (39, None):
+        (found, scores), _ = next(corpus.search_each(corpus.queries([["a", "b"]]), depth))
+        assert len(found) == 39 and len(set(scores.tolist())) < 39
+        for score in np.unique(scores):
+            assert np.all(np.diff(found[scores == score]) > 0)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -119,8 +124,6 @@ def examples_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """torch.distributed of one worker in this process."""
-    import os
-
     import torch
 
     os.environ.update(LOCAL_RANK="0", DS_ACCELERATOR="cpu")
@@ -132,9 +135,62 @@ def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
+class Group:
+    """Training workers in processes of their own; `answers` takes the faults of group_worker.py."""
+
+    def __init__(self, size, store):
+        here = Path(__file__)
+        environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(here.parents[3]), environment.get("PYTHONPATH", "")])
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, str(here.with_name("group_worker.py")), str(rank), str(size), str(store)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**environment, "LOCAL_RANK": str(rank)},
+                text=True,
+            )
+            for rank in range(size)
+        ]
+
+    def answers(self, run, **faults):
+        job = json.dumps({**asdict(run), "settings": run.settings.model_dump(mode="json"), **faults})
+        for process in self.processes:
+            process.stdin.write(job + "\n")
+            process.stdin.flush()
+        return [process.stdout.readline().strip() for process in self.processes]
+
+    def train(self, run):
+        assert set(self.answers(run)) == {"done"}
+
+    def end(self):
+        for process in self.processes:
+            process.stdin.close()
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def group_of():
+    return Group
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """Two training workers."""
+    group = Group(2, tmp_path_factory.mktemp("pair") / "store")
+    yield group
+    group.end()
+
+
 @pytest.fixture
 def make_model() -> Callable[..., Path]:
     return make_tiny_model
+
+
+@pytest.fixture
+def write_table() -> Callable[..., Path]:
+    return write_examples
 
 
 @pytest.fixture
@@ -178,3 +234,32 @@ def run(tiny_model, examples_file, tmp_path):
         return Checkpoints(work, 9).latest()
 
     return train_with
+
+
+@pytest.fixture
+def poisoned(tmp_path, make_model, examples_file):
+    """A model that has no number for one token, and examples of which one, of step 4, has that token."""
+    import torch
+
+    from ragray.train.loading import load_model, load_tokenizer
+    from ragray.train.packing import DataOrder
+
+    model = make_model(tmp_path / "untied", tied=False)
+    token = load_tokenizer(model)("☃", add_special_tokens=False)["input_ids"][0]
+    weights = load_model(model, torch.float32)
+    with torch.no_grad():
+        weights.get_input_embeddings().weight[token] = float("nan")
+    weights.save_pretrained(model)
+    table = pq.read_table(examples_file)
+    rows = table.to_pylist()
+    order = DataOrder(tuple(row["example_id"] for row in rows if row["split"] == "train"), 17, 2, 1)
+    rows[order.step_examples(3)[0]]["question"] = "☃?"
+
+    def write(name, without=()):
+        kept = [row for row in rows if row["example_id"] not in without]
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(table.from_pylist(kept, schema=table.schema), path)
+        return path
+
+    ids = [[rows[i]["example_id"] for i in order.step_examples(step)] for step in range(6)]
+    return model, write, ids

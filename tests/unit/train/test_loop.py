@@ -1,6 +1,7 @@
 """Real runs of the loop on a tiny model: laws of training, resuming, and what settings do."""
 
 import dataclasses
+import json
 import math
 import shutil
 from pathlib import Path
@@ -180,6 +181,15 @@ def test_the_best_stays_beside_the_last(run, tmp_path):
     assert len(list((tmp_path / "kept" / "checkpoints").iterdir())) == 2
 
 
+def test_a_validation_loss_that_is_no_number_is_never_the_best(run, tmp_path):
+    run("odd", keep_best=0)
+    checkpoints = Checkpoints(tmp_path / "odd", 9)
+    for step, loss in ((2, 2.0), (4, math.nan), (6, 1.0)):
+        file = checkpoints.at(step).folder / "state.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"valid_loss": loss}))
+    assert checkpoints.best() == checkpoints.at(6)
+
+
 def test_a_finished_run_does_nothing_more(run, tmp_path):
     first = run()
     before = first.folder.stat().st_mtime_ns
@@ -215,11 +225,6 @@ def test_a_loss_that_is_not_a_number_names_the_row_of_examples(run, tmp_path, ma
     with pytest.raises(WorkError, match=r"step 1: the loss is not a finite number; examples: .*e005") as caught:
         run(model=model, examples=rows, tokens_per_micro_batch=512, max_length=512, global_batch_examples=12)
     assert caught.value.message.count("e0") <= 4, "only the packed row with the bad example is named"
-
-
-def test_half_precision_without_sharding_is_refused():
-    with pytest.raises(ConfigError, match=r"set train\.zero_stage to 1"):
-        check_settings(TrainConfig(base_model="x", zero_stage=0, precision="bf16"))
 
 
 def test_settings_that_contradict_each_other_are_refused():

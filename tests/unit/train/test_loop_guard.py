@@ -4,19 +4,19 @@ import math
 import shutil
 import statistics
 
-import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import ValidationError
 
 from ragray.artifact import folder_digest
-from ragray.config_train import LoraConfig, TrainConfig
+from ragray.config_train import LoraConfig, TrainConfig, ValidationConfig
 from ragray.errors import WorkError
 from ragray.train.examples import read_examples
 from ragray.train.guard import BadStep, judge, why_bad
 from ragray.train.loading import load_model, load_tokenizer
 from ragray.train.lora import attach_lora
 from ragray.train.losses import AnswerLoss
-from ragray.train.packing import DataOrder, pack, register_packed_attention
+from ragray.train.packing import pack, register_packed_attention
 from ragray.train.zero import ZeroEngine
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -45,6 +45,15 @@ def test_a_spike_is_a_multiple_of_the_running_median():
         assert why_bad(of(), loss, []) == "the loss is not a finite number"
 
 
+def test_a_limit_that_would_be_ignored_is_refused():
+    with pytest.raises(ValidationError, match="spike_factor, which is not set"):
+        of(spike_after_steps=3)
+    with pytest.raises(ValidationError, match="the first bad step stops this run"):
+        of(max_bad_steps=3)
+    with pytest.raises(ValidationError, match="patience, which is not set"):
+        ValidationConfig(min_improvement=0.1)
+
+
 def test_too_many_bad_steps_end_the_run():
     bad = BadStep(3, "r", "skip", 3, ("a",))
     settings = of(on_bad_step="skip", max_bad_steps=2)
@@ -54,30 +63,6 @@ def test_too_many_bad_steps_end_the_run():
     assert BadStep(4, "too high", "roll_back", 3, ("a", "b")).line() == (
         "steps 3-4 left out: too high; examples of step 4: a, b"
     )
-
-
-@pytest.fixture
-def poisoned(tmp_path, make_model, examples_file):
-    """A model that has no number for one token, and examples of which one, of step 4, has that token."""
-    model = make_model(tmp_path / "untied", tied=False)
-    token = load_tokenizer(model)("☃", add_special_tokens=False)["input_ids"][0]
-    weights = load_model(model, torch.float32)
-    with torch.no_grad():
-        weights.get_input_embeddings().weight[token] = float("nan")
-    weights.save_pretrained(model)
-    table = pq.read_table(examples_file)
-    rows = table.to_pylist()
-    order = DataOrder(tuple(row["example_id"] for row in rows if row["split"] == "train"), 17, 2, 1)
-    rows[order.step_examples(3)[0]]["question"] = "☃?"
-
-    def write(name, without=()):
-        kept = [row for row in rows if row["example_id"] not in without]
-        path = tmp_path / f"{name}.parquet"
-        pq.write_table(table.from_pylist(kept, schema=table.schema), path)
-        return path
-
-    ids = [[rows[i]["example_id"] for i in order.step_examples(step)] for step in range(6)]
-    return model, write, ids
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -103,12 +88,12 @@ def test_the_run_equals_the_one_without_the_batch(run, poisoned, tmp_path, polic
 
 
 def test_a_spike_in_a_run_is_left_out(run):
-    settings = {"learning_rate": 1e-6, "on_bad_step": "skip", "spike_after_steps": 3, **ONE_PASS}
+    settings = {"learning_rate": 1e-6, "on_bad_step": "skip", **ONE_PASS}
     losses = run("calm", **settings).history().losses
     ratios = {step: losses[step] / statistics.median(losses[:step]) for step in (3, 4, 5)}
     worst = max(ratios, key=ratios.__getitem__)
     assert ratios[worst] > 1.01
-    bad = run("spike", spike_factor=ratios[worst] - 1e-4, **settings).state().bad_steps
+    bad = run("spike", spike_factor=ratios[worst] - 1e-4, spike_after_steps=3, **settings).state().bad_steps
     assert bad[0].step == worst + 1
     assert "times the running median" in bad[0].reason
 

@@ -1,64 +1,20 @@
 """Runs that are cut: at any step, in the middle of writing, by a full disk, between worlds of different size."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from ragray.artifact import folder_digest
-from ragray.config_train import LoraConfig
+from ragray.config_train import LoraConfig, LossConfig, ValidationConfig
 from ragray.errors import WorkError
+from ragray.train import loop
 from ragray.train.checkpoint import Checkpoints
 from ragray.train.loop import train
+from ragray.train.validations import Validations
+from ragray.train.writing import CheckpointWriter
 
 pytestmark = pytest.mark.usefixtures("process_group")
-
-
-class Group:
-    """Training workers in processes of their own."""
-
-    def __init__(self, size, store):
-        here = Path(__file__)
-        environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(here.parents[3]), environment.get("PYTHONPATH", "")])
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, str(here.with_name("group_worker.py")), str(rank), str(size), str(store)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**environment, "LOCAL_RANK": str(rank)},
-                text=True,
-            )
-            for rank in range(size)
-        ]
-
-    def answers(self, run, **faults):
-        job = json.dumps({**asdict(run), "settings": run.settings.model_dump(mode="json"), **faults})
-        for process in self.processes:
-            process.stdin.write(job + "\n")
-            process.stdin.flush()
-        return [process.stdout.readline().strip() for process in self.processes]
-
-    def train(self, run):
-        assert set(self.answers(run)) == {"done"}
-
-    def end(self):
-        for process in self.processes:
-            process.stdin.close()
-            process.wait()
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    group = Group(2, tmp_path_factory.mktemp("pair") / "store")
-    yield group
-    group.end()
 
 
 def copy(tmp_path, step, source, target):
@@ -96,6 +52,37 @@ def test_a_run_goes_through_worlds_of_two_one_and_two_workers(run, pair, tmp_pat
     assert [record.step for record in again.history().records] == list(range(7))
 
 
+def test_a_store_that_the_first_worker_cannot_make_is_the_error_of_all(run, pair, tmp_path, make_model):
+    broken = make_model(tmp_path / "broken")
+    (broken / "chat_template.jinja").unlink()
+    said = []
+    run("broken_run", model=broken, by=lambda run: said.extend(pair.answers(run)))
+    assert said[0] == said[1]
+    assert "EngineError" in said[0]
+    assert "no chat template" in said[0]
+
+
+def test_another_number_of_workers_takes_up_the_store_and_makes_it_where_it_is_damaged(run, pair, tmp_path):
+    settings = {"checkpoint_every_steps": 2, "loss": LossConfig(kind="dpo")}
+    whole = run("whole", **settings)
+    copy(tmp_path, 2, "whole", "cut")
+    (store,) = (tmp_path / "whole").glob("tokens-*")
+    copied = shutil.copytree(store, tmp_path / "cut" / store.name)
+    (part,) = copied.glob("*.arrow")
+    part.write_bytes(part.read_bytes()[::-1])
+    resumed = run("cut", by=pair.train, **settings)
+    assert losses(resumed) == pytest.approx(losses(whole), abs=1e-5)
+    assert resumed.state().counts == whole.state().counts
+    assert folder_digest(copied) == folder_digest(store)
+
+
+def test_two_workers_heed_a_request_to_stop_at_the_same_step(run, pair, tmp_path):
+    (tmp_path / "asked" / "validation").mkdir(parents=True)
+    Validations(tmp_path / "asked").request_stop(0)
+    state = run("asked", by=pair.train, validation=ValidationConfig(asynchronous=True)).state()
+    assert (state.step, state.finished) == (1, True)
+
+
 def test_a_full_disk_of_one_worker_is_the_error_of_all(run, pair, tmp_path):
     said = []
     run("full", by=lambda run: said.extend(pair.answers(run, full_disk=1)), checkpoint_every_steps=2)
@@ -112,9 +99,32 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(run, tmp_path):
         run("run")
 
 
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(run, tmp_path):
+def test_a_failed_write_ends_the_run_before_the_next_checkpoint(run, tmp_path, monkeypatch):
+    """Of six steps, checkpoints are due after the third and the sixth; the fourth waits until the first has failed."""
+    made, steps = [], []
+
+    class Writer(CheckpointWriter):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+    def notice():
+        steps.append(len(steps) + 1)
+        if len(steps) == 4:
+            made[0]._share.exception()
+        return False
+
+    monkeypatch.setattr(loop, "CheckpointWriter", Writer)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("in the way")
+    with pytest.raises(WorkError, match="a checkpoint could not be written"):
+        run("run", by=lambda run: train(run, notice=notice), checkpoint_every_steps=3, keep_best=0)
+    assert len(steps) in (4, 5), "seen in the fourth step, or else in the fifth"
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(run, group_of, tmp_path):
     whole = run("whole")
-    group = Group(1, tmp_path / "store")
+    group = group_of(1, tmp_path / "store")
     cut = run("cut", by=lambda run: group.answers(run, die_at="step-00000004.x"))
     group.end()
     assert cut.state().step < 4

@@ -11,7 +11,8 @@ from ragray.engine.merge import merge_adapter
 from ragray.errors import ConfigError
 from ragray.train.adapter import read_adapter
 from ragray.train.checkpoint import Checkpoints
-from ragray.train.hardware import Device, check_variant, choose_precision, ready_settings
+from ragray.train.device import Device
+from ragray.train.hardware import check_variant, choose_precision, ready_settings
 from ragray.train.loading import load_model, load_tokenizer
 from ragray.train.loop import TrainRun, train
 from ragray.train.lora import attach_lora, trainable, with_token_ids
@@ -115,8 +116,11 @@ def test_trainable_tokens_are_named_by_text_or_id(tiny_model):
     for strange in ("<|tool|>", len(tokenizer), -1):
         with pytest.raises(ConfigError, match="is no token of this model's tokenizer"):
             with_token_ids(LoraConfig(trainable_tokens=(strange,)), tokenizer)
-    with pytest.raises(ConfigError, match="none for id 9000"):
-        attach_lora(load_model(tiny_model, torch.float32), LoraConfig(trainable_tokens=(9000,)), seed=1)
+    for strange in (9000, -1):
+        with pytest.raises(ConfigError, match=f"none for id {strange}"):
+            attach_lora(load_model(tiny_model, torch.float32), LoraConfig(trainable_tokens=(strange, 5)), seed=1)
+    twice = attach_lora(load_model(tiny_model, torch.float32), LoraConfig(trainable_tokens=(5, 5)), seed=1)
+    assert trainable(twice)["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"].shape == (1, 32)
 
 
 def test_the_number_format_follows_from_the_device(tiny_model):

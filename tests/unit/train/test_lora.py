@@ -5,6 +5,7 @@ import json
 import peft
 import pytest
 import torch
+from pydantic import ValidationError
 
 from ragray.artifact import folder_digest
 from ragray.config_train import LoraConfig
@@ -46,6 +47,8 @@ def test_a_missing_target_module_names_those_that_exist(tiny_model):
     model = load_model(tiny_model, torch.float32)
     with pytest.raises(ConfigError, match=r"has no c_attn") as caught:
         attach_lora(model, LoraConfig(target_modules=("q_proj", "c_attn")), seed=1)
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        LoraConfig(target_modules=())
     assert "choose from down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in str(caught.value)
 
 

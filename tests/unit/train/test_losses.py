@@ -90,9 +90,10 @@ def test_rows_by_hand():
 
 def test_units_are_answer_tokens_or_pairs():
     examples = [Example("a", (1, 2, 3, 9), 2, (1, 2, 4, 9)), Example("b", (1, 2, 9), 1, (1, 3, 9))]
-    assert loss_units(examples) == 4
-    assert loss_units(examples, LossConfig(kind="unlikelihood")) == 4
-    assert loss_units(examples, LossConfig(kind="dpo")) == 2
+    answer_tokens = [example.answer_tokens for example in examples]
+    assert loss_units(answer_tokens) == 4
+    assert loss_units(answer_tokens, LossConfig(kind="unlikelihood")) == 4
+    assert loss_units(answer_tokens, LossConfig(kind="dpo")) == 2
     wanted = {kind: wrong_answers(LossConfig(kind=kind)) for kind in ("cross_entropy", "focal", "unlikelihood", "dpo")}
     assert wanted == {"cross_entropy": "none", "focal": "none", "unlikelihood": "some", "dpo": "all"}
 

@@ -140,7 +140,15 @@ def updates_of(*energy_ranks, rank=16):
 
 @pytest.mark.parametrize(
     ("energy_ranks", "rank"),
-    [((3,) * 9 + (16,), 4), ((3,) * 8 + (16,) * 2, 32), ((9,) * 10, 16), ((12,) * 10, 16), ((13,) * 10, 32), ((0,), 1)],
+    [
+        ((3,) * 9 + (16,), 4),
+        ((3,) * 8 + (16,) * 2, 32),
+        ((9,) * 10, 16),
+        ((12,) * 10, 16),
+        ((13,) * 10, 32),
+        ((0,), 16),
+        ((0, 1), 1),
+    ],
 )
 def test_the_suggested_rank(energy_ranks, rank):
     assert suggest_rank(updates_of(*energy_ranks)).rank == rank
@@ -180,6 +188,21 @@ def test_the_report_of_a_train_artifact(trained, tiny_model, tmp_path):
 def test_an_adapter_alone_names_its_base(trained, tmp_path):
     report_adapter(trained / "checkpoints" / "step-00000002" / "adapter", None, tmp_path / "out")
     assert len(json.loads((tmp_path / "out" / "update.json").read_text())["layers"]) == 14
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("adapter_config.json", b"{", r"adapter_config\.json is damaged"),
+        ("adapter_config.json", b'{"peft_type": "LORA", "lora_alpha": 8}', "does not say r"),
+        ("adapter_model.safetensors", b"cut", r"adapter_model\.safetensors is damaged"),
+    ],
+)
+def test_a_damaged_adapter_is_an_error_of_ours(trained, file, content, message):
+    folder = trained / "artifact" / "adapter"
+    (folder / file).write_bytes(content)
+    with pytest.raises(ArtifactError, match=message):
+        read_adapter(folder)
 
 
 def test_what_is_missing_is_named(trained, tiny_model, tmp_path):

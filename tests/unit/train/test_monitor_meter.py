@@ -28,6 +28,8 @@ def test_flops_are_those_of_the_papers_formula(tiny_model):
     assert work == StepWork(4 * frozen + 6 * trained, 4 * vocabulary * 32, 12 * 2 * 4 * 8)
     expected = 15 * (4 * frozen + 6 * trained) + 6 * 4 * vocabulary * 32 + 12 * 2 * 4 * 8 * (10**2 + 5**2)
     assert work.flops([10, 5], 6) == expected
+    second = 15 * 2 * frozen + 6 * 2 * vocabulary * 32 + 4 * 2 * 4 * 8 * (10**2 + 5**2)
+    assert StepWork.of(model, reference=True).flops([10, 5], 6) == expected + second, "DPO's, without the adapter"
 
 
 def test_a_mixture_of_experts_has_no_flops_by_its_parameters(tiny_model):
@@ -39,6 +41,8 @@ def test_a_mixture_of_experts_has_no_flops_by_its_parameters(tiny_model):
 def test_peaks_are_found_by_name_and_precision():
     assert table_peak("NVIDIA H100 80GB HBM3", "bf16") == 989.4e12
     assert table_peak("NVIDIA H100 PCIe", "bf16") == 756e12
+    assert table_peak("NVIDIA H200", "bf16") == 989.4e12
+    assert table_peak("NVIDIA H200 NVL", "bf16") == 835.5e12
     assert table_peak("NVIDIA A100-SXM4-80GB", "fp32") == 19.5e12
     assert table_peak("NVIDIA A10G", "fp16") == 70e12
     assert table_peak("NVIDIA L40S", "bf16") == 362e12

@@ -1,6 +1,7 @@
 """Runs compared: figures by hand, differences, a page that needs nothing else."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,8 +14,8 @@ from ragray.artifact import Store
 from ragray.errors import ConfigError
 from ragray.train.monitor import History, StepRecord
 from ragray.train.ranks import RankStep, save_ranks
-from ragray.train.run_page import line_chart, render
-from ragray.train.run_report import compare, read_run
+from ragray.train.run_page import line_chart, render, short
+from ragray.train.run_report import compare, read_run, write_comparison
 
 RANK = RankStep(1, 0, 2, 100.0, 2.0, 0.5, 0.0, 0.2, 0.0, 60, 61, 64.0, 0.25)
 
@@ -77,6 +78,43 @@ def test_a_run_that_goes_on_is_read_from_its_work_folder(tmp_path):
     run = read_run(tmp_path, "r")
     assert not run.finished
     assert run.history.losses == [2.5, 2.0, 1.0 / 3], "the checkpoint's steps, then those after it"
+
+
+def test_a_step_that_was_left_out_has_no_loss_in_a_run_that_goes_on(tmp_path):
+    lines = [
+        {"step": 1, "loss": 2.0, "learning_rate": 0.3, "tokens": 7, "seconds": 1.0},
+        {"step": 2, "learning_rate": 0.3, "tokens": 7, "seconds": 1.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = read_run(tmp_path, "r")
+    assert [record.loss for record in run.history.records] == [2.0, None]
+    assert run.curves["learning_rate"] == [(1, 0.3), (2, 0.3)], "without a checkpoint there is no step 0 to leave out"
+
+
+def test_a_checkpoint_that_is_being_removed_is_passed_over(tmp_path):
+    for step in (2, 4):
+        checkpoint = tmp_path / "checkpoints" / f"step-{step:08d}"
+        checkpoint.mkdir(parents=True)
+        history(step).save(checkpoint)
+    (checkpoint / "timings.parquet").unlink()
+    assert read_run(tmp_path, "r").history == history(2)
+
+
+def test_what_is_no_finite_number_is_shown_and_leaves_the_json_whole(tmp_path):
+    made = artifact(tmp_path)
+    records = [
+        *history().records,
+        StepRecord(3, 1.5, None, 0.2, math.inf, 100),
+        StepRecord(4, 1.0, math.nan, 0.2, 1.0, 100),
+    ]
+    History(records, [0.0, 2.0, 4.0, 1.0, 1.0]).save(made)
+    comparison = compare([made])
+    write_comparison(comparison, tmp_path / "out")
+    (run,) = json.loads((tmp_path / "out" / "run.json").read_text(), parse_constant=pytest.fail)["runs"]
+    assert (run["summary"]["best_valid_loss"], run["summary"]["last_valid_loss"]) == (2.25, None)
+    assert run["curves"]["grad_norm"] == [[1, 1.0], [2, 0.5], [4, 1.0]]
+    assert short(comparison.runs[0].summary["last_valid_loss"]) == "nan"
+    assert short(-math.inf) == "-inf"
 
 
 def test_what_is_no_run_is_refused_by_name(tmp_path):

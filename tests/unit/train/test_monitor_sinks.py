@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -58,6 +59,8 @@ def test_a_row_has_what_is_known_and_speeds_by_hand():
     assert (row["rank_tokens_per_s"], row["rank_padded_tokens_per_s"]) == (20.0, 20.5)
     assert (row["loss"], row["rank_data_wait_s"], row["checkpoint_s"]) == (2.5, 0.5, 0.25)
     assert not {"valid_loss", "rank_mfu"} & set(row)
+    overflown = step_row(StepRecord(3, 2.5, math.nan, 0.1, math.inf, 100), RANK)  # of fp16, which leaves the step out
+    assert overflown == {name: value for name, value in row.items() if name != "grad_norm"}, "JSON has neither"
 
 
 def test_every_sink_gets_every_row_in_order(tmp_path):
@@ -85,7 +88,37 @@ def test_a_failure_is_counted_and_told_once_without_its_secret(tmp_path):
     found = sink_failures(tmp_path)
     assert list(found) == ["list"] and (found["list"].failures, found["list"].written) == (10, 10)
     line = failure_line("list", found["list"])
-    assert line == "train.monitor.list failed, training goes on without it: ValueError: no http://***@host/x today"
+    assert line == "train.monitor.list failed, training goes on: ValueError: no http://***@host/x today"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_defect_in_a_sink_is_told_for_all_of_them(tmp_path):
+    """An error that a sink does not list ends the thread; without a word, all sinks would stop unseen."""
+    broken, other = ListSink(lambda step: {}[step]), ListSink()
+    other.name = "other"
+    feed(SinkThread([broken, other], tmp_path, 0), rows(1, 3))
+    found = sink_failures(tmp_path)
+    assert {name: state.first_failure for name, state in found.items()} == {
+        "list": "KeyError: 1", "other": "KeyError: 1",
+    }  # fmt: skip
+
+
+def test_a_state_that_cannot_be_written_stops_no_sink(tmp_path):
+    """A folder in the place of the file, as on a full disk: nothing can be told, and every row is taken."""
+    bad, good = ListSink(lambda step: True), ListSink()
+    good.name = "good"
+    thread = SinkThread([bad, good], tmp_path, 0)
+    (tmp_path / "sinks" / "00000.json").mkdir()
+    feed(thread, rows(1, 9))
+    assert len(good.rows) == 9
+
+
+def test_a_worker_that_starts_again_while_its_file_is_read_has_no_failures_yet(tmp_path, monkeypatch):
+    feed(SinkThread([ListSink(lambda step: True)], tmp_path, 0), rows(1, 3))
+    (file,) = (tmp_path / "sinks").iterdir()
+    read = type(file).read_text
+    monkeypatch.setattr(type(file), "read_text", lambda path, **how: (path.unlink(), read(path, **how))[1])
+    assert sink_failures(tmp_path) == {}
 
 
 def test_a_sink_that_always_fails_is_left_alone(tmp_path):
@@ -168,6 +201,21 @@ def test_tensorboard_gets_every_figure(tmp_path):
     (file,) = (tmp_path / "board" / "train-1").iterdir()
     content = file.read_bytes()
     assert all(name in content for name in (b"loss", b"valid_loss", b"tokens_per_s", b"rank/memory_mib"))
+
+
+def test_tensorboard_hides_the_steps_that_a_resumed_run_does_again(tmp_path):
+    records = pytest.importorskip("tensorboardX.proto.event_pb2")
+    (sink,) = open_sinks(MonitorConfig(jsonl=False, tensorboard=str(tmp_path)), tmp_path / "train-1", 3)
+    sink.write({"step": 4, "loss": 1.0})
+    sink.close()
+    (file,) = (tmp_path / "train-1").iterdir()
+    content, at, events = file.read_bytes(), 0, []
+    while at < len(content):  # a record: its length, a checksum of 4 bytes, itself, a checksum of 4 bytes
+        length = int.from_bytes(content[at : at + 8], "little")
+        events.append(records.Event.FromString(content[at + 12 : at + 12 + length]))
+        at += 16 + length
+    restarts = [event.step for event in events if event.session_log.status == records.SessionLog.START]
+    assert restarts == [4], "TensorBoard hides what was written for this step and later ones before"
 
 
 def test_mlflow_goes_on_with_the_run_of_that_name(tmp_path, monkeypatch):

@@ -46,6 +46,12 @@ def test_cosine_restarts_repeat_one_cosine():
     assert rates(8, "cosine_restarts", 0.0, cycles=1) == pytest.approx(rates(8, "cosine", 0.0))
 
 
+@pytest.mark.parametrize("cycles", [49, 98, 103])
+def test_every_cycle_begins_at_the_peak(cycles):
+    """1/49 of a run times 49 is just below 1 in floating point."""
+    assert rates(10 * cycles, "cosine_restarts", 0.0, cycles=cycles)[::10] == [1.0] * cycles
+
+
 def test_warmup_stable_decay_is_flat_and_then_falls_in_equal_parts():
     # 10 steps after 2 of warm-up, of which the last 4 are one, two, three and four parts before zero
     expected = [0.5, 1.0] + [1.0] * 6 + [1.0, 0.75, 0.5, 0.25]
