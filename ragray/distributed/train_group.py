@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -57,14 +57,34 @@ def train_on_ray(run: TrainRun) -> None:
             failure_config=_failures(settings),
         ),
     )
+    before = _placement_groups()
     try:
         error = trainer.fit().return_value  # type: ignore[attr-defined]
     except ray.train.TrainingFailedError as failed:
         raise explain(failed) from failed
     except ray.exceptions.RayActorError as lost:
+        _remove_placement_groups(_placement_groups() - before)
         raise WorkError(f"training: Ray's controller of the workers was lost: {_last_line(lost)}", _RESUME) from lost
     if isinstance(error, RagrayError):
         raise error
+
+
+def _placement_groups() -> set[str]:
+    """The ids of all placement groups that this driver and its actors made and that still hold resources."""
+    import ray
+
+    mine = ray.get_runtime_context().get_job_id()  # the end of each such id
+    groups = ray.util.placement_group_table()
+    return {name for name, group in groups.items() if name.endswith(mine) and group["state"] != "REMOVED"}
+
+
+def _remove_placement_groups(names: Iterable[str]) -> None:
+    """Free what a lost controller reserved: Ray's own cleaner asks the dashboard, which a local Ray does not have."""
+    import ray
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    for name in names:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
 
 
 def worker_device(settings: TrainConfig) -> Device:

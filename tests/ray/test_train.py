@@ -8,11 +8,13 @@ import runpy
 import shutil
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -190,6 +192,34 @@ def scraped(run_name: str) -> dict[tuple[str, str], float]:
     rows = re.findall(r"^ray_ragray_train_(\w+){(.*)} (\S+)$", text, re.MULTILINE)
     tagged = [(name, dict(re.findall(r'(\w+)="(.*?)"', tags)), float(value)) for name, tags, value in rows]
     return {(name, tags["rank"]): value for name, tags, value in tagged if tags["run"] == run_name}
+
+
+def test_a_run_whose_controller_is_killed_goes_on_in_the_same_process(two_workers, inputs, tmp_path):
+    """The places of its workers are free again, though a local Ray's own cleaner of them does nothing."""
+    whole, _ = two_workers
+    changes = {"num_workers": 2, "zero_stage": 2, "checkpoint_every_steps": 1}
+    job = make_job(inputs, tmp_path / "killed", **changes)
+    killer = threading.Thread(target=kill_controller, args=(job.work_folder / "checkpoints",))
+    killer.start()
+    with pytest.raises(WorkError, match="controller of the workers was lost"):
+        train.build(job)
+    killer.join()
+    train.build(job)
+    assert folder_digest(job.draft.folder / "adapter") == folder_digest(whole.draft.folder / "adapter")
+    assert history(job).records == history(whole).records
+    assert not list((job.work_folder / "checkpoints").glob(".*"))
+    groups = ray.util.placement_group_table().values()
+    assert {group["state"] for group in groups} == {"REMOVED"}
+
+
+def kill_controller(checkpoints: Path) -> None:
+    """kill -9 Ray Train's controller, of this test's own Ray, after the first checkpoint."""
+    while not list(checkpoints.glob("step-*")):
+        time.sleep(0.01)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "TrainController" in "".join(process.cmdline()):
+                process.kill()
 
 
 def test_more_workers_than_fit_is_an_error_at_once(inputs, tmp_path):
