@@ -7,7 +7,7 @@ In: the bundled model, or another (`--model`), and examples made of the bundled 
 - loop: `ragray.train.loop` with DeepSpeed, without Ray;
 - ray: the stage as `ragray train` runs it, by Ray Train.
 
-Each of `--workers` is a process. The step is the slowest worker's, and the start ends with the first step.
+Each of `--workers` is a process. The step is the slowest worker's, and the start ends where the first step begins.
 
   python benchmarks/training_overhead.py --runs 5
   python benchmarks/training_overhead.py --runs 5 --workers 2
@@ -139,7 +139,7 @@ def _run_plain(args: argparse.Namespace, folder: Path, examples_file: Path) -> d
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - started)
-        first = first or time.time() - args.began
+        first = first or time.time() - seconds[0] - args.began
     return {"step_s": statistics.median(seconds[_WARM_UP:]), "stall": 0.0, "first_step_s": first}
 
 
@@ -178,7 +178,7 @@ def _measured(args: argparse.Namespace, folder: Path) -> dict[str, float]:
     return {
         "step_s": statistics.median(made.seconds for made in steps[_WARM_UP:]),
         "stall": waited / sum(made.seconds for made in steps),
-        "first_step_s": steps[0].at - args.began,
+        "first_step_s": steps[0].at - steps[0].seconds - args.began,
     }
 
 

@@ -5,6 +5,7 @@ In: arguments. Out: text on the screen, or files where a command says so.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,6 +143,7 @@ def adapter(
     """Show LoRA's matrix update: size, rank and direction by layer and module, and a rank to train with."""
     from ragray.train.update_report import report_adapter
 
+    _check_folder(out)
     suggestion = report_adapter(folder, checkpoints, out)
     typer.echo(f"suggested rank {suggestion.rank}: {suggestion.reason}\n{out / 'report.html'}")
 
@@ -157,6 +159,7 @@ def run(
     from ragray.train.run_page import short
     from ragray.train.run_report import compare, write_comparison
 
+    _check_folder(out)
     comparison = compare([Path(name) if Path(name).is_dir() else open_artifact(name).folder for name in runs])
     write_comparison(comparison, out)
     for made in comparison.runs:
@@ -166,6 +169,18 @@ def run(
             f"validation {short(found['last_valid_loss'])}, {short(found['tokens_per_s'])} tokens/s"
         )
     typer.echo(f"report: {out / 'run.html'}")
+
+
+def _check_folder(out: Path) -> None:
+    """Check that a report can be written into a folder, before the work; makes nothing.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        problem = "not writable" if there.is_dir() else "a file"
+        raise ConfigError(f"--out {out}: {there} is {problem}", "name another folder")
 
 
 def open_artifact(uri: str) -> Artifact:

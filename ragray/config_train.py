@@ -149,6 +149,23 @@ class MonitorConfig(Section):
         return uri
 
 
+ANY_VALUE = frozenset(  # fields of `TrainConfig` that leave the result as it is, to rounding: a run resumes with others
+    {
+        "gradient_checkpointing",
+        "keep_checkpoints",
+        "max_failures",
+        "max_preemptions",
+        "monitor",
+        "num_workers",
+        "offload",
+        "preemption_grace_s",
+        "resize_every_s",
+        "threads_per_worker",
+        "zero_stage",
+    }
+)
+
+
 class TrainConfig(Section):
     """LoRA training by Ray Train and DeepSpeed."""
 

@@ -10,12 +10,15 @@ makes the examples of its own rows of a step, which seed, epoch and step determi
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
 import shutil
 import signal
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +28,8 @@ import pyarrow.parquet as pq
 
 from ragray.artifact import Artifact, Source, folder_digest
 from ragray.config import RunConfig
+from ragray.config_train import ANY_VALUE
+from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
 from ragray.distributed.train_group import train_on_ray, worker_device
 from ragray.distributed.train_validation import CheckpointValidator
@@ -50,6 +55,10 @@ class Chosen:
 
 def build(job: Job) -> None:
     """Train, or finish a run that was killed; fill the artifact from the last checkpoint."""
+    with ThreadPoolExecutor(1) as beside:  # importing takes as long as Ray takes to start
+        beside.submit(importlib.import_module, "ragray.train.loop")
+        beside.submit(importlib.import_module, "ray.train.torch")
+        connect()
     from ragray.train.checkpoint import Checkpoints
     from ragray.train.hardware import ready_settings
     from ragray.train.loading import model_folder
@@ -113,16 +122,30 @@ def _take_validations(job: Job, run: TrainRun, validator: CheckpointValidator, h
 
 
 def _choose(run: TrainRun, checkpoints: Checkpoints, last: Checkpoint) -> Chosen:
-    """The adapter after the last step, or the best one."""
+    """The adapter after the last step, or the best one.
+
+    Raises:
+        WorkError: the best one is asked for, and no validation loss is a finite number.
+    """
     from ragray.train.checkpoint import ADAPTER
     from ragray.train.validations import Validations
 
     if run.settings.result == "best" and run.settings.validation.asynchronous:
-        best = Validations(Path(run.work_folder)).ranked()[0]
-        assert best.adapter is not None
+        best = next(iter(Validations(Path(run.work_folder)).ranked()), None)
+        if best is None or best.adapter is None or not math.isfinite(best.result().loss):
+            raise _no_best()
         return Chosen(best.adapter, best.step, best.result().loss)
-    found = (checkpoints.best() if run.settings.result == "best" else None) or last
+    found = checkpoints.best() if run.settings.result == "best" else last
+    if found is None:
+        raise _no_best()
     return Chosen(found.folder / ADAPTER, found.state().step, found.state().valid_loss)
+
+
+def _no_best() -> WorkError:
+    return WorkError(
+        "train.result: best, and no checkpoint has a validation loss that is a finite number",
+        "lower train.learning_rate and run the command again, or choose train.result=last",
+    )
 
 
 def _fill(job: Job, last: Checkpoint, chosen: Chosen, history: History, model: str) -> None:
@@ -237,7 +260,7 @@ def check_leakage(prepared: Artifact, most: float) -> None:
 
 
 def _settings(config: RunConfig) -> Mapping[str, Any]:
-    return {"train": config.train.model_dump(mode="json", exclude={"monitor"})}
+    return {"train": config.train.model_dump(mode="json", exclude=set(ANY_VALUE))}
 
 
 def _sources(config: RunConfig) -> Mapping[str, Source]:

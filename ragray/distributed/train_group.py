@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,15 +40,17 @@ def train_on_ray(run: TrainRun) -> None:
     from ragray.distributed.tokens import make_tokens
     from ragray.train.loop import token_source
 
-    settings = run.settings
-    _check_plan(run)
-    make_tokens(token_source(run), Path(run.work_folder))
+    settings, source = run.settings, token_source(run)
+    connect()
+    nodes = check_cluster(settings)
+    if source.parts > 1:  # a single one is made by the first worker
+        make_tokens(source, Path(run.work_folder))
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     trainer = TorchTrainer(
         _work,  # type: ignore[arg-type]
-        train_loop_config={**asdict(run), "settings": settings.model_dump(mode="json")},
+        train_loop_config={**asdict(run), "settings": settings.model_dump(mode="json"), "nodes": nodes},
         torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
         scaling_config=_scaling(settings),
         run_config=ray.train.RunConfig(
@@ -102,38 +104,19 @@ def worker_device(settings: TrainConfig) -> Device:
     return found
 
 
-def _check_plan(run: TrainRun) -> None:
-    """Check that the cluster has room and its devices the memory; the plan is made while Ray starts.
-
-    Raises:
-        ConfigError: it cannot fit.
-    """
-    from ragray.train.plan import check_fits, make_plan
-
-    settings, folder = run.settings, Path(run.model_folder)
-    device = worker_device(settings)  # for GPUs it connects; only one thread may
-    with ThreadPoolExecutor(1) as beside:
-        plan = beside.submit(make_plan, settings, folder, device)
-        connect()
-        check_cluster(settings)
-        import ray
-
-        nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
-        check_fits(plan.result(), folder, nodes)
-
-
-def check_cluster(settings: TrainConfig) -> None:
+def check_cluster(settings: TrainConfig) -> int:
     """Check that the cluster can ever hold all workers, or the least number of them, at once.
+
+    Returns:
+        The nodes that can hold a worker.
 
     Raises:
         ConfigError: it cannot; without this check Ray would wait for ever.
     """
-    import ray
-
     wanted = worker_resources(settings)
-    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    nodes = [node["Resources"] for node in alive]
-    room = sum(fits(node, wanted) for node in nodes)
+    nodes = _living_nodes()
+    rooms = [fits(node, wanted) for node in nodes]
+    room = sum(rooms)
     least = settings.least_workers
     if room < least:
         total = {name: sum(node.get(name, 0.0) for node in nodes) for name in wanted}
@@ -143,6 +126,14 @@ def check_cluster(settings: TrainConfig) -> None:
             f"train.num_workers: {least} workers of {want} each do not fit in this cluster ({have})",
             f"set train.num_workers to at most {room}" if room else "add nodes, or ask for less per worker",
         )
+    return sum(each > 0 for each in rooms)
+
+
+def _living_nodes() -> list[dict[str, float]]:
+    """The resources of each node."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def explain(error: Exception) -> RagrayError:
@@ -164,20 +155,39 @@ def _work(config: dict[str, Any]) -> RagrayError | None:
     """What each Ray Train worker runs; an error that all workers raise alike is returned: Ray retries raised ones."""
     settings = TrainConfig.model_validate(config["settings"])
     _use_threads(settings)
+    if settings.quantization == "none":
+        sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # PEFT would import it, for a second
     from ray.train import get_context
 
     from ragray.distributed.train_metrics import RayMetricsSink
     from ragray.train.loop import TrainRun, train
     from ragray.train.monitor import write_progress
 
+    nodes = config.pop("nodes")
     run = TrainRun(**{**config, "settings": settings})
     rank = get_context().get_world_rank()
     sinks = [RayMetricsSink(Path(run.work_folder).name, rank)] if settings.monitor.prometheus else []
     try:
+        _check_plan(run, nodes)
         train(run, lambda progress: write_progress(progress, Path(run.work_folder)), _is_leaving(), sinks)
     except RagrayError as error:
         return error
     return None
+
+
+def _check_plan(run: TrainRun, nodes: int) -> None:
+    """Check that this worker fits in its own device, before it loads anything.
+
+    Raises:
+        ConfigError: it does not, or another worker does not.
+    """
+    from ragray.train.device import this_device
+    from ragray.train.plan import check_fits, make_plan
+    from ragray.train.together import alike
+
+    folder = Path(run.model_folder)
+    with alike():
+        check_fits(make_plan(run.settings, folder, this_device(run.settings.use_gpu)), folder, nodes)
 
 
 def _is_leaving() -> Any:

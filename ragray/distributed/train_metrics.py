@@ -49,5 +49,5 @@ class RayMetricsSink:
                 self._gauges[name] = Gauge(f"ragray_train_{name}", _DESCRIPTIONS[name], tag_keys=_TAGS)
             self._gauges[name].set(value, self._tags)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         """Nothing to close: Ray forgets the gauges with the process."""

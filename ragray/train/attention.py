@@ -6,6 +6,7 @@ error that says what to do. Every kernel attends inside each example alone and g
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, get_args
 
 from ragray.config_train import TrainConfig
@@ -23,13 +24,13 @@ _WHAT = {
 }
 
 
-def choose_attention(settings: TrainConfig, device: Device, model: Any) -> Choice:
+def choose_attention(settings: TrainConfig, device: Device, model: Callable[[], Any]) -> Choice:
     """The configured kernel, or the best that fits.
 
     Args:
         settings: whose precision is decided.
         device: what the workers compute on.
-        model: the base model's configuration, of transformers.
+        model: gives the base model's configuration, of transformers; asked only where it decides.
 
     Raises:
         ConfigError: the configured one does not fit.
@@ -66,17 +67,17 @@ def kernel_of(settings: TrainConfig) -> Kernel:
     return settings.attention
 
 
-def _why_not(kernel: Kernel, settings: TrainConfig, device: Device, model: Any) -> str | None:
+def _why_not(kernel: Kernel, settings: TrainConfig, device: Device, model: Callable[[], Any]) -> str | None:
     """What keeps a flash kernel from these rows; None where nothing does."""
-    config = model.get_text_config()
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    dropout = getattr(config, "attention_dropout", 0.0) or 0.0
     if device.capability is None:
         return "it needs an NVIDIA GPU, and training is on a CPU"
     if device.capability < _OLDEST_GPU:
         return f"it needs compute capability 8.0, and {device.name} has {'.'.join(map(str, device.capability))}"
     if settings.precision == "fp32":
         return "it needs train.precision bf16 or fp16"
+    config = model().get_text_config()
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dropout = getattr(config, "attention_dropout", 0.0) or 0.0
     if head > _LARGEST_HEAD or head % 8:
         return f"it takes heads of 8 to {_LARGEST_HEAD} by eights, and the model's have {head}"
     if kernel == "varlen" and dropout:

@@ -7,19 +7,21 @@ model needs, once: recomputed activations do not raise it, nor does a causal mas
 
 - A frozen weight needs no gradient of its own: 4 for each parameter (forward 2, gradient of its input 2) in place of 6.
 - The embeddings are looked up, and the output layer works at the answers' tokens alone, so N holds neither; the output
-  layer is counted for those tokens.
+  layer is counted for those tokens, as are the last layer's output projection and MLP where they work at them alone.
 """
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ragray.train.loading import Precision
+from ragray.train.shortcuts import answer_only
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +39,7 @@ _PEAKS: dict[str, tuple[float, float]] = {
     "H100 NVL": (835.5, 60.3),
     "H100": (989.4, 66.9),
     "A100": (312.0, 19.5),
-    "A10G": (70.0, 35.0),
+    "A10G": (70.0, 31.5),
     "A10": (125.0, 31.2),
     "L40S": (362.0, 91.6),
     "L40": (181.0, 90.5),
@@ -45,7 +47,7 @@ _PEAKS: dict[str, tuple[float, float]] = {
     "RTX 4090": (165.2, 82.6),
     "RTX 3090": (71.0, 35.6),
 }
-_FP16_ONLY: dict[str, tuple[float, float]] = {"V100": (125.0, 15.7), "T4": (65.0, 8.1)}
+_FP16_ONLY: dict[str, tuple[float, float]] = {"V100-PCIE": (112.0, 14.0), "V100": (125.0, 15.7), "T4": (65.0, 8.1)}
 _MATMUL_SIZE, _MATMULS = 1024, 4
 
 
@@ -54,7 +56,7 @@ class StepWork:
     """What a token costs in a model, in FLOPs of one forward and backward pass."""
 
     each_token: int  # 4 N frozen + 6 N trained
-    each_answer_token: int  # the output layer
+    each_answer_token: int  # the output layer, and what else works there alone
     each_pair: int  # 12 L H Q, for each token and each token of its example
     reference: tuple[int, int, int] = (0, 0, 0)  # what a second forward pass adds to each of them
 
@@ -72,15 +74,16 @@ class StepWork:
         if any(getattr(config, name, None) for name in _EXPERTS):
             return None
         tables = (whole.get_input_embeddings().weight, whole.get_output_embeddings().weight)
-        body = [p for p in model.parameters() if all(p is not table for table in tables)]
+        late = [p for module in answer_only(model) for p in module.parameters()]
+        apart = {id(p) for p in (*tables, *late)}
+        body = [p for p in model.parameters() if id(p) not in apart]
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         pair = config.num_hidden_layers * config.num_attention_heads * head_size
-        frozen = sum(_size(p) for p in body if not p.requires_grad)
         return cls(
             each_token=sum(_cost(p) for p in body),
-            each_answer_token=_cost(tables[1]),
+            each_answer_token=sum(_cost(p) for p in (tables[1], *late)),
             each_pair=12 * pair,
-            reference=(2 * frozen, 2 * _size(tables[1]), 4 * pair) if reference else (0, 0, 0),
+            reference=(_once(body), _once((tables[1], *late)), 4 * pair) if reference else (0, 0, 0),
         )
 
     def flops(self, lengths: Sequence[int], answer_tokens: int) -> float:
@@ -92,6 +95,11 @@ class StepWork:
         token, answer, pair = self.reference
         work = (self.each_token + token) * tokens + (self.each_answer_token + answer) * answer_tokens
         return float(work + (self.each_pair + pair) * pairs)
+
+
+def _once(parameters: Iterable[torch.Tensor]) -> int:
+    """Of a forward pass without the adapter."""
+    return sum(2 * _size(p) for p in parameters if not p.requires_grad)
 
 
 def _cost(parameter: torch.Tensor) -> int:
@@ -122,7 +130,7 @@ def table_peak(name: str, precision: Precision) -> float | None:
     """FLOP/s of the GPU of that name, from its data sheet; None where it is not listed."""
     for table in (_PEAKS, _FP16_ONLY):
         for part, (half, single) in table.items():
-            if part in name:
+            if re.search(rf"(?<!\w){part}(?!\w| Ti| D\b| Laptop)", name):  # "T4", not "T400"; "RTX 4090", not its kin
                 if precision == "bf16" and table is _FP16_ONLY:
                     return None
                 return (single if precision == "fp32" else half) * 1e12

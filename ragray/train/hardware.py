@@ -52,7 +52,7 @@ def ready_settings(
         found = device() if device else this_device(settings.use_gpu)
         settings = settings.model_copy(update={"precision": choose_precision(settings, found).value})
         if settings.attention == "auto":
-            chosen = choose_attention(settings, found, model_config(model_folder))
+            chosen = choose_attention(settings, found, lambda: model_config(model_folder))
             settings = settings.model_copy(update={"attention": chosen.value})
     if any(isinstance(token, str) for token in settings.lora.trainable_tokens):
         lora = with_token_ids(settings.lora, load_tokenizer(model_folder))

@@ -29,7 +29,7 @@ from ragray.train.losses import AnswerLoss, loss_units, wrong_answers
 from ragray.train.monitor import History, Progress, StepRecord, should_stop
 from ragray.train.packing import DataOrder, pack, share_out
 from ragray.train.schedule import learning_rate_of
-from ragray.train.setup import build_meter, build_model, check_early_stopping, check_files, counts_of, open_examples
+from ragray.train.setup import build_meter, build_model, check_files, check_validation, counts_of, open_examples
 from ragray.train.sinks import Sink, SinkThread, check_sinks, open_sinks, step_row
 from ragray.train.stored_examples import StoredExamples
 from ragray.train.together import Kept, alike, first_workers
@@ -96,7 +96,7 @@ def train(
 
     Raises:
         RagrayError: the same on every worker; trying again would end the same way.
-        ConfigError: it should stop early, and there is no validation example.
+        ConfigError: it should stop early or give the best adapter, and there is no validation example.
         DataError: no example to train on.
         WorkError: a loss is not a number, or spikes; the message names the examples. Or a checkpoint could not
             be written.
@@ -136,7 +136,7 @@ class _Trainer:
             check_files(run.model_folder, run.examples_file, run.work_folder)
         self._examples, self._valid = open_examples(token_source(run), Path(run.work_folder))
         with alike():
-            check_early_stopping(settings, self._valid)
+            check_validation(settings, self._valid)
             model = build_model(Path(run.model_folder), settings, run.seed)
         self._order = DataOrder(
             self._examples.ids, run.seed, settings.global_batch_examples, settings.epochs, settings.max_steps
@@ -157,18 +157,19 @@ class _Trainer:
         with alike():
             self._meter = build_meter(Path(run.work_folder), self._engine, settings)
             own = open_sinks(settings.monitor, Path(run.work_folder), self._step) if self._rank == 0 else []
-        self._sinks = SinkThread([*own, *sinks], Path(run.work_folder), self._rank)
-        self._kept = Kept()
+        self._sinks, self._kept = SinkThread([*own, *sinks], Path(run.work_folder), self._rank), Kept()
         self._heeded = False  # whether the notice of this worker's end was answered by a checkpoint
 
     def run(self) -> None:
         """All remaining steps, with validation, reports and checkpoints at their places."""
+        failed = True
         try:
             self._run_all()
             self._kept.tell()
             self._writer.finish()
+            failed = False
         finally:
-            self._sinks.close()
+            self._sinks.close(failed)
             self._meter.close()
 
     def _run_all(self) -> None:
@@ -307,9 +308,8 @@ class _Trainer:
 
     def _report(self, total: int) -> None:
         since, when = self._reported
-        if self._rank > 0 or self._history.records[-1].loss is None:
-            return
-        if self._step == total or time.monotonic() - when > REPORT_SECONDS:
+        due = self._step == total or time.monotonic() - when > REPORT_SECONDS
+        if due and self._rank == 0 and self._history.last_loss is not None:
             self._reported = (len(self._history.records), time.monotonic())
             self._on_progress(self._history.progress(total, since))
 
@@ -320,7 +320,8 @@ class _Trainer:
             return self._validates_after(self._step - 1)
         if self._run.settings.keep_best == 0 or self._history.records[-1].valid_loss is None:
             return False
-        return self._history.records[-1].valid_loss < min(self._history.valid_losses[1:-1], default=math.inf)
+        before = filter(math.isfinite, self._history.valid_losses[1:-1])
+        return self._history.records[-1].valid_loss < min(before, default=math.inf)
 
     def _save(self, total: int) -> None:
         state = RunState(

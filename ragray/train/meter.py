@@ -42,6 +42,8 @@ class Meter:
         file = rank_file(work_folder, rank)
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file: IO[str] = file.open("a", encoding="utf-8")
+        if file.stat().st_size and not file.read_bytes().endswith(b"\n"):
+            self._file.write("\n")  # a killed worker's last line, which may not take the next with it
         self.begin()
 
     def begin(self) -> None:

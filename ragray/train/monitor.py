@@ -105,6 +105,11 @@ class History:
         """The validation losses, the first before any step."""
         return [record.valid_loss for record in self.records if record.valid_loss is not None]
 
+    @property
+    def last_loss(self) -> float | None:
+        """The training loss of the latest step that was not left out."""
+        return next((record.loss for record in reversed(self.records) if record.loss is not None), None)
+
     def tokens_per_s(self) -> float:
         """Tokens of all workers a second, over all steps."""
         total = sum(self.seconds[1:])
@@ -112,13 +117,13 @@ class History:
 
     def progress(self, steps: int, since: int) -> Progress:
         """Where the run stands; the speed is over the steps after the first `since` records."""
-        last = self.records[-1]
+        last, loss = self.records[-1], self.last_loss
         seconds = sum(self.seconds[since:])
         tokens = sum(record.tokens for record in self.records[since:])
-        assert last.loss is not None
+        assert loss is not None
         speed = tokens / seconds if seconds else 0.0
         each = seconds / max(1, len(self.seconds) - since)
-        return Progress(last.step, steps, last.loss, last.learning_rate, speed, each * (steps - last.step))
+        return Progress(last.step, steps, loss, last.learning_rate, speed, each * (steps - last.step))
 
 
 def should_stop(valid_losses: Sequence[float], settings: ValidationConfig) -> bool:

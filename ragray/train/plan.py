@@ -141,7 +141,7 @@ def make_plan(settings: TrainConfig, folder: Path, device: Device, work: Work | 
         settings=ready,
         device=device,
         precision=precision,
-        attention=choose_attention(asked, device, model_config(folder)),
+        attention=choose_attention(asked, device, lambda: model_config(folder)),
         size=size,
         memory=_memory(size, ready, device, share),
         on_node=_on_node(ready, nodes),

@@ -57,8 +57,8 @@ def open_examples(source: TokenSource, work_folder: Path) -> tuple[StoredExample
     return train, valid
 
 
-def check_early_stopping(settings: TrainConfig, valid: StoredExamples) -> None:
-    """Check that there is what an early stop follows, and what asynchronous validation validates on.
+def check_validation(settings: TrainConfig, valid: StoredExamples) -> None:
+    """Check that there is what an early stop and the best result follow, and what validation validates on.
 
     Raises:
         ConfigError: there is no validation example.
@@ -73,6 +73,11 @@ def check_early_stopping(settings: TrainConfig, valid: StoredExamples) -> None:
     if settings.validation.asynchronous:
         raise ConfigError(
             "train.validation.asynchronous: there is no validation example", "leave it out, or raise data.split.valid"
+        )
+    if settings.result == "best":
+        raise ConfigError(
+            "train.result: best, and there is no validation example to tell it by",
+            "set train.result=last, or raise data.split.valid",
         )
 
 

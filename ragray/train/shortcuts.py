@@ -139,6 +139,16 @@ def shorten(model: nn.Module, *, whole_weights: bool) -> Wanted | None:
     return wanted
 
 
+def answer_only(model: nn.Module) -> list[nn.Module]:
+    """The modules, beside the output layer, that a model with shortcuts runs at the answers' positions alone."""
+    whole: Any = model
+    inner = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
+    if not _is_known(inner):
+        return []
+    last = inner.model.layers[-1]
+    return [last.self_attn.o_proj, last.post_attention_layernorm, last.mlp, inner.model.norm]
+
+
 def _is_known(inner: Any) -> bool:
     head = inner.get_output_embeddings()
     return (

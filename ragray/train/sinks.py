@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from ragray.config_train import MonitorConfig
 from ragray.errors import ConfigError
@@ -31,6 +32,7 @@ _FOLDER = "sinks"
 _MOST_WAITING = 10_000  # rows; more are lost, and counted
 _MOST_IN_A_ROW = 5  # failures, after which a sink is left alone
 _CLOSING_S = 30.0
+_HOSTED_MLFLOW = "databricks"  # the one address of MLflow without a scheme that is no folder
 _PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 _INSTALL = {"tensorboard": "tensorboardX", "mlflow": "mlflow-skinny", "wandb": "wandb"}
 _SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -45,8 +47,8 @@ class Sink(Protocol):
     def write(self, row: Row) -> None:
         """Take the figures of one step; the first call opens what has to be opened."""
 
-    def close(self) -> None:
-        """Nothing more comes; also called where `write` never was."""
+    def close(self, failed: bool) -> None:
+        """Nothing more comes, because training is done or `failed`; also called where `write` never was."""
 
 
 def step_row(record: StepRecord, rank: RankStep) -> Row:
@@ -92,9 +94,12 @@ def check_sinks(settings: MonitorConfig) -> None:
 
 def absolute_paths(settings: MonitorConfig) -> MonitorConfig:
     """The settings for a worker, whose working directory is another."""
-    if settings.tensorboard is None:
-        return settings
-    return settings.model_copy(update={"tensorboard": str(Path(settings.tensorboard).resolve())})
+    found: dict[str, str] = {}
+    if settings.tensorboard is not None:
+        found["tensorboard"] = str(Path(settings.tensorboard).resolve())
+    if settings.mlflow is not None and not urlsplit(settings.mlflow).scheme and settings.mlflow != _HOSTED_MLFLOW:
+        found["mlflow"] = str(Path(settings.mlflow).resolve())
+    return settings.model_copy(update=found)
 
 
 def open_sinks(settings: MonitorConfig, work_folder: Path, step: int) -> list[Sink]:
@@ -143,6 +148,7 @@ class SinkThread:
         self.states = {sink.name: SinkState() for sink in sinks}
         self._rows: queue.Queue[Row | None] = queue.Queue(_MOST_WAITING)
         self._lost = 0
+        self._training_failed = False
         self._thread = threading.Thread(target=self._work, daemon=True, name="sinks")
         self._thread.start()
 
@@ -153,8 +159,9 @@ class SinkThread:
         except queue.Full:
             self._lost += 1
 
-    def close(self) -> None:
-        """Write what waits, for half a minute at most, and close the sinks."""
+    def close(self, failed: bool = False) -> None:
+        """Write what waits, for half a minute at most, and close the sinks; `failed` is what training did."""
+        self._training_failed = failed
         deadline = time.monotonic() + _CLOSING_S
         try:
             self._rows.put(None, timeout=_CLOSING_S if self._thread.is_alive() else 0.0)
@@ -182,7 +189,7 @@ class SinkThread:
                 self._write(sink, row)
         for sink in self._sinks:
             try:
-                sink.close()
+                sink.close(self._training_failed)
             except sink.errors as error:
                 self._failed(sink, error)
         self._save()

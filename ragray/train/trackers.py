@@ -36,7 +36,7 @@ class JsonlSink:
         self._file.write(json.dumps(dict(row)) + "\n")
         self._file.flush()
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
@@ -73,7 +73,7 @@ class TensorBoardSink:
             if name != "step":
                 self._writer.add_scalar(name.replace("rank_", "rank/"), value, row["step"])
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         """Write what is not written yet."""
         if self._writer is not None:
             self._writer.close()
@@ -114,10 +114,10 @@ class MlflowSink:
             client.update_run(run.info.run_id, status="RUNNING")
         self._client, self._run_id = client, run.info.run_id
 
-    def close(self) -> None:
-        """Mark the run as ended."""
+    def close(self, failed: bool) -> None:
+        """Mark the run as finished or failed."""
         if self._client is not None:
-            self._client.set_terminated(self._run_id)
+            self._client.set_terminated(self._run_id, status="FAILED" if failed else "FINISHED")
 
 
 class WandbSink:
@@ -149,7 +149,7 @@ class WandbSink:
             )
         self._run.log({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
 
-    def close(self) -> None:
-        """Send what is not sent yet."""
+    def close(self, failed: bool) -> None:
+        """Send what is not sent yet, and mark the run as finished or failed."""
         if self._run is not None:
-            self._run.finish()
+            self._run.finish(exit_code=int(failed))

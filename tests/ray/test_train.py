@@ -22,6 +22,7 @@ import ray
 
 from ragray.artifact import Artifact, Draft, folder_digest
 from ragray.config_loading import validate_config
+from ragray.config_train import ANY_VALUE, TrainConfig
 from ragray.distributed import merge, train, train_group
 from ragray.distributed.stage import Job
 from ragray.errors import ConfigError, DataError, WorkError
@@ -220,6 +221,17 @@ def kill_controller(checkpoints: Path) -> None:
         with suppress(psutil.NoSuchProcess):
             if "TrainController" in "".join(process.cmdline()):
                 process.kill()
+
+
+def test_a_run_is_the_same_run_with_other_workers_and_another_stage(inputs, tmp_path):
+    def settings(name, **changes):
+        return train.STAGE.settings(make_job(inputs, tmp_path / name, **changes).config)
+
+    given = settings("given")
+    others = {"num_workers": [2, 4], "zero_stage": 3, "threads_per_worker": 2, "gradient_checkpointing": True}
+    assert settings("others", **others, max_failures=9, keep_checkpoints=5, monitor={"jsonl": False}) == given
+    assert settings("faster", learning_rate=1.0) != given
+    assert TrainConfig.model_fields.keys() >= ANY_VALUE
 
 
 def test_more_workers_than_fit_is_an_error_at_once(inputs, tmp_path):

@@ -63,3 +63,13 @@ def test_model_shows_the_plan(capfd: pytest.CaptureFixture[str]) -> None:
 def test_adapter_names_what_is_missing(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = run(capfd, "adapter", str(tmp_path), "--out", str(tmp_path / "out"))
     assert code == EXIT_WORK and "has no adapter_config.json" in err
+
+
+@pytest.mark.parametrize("command", ["adapter", "run"])
+def test_a_file_in_place_of_the_reports_folder_is_told_before_the_work(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        code, _, err = run(capfd, command, str(tmp_path), "--out", str(out))
+        assert code == 2 and f"{tmp_path / 'file'} is a file" in err

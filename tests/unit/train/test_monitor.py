@@ -38,6 +38,12 @@ def test_losses_and_speed():
     assert history().progress(10, since=2).line() == line
 
 
+def test_progress_after_a_step_that_was_left_out_shows_the_loss_before_it():
+    made = history()
+    made.add(StepRecord(3, None, None, 0.3, None, 100), 1.0)
+    assert made.progress(10, since=2) == Progress(3, 10, 2.0, 0.3, 100.0, 14.0)
+
+
 @pytest.mark.parametrize(
     ("losses", "patience", "least", "stops"),
     [

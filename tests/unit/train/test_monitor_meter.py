@@ -22,14 +22,24 @@ def test_flops_are_those_of_the_papers_formula(tiny_model):
     """On the tiny Llama: 2 layers of 32, 4 heads of 8, 2 of them for keys, 64 wide."""
     model = attach_lora(load_model(tiny_model, torch.float32), LoraConfig(rank=2, target_modules=("q_proj",)), seed=1)
     layer = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64 + 2 * 32
-    frozen, trained = 2 * layer + 32, 2 * (2 * 32 + 32 * 2)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    late = 32 * 32 + 3 * 32 * 64 + 2 * 32  # of the last layer, at answers alone: o_proj, MLP, its norm, the last norm
+    frozen, trained = 2 * layer + 32 - late, 2 * (2 * 32 + 32 * 2)
+    output = model.get_input_embeddings().weight.shape[0] * 32 + late
     work = StepWork.of(model)
-    assert work == StepWork(4 * frozen + 6 * trained, 4 * vocabulary * 32, 12 * 2 * 4 * 8)
-    expected = 15 * (4 * frozen + 6 * trained) + 6 * 4 * vocabulary * 32 + 12 * 2 * 4 * 8 * (10**2 + 5**2)
+    assert work == StepWork(4 * frozen + 6 * trained, 4 * output, 12 * 2 * 4 * 8)
+    expected = 15 * (4 * frozen + 6 * trained) + 6 * 4 * output + 12 * 2 * 4 * 8 * (10**2 + 5**2)
     assert work.flops([10, 5], 6) == expected
-    second = 15 * 2 * frozen + 6 * 2 * vocabulary * 32 + 4 * 2 * 4 * 8 * (10**2 + 5**2)
+    second = 15 * 2 * frozen + 6 * 2 * output + 4 * 2 * 4 * 8 * (10**2 + 5**2)
     assert StepWork.of(model, reference=True).flops([10, 5], 6) == expected + second, "DPO's, without the adapter"
+
+
+def test_flops_of_a_model_without_shortcuts_take_the_last_layer_at_every_token(tiny_model):
+    model = load_model(tiny_model, torch.float32)
+    short = StepWork.of(model)
+    model.config.model_type = "another"
+    whole = StepWork.of(model)
+    assert whole.each_token + whole.each_answer_token == short.each_token + short.each_answer_token
+    assert whole.each_token - short.each_token == 6 * (32 * 32 + 3 * 32 * 64 + 2 * 32)
 
 
 def test_a_mixture_of_experts_has_no_flops_by_its_parameters(tiny_model):
@@ -48,6 +58,14 @@ def test_peaks_are_found_by_name_and_precision():
     assert table_peak("NVIDIA L40S", "bf16") == 362e12
     assert table_peak("Tesla T4", "fp16") == 65e12
     assert table_peak("Tesla T4", "bf16") is None, "it has no bf16"
+    assert table_peak("Tesla V100-PCIE-16GB", "fp16") == 112e12
+    for other in (
+        "NVIDIA T400",
+        "NVIDIA GH200 480GB",
+        "NVIDIA GeForce RTX 3090 Ti",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+    ):
+        assert table_peak(other, "fp16") is None, "another product with the name in its name"
     assert table_peak("Some new GPU", "bf16") is None
     assert measured_peak(CPU, "fp32") > 1e9
 
@@ -103,6 +121,16 @@ def test_of_a_step_done_again_the_last_time_counts(tmp_path):
     with (tmp_path / "ranks" / "00001.jsonl").open("a") as file:
         file.write('{"step": 3, "ra')
     assert join_ranks(tmp_path) == [first[0], first[1], again]
+
+
+def test_a_killed_workers_half_line_does_not_take_the_next_with_it(tmp_path):
+    write(tmp_path, [ROW])
+    with (tmp_path / "ranks" / "00000.jsonl").open("a") as file:
+        file.write('{"step": 2, "ra')
+    meter = Meter(tmp_path, 0, 1, CPU, None, None)
+    made = meter.finish(2, 1.0)
+    meter.close()
+    assert join_ranks(tmp_path) == [ROW, made]
 
 
 def test_saved_and_loaded_ranks_are_the_same(tmp_path):

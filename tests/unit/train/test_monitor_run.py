@@ -40,7 +40,7 @@ class BrokenSink:
     def write(self, row):
         raise RuntimeError("no connection")
 
-    def close(self):
+    def close(self, failed):
         pass
 
 
@@ -102,3 +102,5 @@ def test_stopping_early_needs_validation_examples(run, tmp_path, write_rows):
     rows = write_rows(tmp_path / "one.parquet", lambda row: row, at=3, only=True)
     with pytest.raises(ConfigError, match="no validation example"):
         run("none", examples=rows, validation=ValidationConfig(patience=1))
+    with pytest.raises(ConfigError, match="best, and there is no validation example"):
+        run("none", examples=rows, result="best")

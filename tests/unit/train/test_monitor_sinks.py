@@ -32,25 +32,26 @@ class ListSink:
     name, errors = "list", (ValueError,)
 
     def __init__(self, fails=lambda step: False):
-        self.rows, self.closed, self.fails = [], 0, fails
+        self.rows, self.closed, self.fails, self.told = [], 0, fails, None
 
     def write(self, row):
         if self.fails(row["step"]):
             raise ValueError("no http://me:secret@host/x today")
         self.rows.append(row)
 
-    def close(self):
+    def close(self, failed):
         self.closed += 1
+        self.told = failed
 
 
 def rows(first, last):
     return [{"step": step, "loss": 1.0 / step} for step in range(first, last + 1)]
 
 
-def feed(thread, made):
+def feed(thread, made, failed=False):
     for row in made:
         thread.put(row)
-    thread.close()
+    thread.close(failed)
 
 
 def test_a_row_has_what_is_known_and_speeds_by_hand():
@@ -150,6 +151,14 @@ def test_a_sink_that_is_too_slow_costs_rows_not_time(tmp_path, monkeypatch):
     assert "too slow" in sink_failures(tmp_path)["list"].first_failure
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_sinks_are_told_whether_training_failed(tmp_path, failed):
+    sink = ListSink()
+    thread = SinkThread([sink], tmp_path, 0)
+    thread.close(failed)
+    assert sink.told is failed
+
+
 def test_secrets_of_the_environment_are_masked(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     assert without_secrets(f"denied\n for {'k' * 40} at https://u:p@h/") == "denied for *** at https://***@h/"
@@ -173,6 +182,9 @@ def test_settings_choose_the_sinks(tmp_path):
 def test_a_relative_folder_is_the_users_not_the_workers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert absolute_paths(MonitorConfig(tensorboard="runs")).tensorboard == str(tmp_path / "runs")
+    assert absolute_paths(MonitorConfig(mlflow="runs")).mlflow == str(tmp_path / "runs")
+    for server in ("databricks", "https://host", "sqlite:///runs.db"):
+        assert absolute_paths(MonitorConfig(mlflow=server)).mlflow == server
     assert absolute_paths(MonitorConfig()) == MonitorConfig()
 
 
@@ -197,7 +209,7 @@ def test_tensorboard_gets_every_figure(tmp_path):
     assert events is not None
     (sink,) = open_sinks(MonitorConfig(jsonl=False, tensorboard=str(tmp_path / "board")), tmp_path / "train-1", 0)
     sink.write(step_row(StepRecord(1, 2.5, 2.0, 0.1, 1.0, 100), replace(RANK, step=1)))
-    sink.close()
+    sink.close(failed=False)
     (file,) = (tmp_path / "board" / "train-1").iterdir()
     content = file.read_bytes()
     assert all(name in content for name in (b"loss", b"valid_loss", b"tokens_per_s", b"rank/memory_mib"))
@@ -207,7 +219,7 @@ def test_tensorboard_hides_the_steps_that_a_resumed_run_does_again(tmp_path):
     records = pytest.importorskip("tensorboardX.proto.event_pb2")
     (sink,) = open_sinks(MonitorConfig(jsonl=False, tensorboard=str(tmp_path)), tmp_path / "train-1", 3)
     sink.write({"step": 4, "loss": 1.0})
-    sink.close()
+    sink.close(failed=False)
     (file,) = (tmp_path / "train-1").iterdir()
     content, at, events = file.read_bytes(), 0, []
     while at < len(content):  # a record: its length, a checksum of 4 bytes, itself, a checksum of 4 bytes
@@ -224,12 +236,12 @@ def test_mlflow_goes_on_with_the_run_of_that_name(tmp_path, monkeypatch):
     uri = (tmp_path / "mlruns").as_uri()
     for first, last in ((1, 2), (2, 3)):
         made = open_sinks(MonitorConfig(jsonl=False, mlflow=uri), tmp_path / "train-1", 0)
-        feed(SinkThread(made, tmp_path, 0), rows(first, last))
+        feed(SinkThread(made, tmp_path, 0), rows(first, last), failed=first == 2)
         assert sink_failures(tmp_path) == {}
     client = mlflow.MlflowClient(tracking_uri=uri)
     (run,) = client.search_runs([client.get_experiment_by_name("ragray").experiment_id])
     assert sorted({metric.step for metric in client.get_metric_history(run.info.run_id, "loss")}) == [1, 2, 3]
-    assert run.info.status == "FINISHED"
+    assert run.info.status == "FAILED"
 
 
 def test_wandb_offline_takes_the_rows(tmp_path, monkeypatch):

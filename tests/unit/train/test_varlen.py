@@ -110,7 +110,7 @@ CASES = {
 def test_attention_follows_from_the_device_and_the_model(case):
     changes, device, model, expected, reason = CASES[case]
     settings = TrainConfig(base_model="x", **{"precision": "bf16", **changes})
-    choice = choose_attention(settings, device, model)
+    choice = choose_attention(settings, device, lambda: model)
     assert choice.value == expected
     assert reason in choice.reason
 
@@ -126,7 +126,7 @@ def test_an_attention_that_does_not_fit_is_refused(tiny_model, kernel, reason):
 def test_what_is_not_installed_is_refused():
     package = TrainConfig(base_model="x", precision="bf16", attention="flash_attention_2")
     with pytest.raises(ConfigError, match="flash-attn is not installed"):
-        choose_attention(package, GPU, PLAIN)
+        choose_attention(package, GPU, lambda: PLAIN)
     with pytest.raises(ConfigError, match="flash-attn is not installed, on the node"):
         kernel_of(package)
     assert kernel_of(package.model_copy(update={"attention": "varlen"})) == "varlen"
