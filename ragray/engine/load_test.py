@@ -65,7 +65,7 @@ def run_load(engine: Engine, load: Load, prompts: Sequence[Sequence[int]]) -> Lo
         waiting.put(prompt)
 
     def client(_: int) -> list[RequestTimes]:
-        found = []
+        found: list[RequestTimes] = []
         while True:
             try:
                 prompt = waiting.get_nowait()

@@ -1,5 +1,7 @@
 """Measuring an engine: closed-loop clients, exact lengths, times that belong together."""
 
+import json
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,16 +18,30 @@ from ragray.engine.transformers_runtime import load_model_folder
 from ragray.errors import EngineError
 
 
+@pytest.fixture(scope="module")
+def stopping_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, with a token that it does write among those that end an answer."""
+    engine = load_model_folder(model_folder, batch_size=4, threads=1)
+    ids = engine.tokenizer("\n".join(TEXTS))["input_ids"]
+    written = engine.generate(Prompts(ids).take(1, 20), SamplingParams(max_new_tokens=12))[0].token_ids
+    engine.close()
+    folder = shutil.copytree(model_folder, tmp_path_factory.mktemp("stops") / "model")
+    config = folder / "generation_config.json"
+    tree = json.loads(config.read_text())
+    config.write_text(json.dumps({**tree, "eos_token_id": [engine.tokenizer.eos_token_id, written[10]]}))
+    return folder
+
+
 @pytest.fixture(scope="module", params=["transformers", "openvino"])
 def engine(
-    request: pytest.FixtureRequest, model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, stopping_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
     if request.param == "transformers":
-        made: Engine = load_model_folder(model_folder, batch_size=4, threads=1)
+        made: Engine = load_model_folder(stopping_folder, batch_size=4, threads=1)
     else:
         folder = tmp_path_factory.mktemp("engine")
         settings = EngineConfig(weights="fp32", cpu_threads=1, max_batch_size=4)
-        build_engine(model_folder, settings, folder)
+        build_engine(stopping_folder, settings, folder)
         made = load_engine(folder, settings)
     yield made
     made.close()
@@ -38,7 +54,6 @@ def text(engine: Engine) -> list[int]:
 
 
 def test_every_answer_has_the_length_that_was_asked_though_stop_tokens_come(engine: Engine, text: list[int]) -> None:
-    """A model of random weights ends some answers early; measured ones do not end."""
     prompts = Prompts(text).take(12, 20)
     stopping = engine.generate(prompts, SamplingParams(max_new_tokens=40))
     whole = engine.generate(prompts, SamplingParams(max_new_tokens=40, ignore_stop=True))
