@@ -116,16 +116,17 @@ def _evaluate(
         Path | None, typer.Option("--config", "-c", help="The run's YAML file; required without a command.")
     ] = None,
     set_: SetOption = None,
+    speed: Annotated[bool, typer.Option("--speed", help="Measure how fast the engine is instead.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Answer the held-out questions and write the report, or measure search alone."""
+    """Answer the held-out questions and write the report; measure speed, or search alone."""
     if context.invoked_subcommand is not None:
-        if config or set_ or json_:
+        if config or set_ or json_ or speed:
             context.fail(f"Write the options behind the command: evaluate {context.invoked_subcommand} ... --json")
         return
     if config is None:
         context.fail("Missing option '--config' / '-c'.")
-    _run(load_config(config, set_ or ()), ("evaluate",), json_)
+    _run(load_config(config, set_ or ()), ("speed" if speed else "evaluate",), json_)
 
 
 @evaluate.command("retrieval")

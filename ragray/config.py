@@ -19,6 +19,7 @@ from pydantic import (
 )  # fmt: skip
 
 from ragray.config_data import AugmentConfig, DataConfig, Positive, Section, Share
+from ragray.config_speed import SpeedConfig
 from ragray.config_train import TrainConfig
 from ragray.config_words import check_synonyms, check_words, read_lines
 
@@ -235,6 +236,7 @@ class RunConfig(Section):
     quantize: QuantizeConfig = QuantizeConfig()
     engine: EngineConfig = EngineConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    speed: SpeedConfig = SpeedConfig()
     serve: ServeConfig = ServeConfig()
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from ragray.distributed.index import STAGE as INDEX
 from ragray.distributed.merge import STAGE as MERGE
 from ragray.distributed.prepare import STAGE as PREPARE
 from ragray.distributed.quantize import STAGE as QUANTIZE
+from ragray.distributed.speed import STAGE as SPEED
 from ragray.distributed.stage import Stage, stage_key
 from ragray.distributed.train import STAGE as TRAIN
 from ragray.errors import ArtifactError
@@ -22,15 +23,16 @@ from ragray.errors import ArtifactError
 STAGES: tuple[Stage, ...] = (
     PREPARE, INDEX, AUGMENT, CALIBRATE, TRAIN, MERGE, QUANTIZE, ENGINE, EVALUATE,
 )  # fmt: skip
+ON_REQUEST: tuple[Stage, ...] = (SPEED,)  # no part of the chain: run where they are named
 
 
 def stages_for(*targets: str) -> list[Stage]:
     """The stages that `targets` need, themselves included, each after its needs."""
     wanted = set(targets)
-    for stage in reversed(STAGES):
+    for stage in reversed((*STAGES, *ON_REQUEST)):
         if stage.name in wanted:
             wanted.update(stage.needs)
-    return [stage for stage in STAGES if stage.name in wanted]
+    return [stage for stage in (*STAGES, *ON_REQUEST) if stage.name in wanted]
 
 
 def finished(config: RunConfig, *targets: str) -> dict[str, Artifact]:

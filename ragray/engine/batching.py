@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from ragray.engine.protocol import Completion, FinishReason, SamplingParams
+from ragray.engine.protocol import Completion, FinishReason, SamplingParams, Timing
 from ragray.engine.tokens import TextStream
 from ragray.errors import EngineError
 
@@ -32,6 +33,8 @@ class Request:
         self.tokens: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.error: EngineError | None = None  # why this request cannot be completed
+        self._submitted_at = time.perf_counter()
+        self._timing: Timing | None = None
 
     @property
     def ended(self) -> bool:
@@ -40,17 +43,19 @@ class Request:
 
     def push(self, token: int, stops: frozenset[int]) -> None:
         """Take the next token; a stop token or the length limit ends the request."""
-        if token in stops:
+        if token in stops and not self.params.ignore_stop:
             self.finish_reason = "stop"
             return
         self.tokens.append(token)
+        passed = time.perf_counter() - self._submitted_at
+        self._timing = Timing(self._timing.first_token_s if self._timing else passed, passed)
         if len(self.tokens) >= self.params.max_new_tokens:
             self.finish_reason = "length"
 
     def completion(self, text: str) -> Completion:
         """The finished request as a completion with this text."""
         assert self.finish_reason is not None
-        return Completion(tuple(self.tokens), text, self.finish_reason, len(self.prompt))
+        return Completion(tuple(self.tokens), text, self.finish_reason, len(self.prompt), self._timing)
 
 
 class Decoder(Protocol):

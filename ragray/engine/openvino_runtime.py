@@ -111,8 +111,11 @@ class PipelineDecoder:
     def _generation(self, params: SamplingParams) -> genai.GenerationConfig:
         config = genai.GenerationConfig()
         config.max_new_tokens = params.max_new_tokens
-        config.stop_token_ids = set(self._stops)
-        config.eos_token_id = min(self._stops)
+        if params.ignore_stop:
+            config.ignore_eos = True
+        else:
+            config.stop_token_ids = set(self._stops)
+            config.eos_token_id = min(self._stops)
         config.do_sample = params.temperature > 0
         if config.do_sample:
             config.temperature, config.top_p, config.top_k = params.temperature, params.top_p, 0

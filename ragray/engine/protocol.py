@@ -25,10 +25,19 @@ class SamplingParams:
     temperature: float = 0.0
     top_p: float = 1.0  # smallest set of tokens with this probability, 1.0 keeps all
     seed: int = 0
+    ignore_stop: bool = False  # go on behind stop tokens, so that `max_new_tokens` come: for measuring
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"max_new_tokens >= 1, temperature >= 0 and 0 < top_p <= 1 are needed: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When a request's tokens came, seconds after it was submitted."""
+
+    first_token_s: float
+    last_token_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,7 @@ class Completion:
     text: str
     finish_reason: FinishReason
     prompt_tokens: int
+    timing: Timing | None = field(default=None, compare=False)  # None where no token came
 
 
 @dataclass(frozen=True, slots=True)
