@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -20,7 +22,7 @@ from ragray.artifact import folder_digest
 from ragray.engine.batching import BatchingLoop, Request, RequestHandle, checked_request
 from ragray.engine.protocol import Completion, EngineInfo, SamplingParams
 from ragray.engine.tokens import decode, load_tokenizer, stop_tokens
-from ragray.engine.weight_format import check_loadable, weights_of
+from ragray.engine.weight_format import INT8_WEIGHT_ONLY, check_loadable, weights_of
 from ragray.errors import EngineError
 
 
@@ -61,6 +63,10 @@ def load_model(folder: Path) -> PreTrainedModel:
             be read wrongly.
     """
     check_loadable(folder)
+    if weights_of(folder) == INT8_WEIGHT_ONLY:
+        from ragray.engine.weight_only import load_int8
+
+        return load_int8(folder)
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -106,6 +112,15 @@ class TransformersEngine:
             while decoder.active:
                 decoder.step()
         return [request.completion(decode(self.tokenizer, request.tokens)) for request in requests]
+
+    @torch.inference_mode()
+    def log_probabilities(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Log probabilities of the next token after each of one sequence's tokens, float32 [tokens, vocabulary]."""
+        ids = torch.tensor([list(token_ids)], device=self._model.device)
+        found: npt.NDArray[np.float32] = (
+            torch.log_softmax(self._model(input_ids=ids).logits[0].float(), -1).cpu().numpy()
+        )
+        return found
 
     def stats(self) -> dict[str, float]:
         """Counts of submitted requests since loading, and how many run or wait now."""
