@@ -89,7 +89,7 @@ STAGE = Stage(
         "prompt", "engine.batching", "engine.build", "engine.manifest", "engine.openvino_export",
         "engine.openvino_runtime", "engine.protocol", "engine.runtime", "engine.tokens",
         "engine.transformers_runtime", "engine.verification", "train.examples", "train.template",
-        "distributed.build_engine", "distributed.folder_task",
+        "engine.weight_format", "distributed.build_engine", "distributed.folder_task",
     ),
     settings=_settings,
     build=_build,

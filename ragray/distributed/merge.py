@@ -59,6 +59,7 @@ STAGE = Stage(
     code=(
         "prompt",
         "engine.merge",
+        "engine.weight_format",
         "train.adapter",
         "train.base_record",
         "train.loading",

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ragray import prompt
+from ragray.engine.weight_format import check_full
 from ragray.errors import ArtifactError, EngineError
 from ragray.train.adapter import Adapter, read_adapter
 from ragray.train.base_record import find_base, keep_template
@@ -61,9 +62,10 @@ def merge_adapter(adapter_folder: Path, base_record: Path, out_folder: Path) -> 
     Raises:
         ArtifactError: the base model is not the one that the adapter was trained on, or the adapter is of an unknown
             kind.
-        EngineError: the merged weights or logits are off.
+        EngineError: the base model is quantized, or the merged weights or logits are off.
     """
     base_folder = find_base(base_record)
+    check_full(base_folder)
     check = _merge_weights(base_folder, adapter_folder, out_folder)
     copy_companions(base_folder, out_folder)
     keep_template(base_record, out_folder)

@@ -7,11 +7,12 @@ finished ones leave it and new ones join it between two steps, so one class serv
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -21,6 +22,7 @@ from ragray.artifact import folder_digest
 from ragray.engine.batching import BatchingLoop, Request, RequestHandle, checked_request
 from ragray.engine.protocol import Completion, EngineInfo, SamplingParams
 from ragray.engine.tokens import decode, load_tokenizer, stop_tokens
+from ragray.engine.weight_format import INT8_WEIGHT_ONLY, check_loadable, weights_of
 from ragray.errors import EngineError
 
 
@@ -57,8 +59,14 @@ def load_model(folder: Path) -> PreTrainedModel:
     """A folder's model for inference, float32 (of a quantized checkpoint: what is not quantized).
 
     Raises:
-        EngineError: the files are missing, damaged, or of an unknown architecture.
+        EngineError: the files are missing, damaged, of an unknown architecture, or quantized by a method that would
+            be read wrongly.
     """
+    check_loadable(folder)
+    if weights_of(folder) == INT8_WEIGHT_ONLY:
+        from ragray.engine.weight_only import load_int8
+
+        return load_int8(folder)
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -69,16 +77,6 @@ def load_model(folder: Path) -> PreTrainedModel:
             f"{folder}: cannot be loaded as a language model: {error}", "name a whole Hugging Face model folder"
         ) from None
     return model  # from_pretrained leaves it in evaluation mode
-
-
-def weights_of(folder: Path) -> str:
-    """The weight format that a model folder holds in memory once loaded, such as "fp32" or "bitsandbytes_int8"."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    quantization = config.get("quantization_config")
-    if quantization is None:
-        return "fp32"
-    bits = "int8" if quantization.get("load_in_8bit") else "int4"
-    return f"{quantization.get('quant_method', 'quantized')}_{bits}"
 
 
 class TransformersEngine:
@@ -114,6 +112,15 @@ class TransformersEngine:
             while decoder.active:
                 decoder.step()
         return [request.completion(decode(self.tokenizer, request.tokens)) for request in requests]
+
+    @torch.inference_mode()
+    def log_probabilities(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Log probabilities of the next token after each of one sequence's tokens, float32 [tokens, vocabulary]."""
+        ids = torch.tensor([list(token_ids)], device=self._model.device)
+        found: npt.NDArray[np.float32] = (
+            torch.log_softmax(self._model(input_ids=ids).logits[0].float(), -1).cpu().numpy()
+        )
+        return found
 
     def stats(self) -> dict[str, float]:
         """Counts of submitted requests since loading, and how many run or wait now."""

@@ -87,3 +87,15 @@ def test_weights_that_break_the_law_are_refused(trained, tmp_path, monkeypatch):
     with pytest.raises(EngineError, match="weights differ"):
         do_merge(trained, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_quantized_base_is_refused(base, trained, tmp_path):
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    (base / "config.json").write_text(json.dumps(config))
+    record = {"path": str(base), "digest": folder_digest(base)}  # else the digest alone refuses it
+    (trained / "base_model.json").write_text(json.dumps(record))
+    with pytest.raises(EngineError, match="quantized as bitsandbytes_nf4; an adapter merged into them") as caught:
+        do_merge(trained, tmp_path / "merged")
+    assert "train.base_model" in caught.value.fix
+    assert not (tmp_path / "merged").exists()
