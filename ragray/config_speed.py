@@ -14,6 +14,11 @@ _AnswerLength = Annotated[int, Field(ge=2)]  # the time between tokens takes two
 class SpeedConfig(Section):
     """How fast the engine is: a sweep of batch, concurrency and lengths by `ragray evaluate --speed`."""
 
+    devices: tuple[str, ...] = Field(
+        ("cpu",),
+        min_length=1,
+        description="device types whose engines are measured; those that are not there are built",
+    )
     batch_sizes: tuple[Positive, ...] = Field(
         (16,), min_length=1, description="engine.max_batch_size of each sweep; the engine is loaded anew for each"
     )

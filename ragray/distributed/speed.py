@@ -14,18 +14,20 @@ import os
 import resource
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ragray.artifact import Artifact
 from ragray.config import EngineConfig, RunConfig
 from ragray.config_speed import SpeedConfig
-from ragray.distributed.build_engine import DEVICE, placement
+from ragray.distributed.build_engine import build_engines
+from ragray.distributed.devices import placement
 from ragray.distributed.folder_task import local_folder
 from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
 from ragray.distributed.task_errors import TASK_RETRIES, plain_errors
+from ragray.engine.device import CPU, device_here
 from ragray.engine.load_test import Load, LoadResult, Prompts, sweep
 from ragray.engine.protocol import Engine
 from ragray.evaluation.sections import write_report
@@ -35,14 +37,25 @@ from ragray.retrieval.index import HybridIndex
 SPEED_JSON = "speed.json"
 _TEXT_CHARS = 400_000  # of the corpus, that prompts are cut from
 
-_Subject = Literal["engine", "merge"]
+_Kind = Literal["engine", "model"]  # also the folder in the artifact
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured."""
+
+    kind: _Kind
+    device_type: str
+    artifact: Artifact
 
 
 def _build(job: Job) -> None:
     connect()
     speed = job.config.speed
-    subjects: tuple[_Subject, ...] = ("engine", "merge") if speed.reference else ("engine",)
     text = _text(job.inputs["index"])
+    subjects = [_Subject("engine", device_type, _engine_for(job, device_type)) for device_type in speed.devices]
+    if speed.reference:
+        subjects.append(_Subject("model", CPU, job.inputs["merge"]))
     engines = []
     for subject in subjects:
         parts = [_run(job, subject, batch_size, text) for batch_size in speed.batch_sizes]
@@ -56,25 +69,31 @@ def _build(job: Job) -> None:
     job.draft.metrics.update({engine.name: round(_most(engine), 1) for engine in engines})
 
 
+def _engine_for(job: Job, device_type: str) -> Artifact:
+    """The engine of a device type; one that is not there is built."""
+    if device_type == CPU:
+        return job.inputs["engine"]
+    (outcome,) = build_engines(job.config, job.inputs["merge"], [device_type], report=job.report).values()
+    return outcome.artifact
+
+
 def _run(job: Job, subject: _Subject, batch_size: int, text: str) -> EngineSpeed:
     import ray
 
     settings = job.config.engine.model_copy(update={"max_batch_size": batch_size})
-    options = placement(DEVICE) | {"max_retries": TASK_RETRIES, "max_calls": 1}
-    task = ray.remote(**options)(_measure_here)
-    with plain_errors(f"speed: {subject}, batch {batch_size}"):
-        found: EngineSpeed = ray.get(task.remote(subject, job.inputs[subject], settings, job.config.speed, text))
+    options = placement(subject.device_type, settings.device(subject.device_type))
+    task = ray.remote(**options, max_retries=TASK_RETRIES, max_calls=1)(_measure_here)
+    with plain_errors(f"speed: {subject.kind} on {subject.device_type}, batch {batch_size}"):
+        found: EngineSpeed = ray.get(task.remote(subject, settings, job.config.speed, text))
     job.report(f"{found.name}, batch {batch_size}: {len(found.cells)} settings, at most {_most(found):,.0f} tokens/s")
     return found
 
 
-def _measure_here(
-    subject: _Subject, artifact: Artifact, settings: EngineConfig, speed: SpeedConfig, text: str
-) -> EngineSpeed:
+def _measure_here(subject: _Subject, settings: EngineConfig, speed: SpeedConfig, text: str) -> EngineSpeed:
     """Load one engine in this process and run the whole sweep on it."""
-    folder = local_folder(artifact)
+    folder = local_folder(subject.artifact)
     began = time.perf_counter()
-    engine = _load(subject, folder, settings)
+    engine = _load(subject.kind, folder, settings)
     try:
         load_s, loaded = time.perf_counter() - began, _resident_bytes()
         prompts = Prompts(engine.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -82,8 +101,8 @@ def _measure_here(
         return EngineSpeed(
             name=f"{engine.info.kind} {engine.info.weights} on {engine.info.device}",
             device=engine.info.device,
-            hardware=_hardware(),
-            disk_bytes=sum(path.stat().st_size for path in _weights(subject, folder)),
+            hardware=device_here(subject.device_type).name,
+            disk_bytes=sum(path.stat().st_size for path in (folder / subject.kind).rglob("*") if path.is_file()),
             load_s=load_s,
             loaded_bytes=loaded,
             peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -93,19 +112,14 @@ def _measure_here(
         engine.close()
 
 
-def _load(subject: _Subject, folder: Path, settings: EngineConfig) -> Engine:
-    if subject == "engine":
+def _load(kind: _Kind, folder: Path, settings: EngineConfig) -> Engine:
+    if kind == "engine":
         from ragray.engine.runtime import load_engine
 
         return load_engine(folder, settings)
     from ragray.engine.transformers_runtime import load_model_folder
 
     return load_model_folder(folder / "model", settings.max_batch_size, settings.cpu_threads)
-
-
-def _weights(subject: _Subject, folder: Path) -> Iterator[Path]:
-    below = folder / ("engine" if subject == "engine" else "model")
-    return (path for path in below.rglob("*") if path.is_file())
 
 
 def _loads(speed: SpeedConfig) -> Iterator[Load]:
@@ -160,14 +174,8 @@ def _resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _hardware() -> str:
-    from ragray.engine.manifest import this_device
-
-    return this_device().name
-
-
 def _settings(config: RunConfig) -> Mapping[str, Any]:
-    engine = config.engine.model_dump(mode="json", include={"cpu_threads", "kv_cache_gib"})
+    engine = config.engine.model_dump(mode="json", exclude={"max_batch_size", "wait_s", "build_s"})
     return {"speed": config.speed.model_dump(mode="json"), "engine": engine}
 
 
