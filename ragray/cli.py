@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import ragray
-from ragray import cli_inspect, cli_live, cli_tune
+from ragray import cli_against, cli_inspect, cli_live, cli_tune
 from ragray.cli_inspect import ConfigOption, SetOption
 from ragray.config import RunConfig
 from ragray.config_loading import load_config, load_retrieval
@@ -116,16 +116,34 @@ def _evaluate(
         Path | None, typer.Option("--config", "-c", help="The run's YAML file; required without a command.")
     ] = None,
     set_: SetOption = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Compare with this finished evaluation, an artifact's folder.")
+    ] = None,
+    max_drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=X", help="Exit 4 if metric NAME is worse than RUN's by more than X; repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for the page about the comparison.")] = None,
     json_: JsonOption = False,
 ) -> None:
     """Answer the held-out questions and write the report, or measure search alone."""
     if context.invoked_subcommand is not None:
-        if config or set_ or json_:
+        if config or set_ or json_ or against or max_drop or out:
             context.fail(f"Write the options behind the command: evaluate {context.invoked_subcommand} ... --json")
         return
     if config is None:
         context.fail("Missing option '--config' / '-c'.")
-    _run(load_config(config, set_ or ()), ("evaluate",), json_)
+    if against is None:
+        if max_drop or out:
+            context.fail("Options '--max-drop' and '--out' go with '--against'.")
+        _run(load_config(config, set_ or ()), ("evaluate",), json_)
+        return
+    settings = load_config(config, set_ or ())
+    baseline = cli_against.Baseline.open(against, max_drop or ())
+    outcomes = _bring(settings, ("evaluate",), quiet=json_)
+    if not json_:
+        _show(outcomes, as_json=False)
+    baseline.compare(outcomes["evaluate"].artifact, settings.seed, out, json_)
 
 
 @evaluate.command("retrieval")
@@ -174,15 +192,21 @@ def _evaluate_retrieval(
 
 
 def _run(config: RunConfig, targets: tuple[str, ...], as_json: bool) -> dict[str, Outcome]:
-    """Bring `targets` (all stages by default) and what they need up to date, showing progress."""
+    """Bring `targets` (all stages by default) and what they need up to date, showing progress and what was made."""
+    outcomes = _bring(config, targets, quiet=as_json)
+    _show(outcomes, as_json)
+    return outcomes
+
+
+def _bring(config: RunConfig, targets: tuple[str, ...], quiet: bool) -> dict[str, Outcome]:
     from ragray.distributed.pipeline import STAGES, stages_for
     from ragray.distributed.stage import bring_up_to_date
-    from ragray.terminal import StageDisplay, out, outcome_table
+    from ragray.terminal import StageDisplay
 
     stages = stages_for(*targets) if targets else list(STAGES)
-    display = StageDisplay(len(stages), quiet=as_json)
+    display = StageDisplay(len(stages), quiet=quiet)
     with display.live():
-        outcomes = bring_up_to_date(
+        return bring_up_to_date(
             config,
             stages,
             started=display.started,
@@ -191,11 +215,15 @@ def _run(config: RunConfig, targets: tuple[str, ...], as_json: bool) -> dict[str
             progress=display.progress,
             warn=display.warn,
         )
+
+
+def _show(outcomes: dict[str, Outcome], as_json: bool) -> None:
+    from ragray.terminal import out, outcome_table
+
     if as_json:
         typer.echo(json.dumps({name: _outcome_tree(o) for name, o in outcomes.items()}, ensure_ascii=False))
     else:
         out.print(outcome_table(list(outcomes.values())))
-    return outcomes
 
 
 def _outcome_tree(outcome: Outcome) -> dict[str, Any]:

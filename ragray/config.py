@@ -19,6 +19,7 @@ from pydantic import (
 )  # fmt: skip
 
 from ragray.config_data import AugmentConfig, DataConfig, Positive, Section, Share
+from ragray.config_evaluate import EvaluateConfig
 from ragray.config_train import TrainConfig
 from ragray.config_words import check_synonyms, check_words, read_lines
 
@@ -194,16 +195,6 @@ class EngineConfig(Section):
     cpu_threads: int = Field(0, ge=0, description="0: as many as there are cores")
     max_batch_size: Positive = Field(64, description="sequences generated at once")
     kv_cache_gib: Positive = Field(1, description="memory for attention keys and values, GiB")
-
-
-class EvaluateConfig(Section):
-    """Held-out questions and how answers to them are generated."""
-
-    questions: str | None = Field(None, description="JSONL of held-out questions; by default the test split's")
-    max_questions: Positive | None = Field(None, description="at most so many, chosen by digest")
-    max_new_tokens: Positive = 160
-    batch_size: Positive = 16
-    bootstrap_samples: Positive = Field(1000, description="resamples behind each confidence interval")
 
 
 class ServeConfig(Section):
