@@ -58,7 +58,7 @@ def corpus_scores(texts: Sequence[str], references: Sequence[Sequence[str]], lan
         raise ValueError("corpus_scores needs answers, and references of each")
     from sacrebleu.metrics import BLEU, CHRF
 
-    streams = [list(stream) for stream in itertools.zip_longest(*references)]  # None: this one has no more
+    streams = [list(stream) for stream in itertools.zip_longest(*references)]  # None: this one has no more of them
     bleu, chrf = BLEU(tokenize=tokenizer_of(lang)), CHRF()
     found = [metric.corpus_score(list(texts), streams) for metric in (bleu, chrf)]
     signatures = [str(metric.get_signature()) for metric in (bleu, chrf)]

@@ -29,9 +29,10 @@ def score_fully(
         passages: title and text of what was shown, passage 1 first; none without retrieval.
     """
     scores = score(given, references, right, lang)
-    if right and references:
+    stated = [reference for reference in references if reference.strip()]
+    if right and stated:
         text = "" if given.declined else strip_citations(given.text).strip()
-        bleu, chrf = sentence_scores(text, references, lang)
+        bleu, chrf = sentence_scores(text, stated, lang)
         scores = replace(scores, bleu=bleu, chrf=chrf)
     if given.declined or given.closed_book:
         return scores

@@ -164,12 +164,13 @@ def _f1_by_language(name: str, rows: Sequence[Prediction], resampling: Resamplin
 
 def _corpus_by_language(rows: Sequence[Prediction]) -> dict[str, CorpusScores]:
     """Over the answerable questions with a reference; a declined one counts as an empty answer."""
-    counted = [p for p in rows if p.answerable and p.references]
+    stated = [(p, [text for text in p.references if text.strip()]) for p in rows if p.answerable]
+    counted = [(p, references) for p, references in stated if references]
     found = {}
-    for lang in sorted({p.lang for p in counted}):
-        some = [p for p in counted if p.lang == lang]
-        texts = ["" if p.declined_by else strip_citations(p.text).strip() for p in some]
-        found[lang] = corpus_scores(texts, [p.references for p in some], lang)
+    for lang in sorted({p.lang for p, _ in counted}):
+        some = [(p, references) for p, references in counted if p.lang == lang]
+        texts = ["" if p.declined_by else strip_citations(p.text).strip() for p, _ in some]
+        found[lang] = corpus_scores(texts, [references for _, references in some], lang)
     return found
 
 

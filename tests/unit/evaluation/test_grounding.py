@@ -76,6 +76,8 @@ def test_support_is_part_of_the_scores_of_answered_questions():
     assert (answered.bleu, answered.chrf) == pytest.approx((100.0, 100.0))
     invented = score_fully(Given("Run make demo. [1]", False, ("d1",)), [], (), "en", [PORT])
     assert (invented.groundedness, invented.bleu) == (0.0, None)
+    unstated = score_fully(Given("Run. [1]", False, ("d1",)), [""], {"d1"}, "en", [INSTALL])
+    assert (unstated.bleu, unstated.groundedness) == (None, 1.0)  # nothing to hold it against
     declined = score_fully(Given("No.", True), ["Run make demo."], {"d1"}, "en", [INSTALL])
     assert (declined.groundedness, declined.bleu, declined.chrf) == (None, 0.0, 0.0)
     closed = score_fully(Given("Run make demo.", False, closed_book=True), ["Run make demo."], {"d1"}, "en", [])
