@@ -85,7 +85,7 @@ def robustness_section(found: tuple[Robustness, ...], metric_names: Mapping[str,
     )
     note = f'{kinds}. Over the changed questions alone; answers are those of the cell "{cell}".'
     header = ("Kind", "Metric", "As written", "Reworded", "Reworded - as written", "p")
-    return Section("Robustness", note, header, rows)
+    return Section("Robustness", note, header, rows, "robustness")
 
 
 def _difference(difference: Difference | None) -> tuple[Interval | str, str]:

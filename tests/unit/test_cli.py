@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ragray import cli
-from ragray.errors import EXIT_CONFIG, EXIT_DATA, EXIT_DONE
+from ragray.errors import EXIT_CONFIG, EXIT_DATA, EXIT_DONE, EXIT_WORK
 
 DEMO = str(Path(__file__).parents[2] / "configs" / "demo.yaml")
 

@@ -3,10 +3,12 @@
 import pytest
 from small_evaluation import PASSAGES, QUESTIONS, SHOWN, TUNED, prediction
 
+from ragray.evaluation.judge import Judged, Verdicts
 from ragray.evaluation.predictions import Prediction
 from ragray.evaluation.report import Answerer, Document
 from ragray.evaluation.report_parts import Versions
 from ragray.evaluation.retrieval import measure
+from ragray.evaluation.robustness import Reworded, measure_robustness
 from ragray.evaluation.significance import Resampling
 from ragray.evaluation.summary import CELLS, summarize
 from ragray.manifest import Manifest, Source
@@ -53,9 +55,16 @@ def document(predictions, retrieval_values) -> Document:
             packages={},
         )
 
+    resampling = Resampling(200, 17)
+    engine = [p for p in predictions if p.cell == "engine_retrieval"]
+    reworded = Reworded("typos", (), dict.fromkeys(QUESTIONS, "typo"), 1, shared=True)
+    hybrid = retrieval_values["hybrid"]
+    robustness = measure_robustness(reworded, engine, engine, (hybrid, hybrid), resampling)
+    correct = Judged("correct", resampling.interval([1.0, 0.5], "x"), 3, {"not_json": 1}, 0.5, 0.83)
+    judge = Verdicts("tuned_retrieval", "some-judge", "f" * 64, (correct,))
     return Document(
         name="test_run",
-        summary=summarize(predictions, retrieval_values, Resampling(200, 17)),
+        summary=summarize(predictions, retrieval_values, resampling, [robustness], judge),
         predictions=tuple(predictions),
         passages=PASSAGES,
         answerers={cell: Answerer("transformers", "cpu", "fp32", "llama-1", "e" * 64) for cell in CELLS},
