@@ -181,7 +181,8 @@ def _through_ray_data(
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    size = max(1, min(workers, len(parts), int(ray.cluster_resources().get("CPU", 1))))
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    size = max(1, min(workers, len(parts), int(resources.get("CPU", 1))))
     work = [ray.put(tuple(asked))]
     blocks = [pa.Table.from_pylist([dict(part)], schema=_PART) for part in parts]
     dataset = ray.data.from_arrow(blocks).map_batches(

@@ -128,7 +128,7 @@ def _chart(compared: Compared) -> str:
             gap = change.difference
             ends = sorted((scale * gap.low, scale * gap.high))
             color = _COLORS["worse" if ends[1] < 0.0 else "better" if ends[0] > 0.0 else ""]
-            axes.hlines(place, *ends, color=color, linewidth=1.6)
+            axes.hlines(place, ends[0], ends[1], color=color, linewidth=1.6)
             axes.plot([scale * gap.mean], [place], "o", color=color, markersize=4)
         axes.axvline(0.0, color="#24292f", linewidth=0.9)
         axes.set_yticks(range(len(changes)), [change.name for change in changes])

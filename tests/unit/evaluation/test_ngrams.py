@@ -36,7 +36,7 @@ def test_chinese_is_cut_by_character():
 def test_all_answers_together_are_not_the_mean_of_single_ones():
     single = [sentence_scores(text, references, "en") for text, references in zip(SYSTEM, REFERENCES, strict=True)]
     mean = sum(bleu for bleu, _ in single) / 3
-    assert abs(mean - corpus_scores(SYSTEM, REFERENCES, "en").bleu) > 1
+    assert abs(mean - corpus_scores(SYSTEM, REFERENCES, "en").bleu) > 0.5
 
 
 @pytest.mark.parametrize(("text", "lang"), [("运行 make demo 即可。", "zh"), ("Run it.", "en"), ("好", "zh")])
