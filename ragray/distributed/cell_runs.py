@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -185,16 +186,18 @@ def _through_ray_data(
     size = max(1, min(workers, len(parts), int(resources.get("CPU", 1))))
     work = [ray.put(tuple(asked))]
     blocks = [pa.Table.from_pylist([dict(part)], schema=_PART) for part in parts]
-    dataset = ray.data.from_arrow(blocks).map_batches(
-        CellWorker,
-        fn_constructor_args=(work,),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
-        num_cpus=1,
-        max_restarts=TASK_RETRIES,
-        max_task_retries=TASK_RETRIES,
-    )
+    with warnings.catch_warnings():  # Ray 2.60 has no other way to say how often a worker is started again
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+        dataset = ray.data.from_arrow(blocks).map_batches(
+            CellWorker,
+            fn_constructor_args=(work,),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
+            num_cpus=1,
+            max_restarts=TASK_RETRIES,
+            max_task_retries=TASK_RETRIES,
+        )
     with plain_errors("evaluate: answering", _FIX):
         batches: Iterable[pa.Table] = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
         yield from itertools.chain.from_iterable(batch.to_pylist() for batch in batches)

@@ -1,10 +1,12 @@
 """Questions answered in parts by Ray Data: the same answers however many workers, and errors as they were raised."""
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ray import cloudpickle
 from test_evaluate import QUESTIONS, model_maker
 
 from ragray.config import EngineConfig
@@ -101,6 +103,9 @@ def test_an_error_of_a_worker_comes_back_as_it_was_raised(ray_local, asked, tmp_
 def test_a_cell_without_questions_is_a_mistake_of_the_caller(asked):
     with pytest.raises(ValueError, match="closed: no question"):
         answer_cells([replace(asked[0], questions=())], 1)
+
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not import tests
 
 
 class DyingOnce(cell_runs.CellWorker):
