@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import ragray
-from ragray import cli_engine, cli_inspect, cli_live, cli_tune
+from ragray import cli_against, cli_engine, cli_inspect, cli_live, cli_tune
 from ragray.cli_inspect import ConfigOption, SetOption
-from ragray.cli_run import JsonOption, run_stages
+from ragray.cli_run import JsonOption, bring_stages, run_stages, show_outcomes
 from ragray.config_loading import load_config, load_retrieval
 from ragray.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, EngineError, RagrayError
 
@@ -126,16 +126,36 @@ def _evaluate(
     ] = None,
     set_: SetOption = None,
     speed: Annotated[bool, typer.Option("--speed", help="Measure how fast the engine is instead.")] = False,
+    against: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Compare with this finished evaluation, an artifact's folder.")
+    ] = None,
+    max_drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=X", help="Exit 4 if metric NAME is worse than RUN's by more than X; repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for the page about the comparison.")] = None,
     json_: JsonOption = False,
 ) -> None:
     """Answer the held-out questions and write the report; measure speed, or search alone."""
     if context.invoked_subcommand is not None:
-        if config or set_ or json_ or speed:
+        if config or set_ or json_ or speed or against or max_drop or out:
             context.fail(f"Write the options behind the command: evaluate {context.invoked_subcommand} ... --json")
         return
     if config is None:
         context.fail("Missing option '--config' / '-c'.")
-    run_stages(load_config(config, set_ or ()), ("speed" if speed else "evaluate",), json_)
+    if against is None:
+        if max_drop or out:
+            context.fail("Options '--max-drop' and '--out' go with '--against'.")
+        run_stages(load_config(config, set_ or ()), ("speed" if speed else "evaluate",), json_)
+        return
+    if speed:
+        context.fail("Option '--speed' does not go with '--against'.")
+    settings = load_config(config, set_ or ())
+    baseline = cli_against.Baseline.open(against, max_drop or ())
+    outcomes = bring_stages(settings, ("evaluate",), quiet=json_)
+    if not json_:
+        show_outcomes(outcomes, as_json=False)
+    baseline.compare(outcomes["evaluate"].artifact, settings.seed, out, json_)
 
 
 @evaluate.command("retrieval")

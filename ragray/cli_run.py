@@ -6,7 +6,7 @@ In: the settings and the stages that are wanted. Out: their outcomes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,17 +22,26 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 def run_stages(
     config: RunConfig, targets: tuple[str, ...], as_json: bool, engines_for: Sequence[str] = ()
 ) -> dict[str, Outcome]:
-    """Bring `targets` (all stages by default) and what they need up to date, showing progress.
+    """Bring stages up to date, showing progress, and then what was made; see `bring_stages`."""
+    outcomes = bring_stages(config, targets, as_json, engines_for)
+    show_outcomes(outcomes, as_json)
+    return outcomes
+
+
+def bring_stages(
+    config: RunConfig, targets: tuple[str, ...], quiet: bool, engines_for: Sequence[str] = ()
+) -> dict[str, Outcome]:
+    """Bring `targets` (all stages by default) and what they need up to date, showing progress unless `quiet`.
 
     With `engines_for`, device types, `targets` is merge, and their engines are built last.
     """
     from ragray.distributed.build_engine import build_engines
     from ragray.distributed.pipeline import STAGES, stages_for
     from ragray.distributed.stage import bring_up_to_date
-    from ragray.terminal import StageDisplay, out, outcome_table
+    from ragray.terminal import StageDisplay
 
     stages = stages_for(*targets) if targets else list(STAGES)
-    display = StageDisplay(len(stages), quiet=as_json)
+    display = StageDisplay(len(stages), quiet=quiet)
     with display.live():
         outcomes = bring_up_to_date(
             config,
@@ -53,11 +62,17 @@ def run_stages(
                 finished=display.finished,
                 report=display.report,
             )
+    return outcomes
+
+
+def show_outcomes(outcomes: Mapping[str, Outcome], as_json: bool) -> None:
+    """A table of what was made, or one JSON document."""
+    from ragray.terminal import out, outcome_table
+
     if as_json:
         typer.echo(json.dumps({name: _outcome_tree(o) for name, o in outcomes.items()}, ensure_ascii=False))
     else:
         out.print(outcome_table(list(outcomes.values())))
-    return outcomes
 
 
 def _outcome_tree(outcome: Outcome) -> dict[str, Any]:

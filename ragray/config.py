@@ -20,6 +20,7 @@ from pydantic import (
 
 from ragray.config_data import AugmentConfig, DataConfig, Positive, Section, Share
 from ragray.config_engine import EngineConfig as EngineConfig  # for those who import it from here
+from ragray.config_evaluate import EvaluateConfig
 from ragray.config_quantize import QuantizeConfig
 from ragray.config_speed import SpeedConfig
 from ragray.config_train import TrainConfig
@@ -181,16 +182,6 @@ class RetrievalConfig(Section):
         if depth == "all" or (type(depth) is int and depth >= 1):
             return depth
         raise ValueError(f"retrieval.fusion_depth: write a number of ranks, at least 1, or all (got {depth!r})")
-
-
-class EvaluateConfig(Section):
-    """Held-out questions and how answers to them are generated."""
-
-    questions: str | None = Field(None, description="JSONL of held-out questions; by default the test split's")
-    max_questions: Positive | None = Field(None, description="at most so many, chosen by digest")
-    max_new_tokens: Positive = 160
-    batch_size: Positive = 16
-    bootstrap_samples: Positive = Field(1000, description="resamples behind each confidence interval")
 
 
 class ServeConfig(Section):

@@ -171,7 +171,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 
 class EndpointConfig(Section):
-    """A server with OpenAI's chat completions, which rewords questions."""
+    """A server with OpenAI's chat completions."""
 
     url: str = Field(description="up to /v1, such as http://127.0.0.1:8000/v1")
     model: str = Field(description="the model's name there")
@@ -186,9 +186,7 @@ class EndpointConfig(Section):
     @classmethod
     def _check_url(cls, url: str) -> str:
         if not re.fullmatch(r"https?://[^\s/@]+(/[^\s@?#]*)?", url):  # never shown: it may hold a password
-            raise ValueError(
-                "augment.endpoint.url: write http://HOST:PORT/v1 or https://..., without user name or query"
-            )
+            raise ValueError("url: write http://HOST:PORT/v1 or https://..., without user name or query")
         return url.rstrip("/")
 
     @field_validator("api_key_env")
@@ -196,7 +194,7 @@ class EndpointConfig(Section):
     def _check_name(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):  # never shown: it may be the key
             raise ValueError(
-                "augment.endpoint.api_key_env: write the name of an environment variable, such as OPENAI_API_KEY, "
+                "api_key_env: write the name of an environment variable, such as OPENAI_API_KEY, "
                 "in capitals, not the key itself"
             )
         return name

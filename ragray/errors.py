@@ -5,6 +5,7 @@
     |-- DataError            3  the input data cannot be used
     |-- ArtifactError        4  an artifact is missing, damaged or of another format
     |-- EngineError          4  a model cannot be loaded, quantized, built or run
+    |-- QualityError         4  a result is worse than it may be
     `-- WorkError            4  a stage started and could not finish (disk, port, worker)
 
 An error's message says what is wrong (file, field or row) and ends with what to do about it.
@@ -55,6 +56,10 @@ class ArtifactError(RagrayError):
 
 class EngineError(RagrayError):
     """A model cannot be loaded, quantized, built or run on this device."""
+
+
+class QualityError(RagrayError):
+    """A result is worse than the user allows."""
 
 
 class WorkError(RagrayError):

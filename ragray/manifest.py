@@ -21,7 +21,7 @@ MANIFEST_VERSION = 1
 _RECORDED_PACKAGES = (
     "ray", "torch", "transformers", "peft", "deepspeed", "bitsandbytes", "openvino", "nncf", "pyarrow",
     "numpy", "scikit-learn", "numba", "tokenizers", "safetensors", "matplotlib", "pypinyin", "rapidfuzz",
-    "sentence-transformers",
+    "sentence-transformers", "sacrebleu", "ir-measures",
 )  # fmt: skip
 
 

@@ -234,6 +234,16 @@ def quality_table(quality: SearchQuality) -> Table:
     return table
 
 
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of text; the first column is to the left, the others to the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, name in enumerate(header):
+        table.add_column(name, justify="right" if place else "left", no_wrap=not place)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
 def speed_table(quality: SearchQuality) -> Table:
     """Queries a second and latencies of single queries."""
     table = Table(box=None, pad_edge=False, header_style="bold")

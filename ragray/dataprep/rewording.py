@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from typing import Any
 
 PROMPT_VERSION = 1
 LONGEST = 500  # characters of a question that a reply may hold
@@ -46,6 +47,20 @@ def rewording_key(model: str, question: str, lang: str, count: int) -> str:
     return hashlib.sha256(parts.encode()).hexdigest()
 
 
+def read_json(reply: str) -> Any:
+    """What a reply of JSON holds; a code fence around it and a reasoning model's thoughts before it are allowed.
+
+    Raises:
+        BadReplyError: "not_json".
+    """
+    text = _THOUGHTS.sub("", reply).strip()
+    fenced = _FENCE.match(text)
+    try:
+        return json.loads(fenced[1] if fenced else text)
+    except (ValueError, RecursionError):  # brackets nested beyond Python's stack
+        raise BadReplyError("not_json") from None
+
+
 def parse_rewordings(reply: str, count: int) -> list[str]:
     """The questions of a reply: exactly `count` strings of one line, as a JSON array and nothing else.
 
@@ -54,12 +69,7 @@ def parse_rewordings(reply: str, count: int) -> list[str]:
     Raises:
         BadReplyError: "not_json", "not_an_array", "wrong_count", "not_text" or "too_long".
     """
-    text = _THOUGHTS.sub("", reply).strip()
-    fenced = _FENCE.match(text)
-    try:
-        found = json.loads(fenced[1] if fenced else text)
-    except (ValueError, RecursionError):  # brackets nested beyond Python's stack
-        raise BadReplyError("not_json") from None
+    found = read_json(reply)
     if not isinstance(found, list):
         raise BadReplyError("not_an_array")
     if len(found) != count:

@@ -34,6 +34,7 @@ from ragray.dataprep.near_questions import NearQuestions
 from ragray.dataprep.negatives import NEGATIVES, triples, tuples
 from ragray.distributed.examples import EXAMPLES, Composer, Example, compose_examples, hard_negatives
 from ragray.distributed.index import withholds_test_questions
+from ragray.distributed.replies import REPLIES_FOLDER
 from ragray.distributed.rewording import Written, write_variants, writer_of
 from ragray.distributed.stage import Job, Stage
 from ragray.errors import DataError
@@ -43,7 +44,6 @@ from ragray.retrieval.mining import Mined, Miner
 from ragray.schema import EvalQuestion, QARecord, records_of, table_of
 
 VALID_VARIANTS = 1  # variants of each validation question
-_REPLIES = "replies"  # folder beside the stages' work folders: outlives them, so that nothing is asked twice
 _WRITTEN_MARK = "~w"
 _HOW_ONLY = (
     "timeout_s",
@@ -123,7 +123,7 @@ def _variants(job: Job, used: Sequence[QARecord], checks: Checks) -> tuple[Varia
     if writer is not None:
         train = [record for record in used if record.split == "train"]
         job.report(f"asking {writer.model} for variants of {len(train):,} questions")
-        written = write_variants(train, writer, settings.written_per_question, job.work_folder.parent / _REPLIES)
+        written = write_variants(train, writer, settings.written_per_question, job.work_folder.parent / REPLIES_FOLDER)
         variants.add(make_variants(_by_writer(train, written, variants.records, settings.writer), checks))
     return variants, written
 
@@ -255,9 +255,9 @@ STAGE = Stage(
     format_version=2,
     needs=("prepare", "index"),
     code=(
-        "schema", "prompt", "dataprep", "retrieval", "distributed.augment", "distributed.endpoint",
-        "distributed.examples", "distributed.rewording", "evaluation.augment_report", "evaluation.data_charts",
-        "evaluation.samples", "evaluation.sections", "evaluation.drawing",
+        "schema", "prompt", "dataprep", "retrieval", "distributed.asking", "distributed.augment",
+        "distributed.endpoint", "distributed.examples", "distributed.rewording", "evaluation.augment_report",
+        "evaluation.data_charts", "evaluation.samples", "evaluation.sections", "evaluation.drawing",
     ),
     settings=_settings,
     build=_build,

@@ -1,4 +1,4 @@
-"""What one task of the evaluation does: retrieve for all questions, or answer them all with one model.
+"""What a worker of the evaluation does: retrieve for all questions, or answer some with one model.
 
 In: artifacts and questions. Out: `Found` and `CellAnswers`. No Ray here: these functions run the same
 in a task on another machine and in a test.
@@ -78,25 +78,24 @@ def retrieve_all(index: Artifact, calibrate: Artifact, questions: Sequence[EvalQ
     opened = HybridIndex.open(local_folder(index))
     texts = [q.question for q in questions]
     retrieved = retrieve_batch(opened, Confidence.open(local_folder(calibrate)), texts)
-    rankings: dict[str, dict[str, list[str]]] = {"hybrid": {}, "bm25": {}, "tfidf": {}}
-    for question, hits in zip(questions, opened.search_batch(texts, len(opened)), strict=True):  # both lists whole
-        ranked = {
-            "hybrid": sorted((h.rank, h.doc_id) for h in hits),
-            "bm25": sorted((h.bm25_rank, h.doc_id) for h in hits if h.bm25_rank is not None),
-            "tfidf": sorted((h.tfidf_rank, h.doc_id) for h in hits if h.tfidf_rank is not None),
-        }
-        for name, ranking in ranked.items():
-            rankings[name][question.query_id] = [doc_id for _, doc_id in ranking[:RANKING_DEPTH]]
+    names = [q.query_id for q in questions]
+    hybrid = [[hit.doc_id for hit in hits] for hits in opened.search_batch(texts, RANKING_DEPTH)]
+    lists = list(opened.lists(texts, RANKING_DEPTH))  # the fused search sees fewer where fusion_depth is smaller
+    rankings = {
+        "hybrid": dict(zip(names, hybrid, strict=True)),
+        "bm25": {name: opened.corpus.doc_ids(bm25[0].tolist()) for name, (bm25, _) in zip(names, lists, strict=True)},
+        "tfidf": {name: opened.corpus.doc_ids(cos[0].tolist()) for name, (_, cos) in zip(names, lists, strict=True)},
+    }
     return Found(tuple(retrieved), rankings, time.perf_counter() - begin)
 
 
 def answer_all(cell: Cell, questions: Sequence[EvalQuestion], found: Found | None) -> CellAnswers:
     """Answer every question with one model, deterministically; `found=None` asks without retrieval."""
     begin = time.perf_counter()
-    engine = _load(cell)
+    engine = load(cell)
     try:
         loaded = time.perf_counter()
-        answers = _closed_book(engine, cell, questions) if found is None else _with_retrieval(engine, cell, found)
+        answers = answer_part(engine, cell.max_new_tokens, questions, None if found is None else found.retrieved)
         return CellAnswers(
             tuple(answers), Answerer(**asdict(engine.info)), loaded - begin, time.perf_counter() - loaded
         )
@@ -104,7 +103,12 @@ def answer_all(cell: Cell, questions: Sequence[EvalQuestion], found: Found | Non
         engine.close()
 
 
-def _load(cell: Cell) -> Engine:
+def load(cell: Cell) -> Engine:
+    """The cell's model, to be closed by the caller.
+
+    Raises:
+        EngineError: it cannot be loaded here.
+    """
     from ragray.engine.runtime import load_engine
     from ragray.engine.transformers_runtime import load_model_folder
     from ragray.train.loading import model_folder
@@ -116,14 +120,22 @@ def _load(cell: Cell) -> Engine:
     return load_model_folder(folder, cell.batch_size, threads=1)
 
 
-def _with_retrieval(engine: Engine, cell: Cell, found: Found) -> list[Answered]:
+def answer_part(
+    engine: Engine, max_new_tokens: int, questions: Sequence[EvalQuestion], retrieved: Sequence[Retrieved] | None
+) -> list[Answered]:
+    """Answer some questions together, deterministically; `retrieved=None` asks without retrieval."""
+    if retrieved is None:
+        return _closed_book(engine, max_new_tokens, questions)
+    return _with_retrieval(engine, max_new_tokens, retrieved)
+
+
+def _with_retrieval(engine: Engine, max_new_tokens: int, retrieved: Sequence[Retrieved]) -> list[Answered]:
     from ragray.engine.assistant import prompt_tokens
     from ragray.engine.protocol import SamplingParams
 
-    asked = [r for r in found.retrieved if r.answerable]
-    prompts = [prompt_tokens(engine.tokenizer, r) for r in asked]
-    completions = iter(engine.generate(prompts, SamplingParams(max_new_tokens=cell.max_new_tokens)))
-    return [_with_citations(r, next(completions) if r.answerable else None) for r in found.retrieved]
+    prompts = [prompt_tokens(engine.tokenizer, r) for r in retrieved if r.answerable]
+    completions = iter(engine.generate(prompts, SamplingParams(max_new_tokens=max_new_tokens)) if prompts else [])
+    return [_with_citations(r, next(completions) if r.answerable else None) for r in retrieved]
 
 
 def _with_citations(retrieved: Retrieved, completion: Completion | None) -> Answered:
@@ -135,12 +147,12 @@ def _with_citations(retrieved: Retrieved, completion: Completion | None) -> Answ
     return _answered(given, answer.declined_by, completion)
 
 
-def _closed_book(engine: Engine, cell: Cell, questions: Sequence[EvalQuestion]) -> list[Answered]:
+def _closed_book(engine: Engine, max_new_tokens: int, questions: Sequence[EvalQuestion]) -> list[Answered]:
     from ragray.engine.assistant import closed_book_tokens
     from ragray.engine.protocol import SamplingParams
 
     prompts = [closed_book_tokens(engine.tokenizer, q.question) for q in questions]
-    completions = engine.generate(prompts, SamplingParams(max_new_tokens=cell.max_new_tokens))
+    completions = engine.generate(prompts, SamplingParams(max_new_tokens=max_new_tokens))
     answered = []
     for completion in completions:
         parsed = parse_answer(completion.text)

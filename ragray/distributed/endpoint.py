@@ -1,13 +1,13 @@
 """Asking a server with OpenAI's chat completions, with patience: what runs inside a Ray Data task.
 
-In: questions with their keys. Out: for each a reply, or why there is none. Nothing is raised: replies that came before
-a failure must not be lost. The key of the server is in no message.
+In: rows with their keys, and what makes a row's messages. Out: for each a reply, or why there is none. Nothing is
+raised: replies that came before a failure must not be lost. The key of the server is in no message.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ragray.config_data import EndpointConfig
-from ragray.dataprep.rewording import rewording_messages
 from ragray.schema import stable_digest
 
 if TYPE_CHECKING:
@@ -27,11 +26,13 @@ _AGAIN = frozenset({408, 409, 425, 429})  # and all from 500 on
 _LONGEST_WAIT_S = 60.0
 _SHOWN = 200  # characters of a server's words in an error
 _FIXES = {
-    401: "the server refuses the key: set the variable named in augment.endpoint.api_key_env",
-    403: "the server refuses the key: set the variable named in augment.endpoint.api_key_env",
-    404: "check augment.endpoint.url (it ends in /v1) and augment.endpoint.model",
+    401: "the server refuses the key: set the variable named in {setting}.api_key_env",
+    403: "the server refuses the key: set the variable named in {setting}.api_key_env",
+    404: "check {setting}.url (it ends in /v1) and {setting}.model",
 }
-_CHECK = "check augment.endpoint.url and augment.endpoint.model against the server's manual"
+_CHECK = "check {setting}.url and {setting}.model against the server's manual"
+
+Messages = Callable[[Mapping[str, str]], list[dict[str, str]]]  # a row to chat messages; travels to the tasks
 
 
 class Secret:
@@ -68,11 +69,13 @@ class Endpoint:
 
     settings: EndpointConfig
     secret: Secret
-    count: int
+    messages: Messages
     threads: int = 1
+    temperature: float = 0.7
+    setting: str = "augment.endpoint"  # where the settings stand, for errors
 
     def ask_batch(self, batch: pa.Table) -> pa.Table:
-        """A row of `REPLIES` for each row (key, question, lang), in their order, `threads` at a time."""
+        """A row of `REPLIES` for each row, in their order, `threads` at a time; a row has a `key`."""
         import httpx
 
         stop = threading.Event()
@@ -122,8 +125,8 @@ class _Asked:
         settings = self.endpoint.settings
         body = {
             "model": settings.model,
-            "messages": rewording_messages(row["question"], row["lang"], self.endpoint.count),
-            "temperature": 0.7,
+            "messages": self.endpoint.messages(row),
+            "temperature": self.endpoint.temperature,
         }
         try:
             response = self.client.post(f"{settings.url}/chat/completions", json=body)
@@ -136,7 +139,8 @@ class _Asked:
         if status in _AGAIN or status >= httpx.codes.INTERNAL_SERVER_ERROR:
             return Reply(row["key"], failure=f"HTTP {status}"), _seconds(response.headers.get("retry-after", ""))
         said = "" if status in (401, 403) else f": {self.endpoint.secret.hide(response.text)[:_SHOWN]}"
-        return Reply(row["key"], failure=f"HTTP {status}{said}", fix=_FIXES.get(status, _CHECK)), None
+        fix = _FIXES.get(status, _CHECK).format(setting=self.endpoint.setting)
+        return Reply(row["key"], failure=f"HTTP {status}{said}", fix=fix), None
 
 
 def _content(response: httpx.Response) -> str | None:

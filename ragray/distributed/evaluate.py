@@ -1,17 +1,18 @@
 """Stage `evaluate`: the held-out questions answered in five cells, and the report about it.
 
 In: the questions (prepare), index, confidence (calibrate), base model (train), merged model (merge) and
-built engine (engine). Out: `metrics.json`, `predictions.parquet`, `report.md`, `report.html`, `charts/`,
-TREC runs and qrels below `retrieval/`, and `timings.json`, which alone holds times.
+built engine (engine). Out: `metrics.json`, `predictions.parquet`, `robustness.parquet`, `report.md`, `report.html`,
+`charts/`, rankings and judgements below `retrieval/`, and `timings.json`, which alone holds times.
 
 Retrieval and the confidence gate run once, and every cell with retrieval reads their result: base
-model, tuned model and engine differ in nothing but the model. Each cell is one Ray task.
+model, tuned model and engine differ in nothing but the model. The engine is asked reworded questions too.
+Retrieval is a Ray task for each wording; the answers of all cells go through Ray Data in parts.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,24 +20,36 @@ import pyarrow.parquet as pq
 
 from ragray.artifact import Artifact
 from ragray.config import RunConfig
-from ragray.distributed.cells import Cell, CellAnswers, Found, answer_all, retrieve_all
-from ragray.distributed.stage import Job, Report, Stage
-from ragray.distributed.task_errors import TASK_RETRIES, plain_errors
+from ragray.distributed.cell_runs import Asked, answer_cells
+from ragray.distributed.cells import Cell, CellAnswers, retrieve_all
+from ragray.distributed.evaluated import (
+    Wording,
+    base_record,
+    cell_line,
+    headline_metrics,
+    predictions_of,
+    write_report_files,
+    write_timings,
+)
+from ragray.distributed.judging import judge_answers, judge_endpoint, verdicts
+from ragray.distributed.replies import REPLIES_FOLDER
+from ragray.distributed.session import connect
+from ragray.distributed.stage import Job, Stage
+from ragray.distributed.task_errors import run_tasks
 from ragray.errors import DataError
-from ragray.evaluation.answers import score
-from ragray.evaluation.charts import draw
-from ragray.evaluation.markdown import render_markdown
-from ragray.evaluation.page import render_html
-from ragray.evaluation.predictions import Prediction, predictions_table
-from ragray.evaluation.report import Document
-from ragray.evaluation.retrieval import measure, relevant_documents, trec_qrels, trec_run
+from ragray.evaluation.judge import PROMPT_DIGEST, Judgement
+from ragray.evaluation.predictions import Prediction
+from ragray.evaluation.results import AS_WRITTEN, Results, write_results
+from ragray.evaluation.retrieval import Qrels, measure, relevant_documents
+from ragray.evaluation.robustness import KIND_NAMES, measure_robustness, reword
 from ragray.evaluation.significance import Resampling
-from ragray.evaluation.summary import CELLS, MAIN_CELL, Summary, summarize
+from ragray.evaluation.summary import CELLS, SERVED_CELL, summarize
+from ragray.manifest import code_digest
 from ragray.retrieval.index import HybridIndex
-from ragray.schema import EvalQuestion, records_of, stable_digest
+from ragray.schema import EvalQuestion, Passage, records_of, stable_digest
 
 if TYPE_CHECKING:
-    import ray
+    from ragray.distributed.endpoint import Endpoint
 
 
 def build(job: Job) -> None:
@@ -45,55 +58,109 @@ def build(job: Job) -> None:
     Raises:
         DataError: there are no questions.
         RagrayError: retrieval or a cell failed.
-        WorkError: a task's worker was lost more often than it is retried.
+        WorkError: a worker was lost more often than it is started again.
     """
-
     questions = _questions(job)
     passages = list(HybridIndex.open(job.inputs["index"].folder).corpus.passages())
     qrels = relevant_documents(questions, passages)
-    found, cells = _run_tasks(job, questions)
-    predictions = [
-        prediction for name, cell in cells.items() for prediction in _predictions(name, cell, found, questions, qrels)
+    settings, seed = job.config.evaluate, job.config.seed
+    judge = None if settings.judge is None else judge_endpoint(settings.judge)  # a missing key is told before any work
+    kinds = [reword(questions, kind, _trained_methods(job.config), seed) for kind in settings.robustness]
+    kinds = [kind for kind in kinds if kind.methods]  # all but those that find nothing to change
+    wordings = _retrieve(job, {AS_WRITTEN: tuple(questions)} | {kind.kind: kind.questions for kind in kinds}, qrels)
+    answered = _answer(job, wordings)
+    written = wordings[AS_WRITTEN]
+    predictions = [row for name in CELLS for row in predictions_of(name, name, answered[name], written, qrels)]
+    resampling = Resampling(settings.bootstrap_samples, seed)
+    changed = {
+        kind.kind: predictions_of(kind.kind, SERVED_CELL, answered[kind.kind], wordings[kind.kind], qrels)
+        for kind in kinds
+    }
+    served = [row for row in predictions if row.cell == SERVED_CELL]
+    robustness = [
+        measure_robustness(
+            kind,
+            served,
+            changed[kind.kind],
+            (written.values["hybrid"], wordings[kind.kind].values["hybrid"]),
+            resampling,
+        )
+        for kind in kinds
     ]
-    values = {name: measure(ranking, qrels) for name, ranking in found.rankings.items()}
-    settings = job.config.evaluate
-    summary = summarize(predictions, values, Resampling(settings.bootstrap_samples, job.config.seed))
-    _write_data(job.draft.folder, summary, predictions, found, qrels)
-    _write_timings(job, found, cells)
-    document = Document(
-        name=job.config.name,
+    judgements = _judge(job, predictions, passages, judge)
+    judged = verdicts(judgements, settings.judge, resampling) if settings.judge is not None else None
+    summary = summarize(predictions, written.values, resampling, robustness, judged)
+    results = Results(
         summary=summary,
-        predictions=tuple(predictions),
-        passages={p.doc_id: p for p in passages},
-        answerers={name: cell.answerer for name, cell in cells.items()},
-        manifests={name: artifact.manifest for name, artifact in job.inputs.items()},
-        settings=_settings(job.config),
+        predictions=predictions,
+        qrels=qrels,
+        rankings=written.found.rankings,
+        values={name: wording.values for name, wording in wordings.items()},
+        reworded=[row for rows in changed.values() for row in rows],
+        methods={(query_id, kind.kind): method for kind in kinds for query_id, method in kind.methods.items()},
+        judgements=judgements if judge is not None else None,
     )
-    charts = draw(summary)
-    for name, svg in charts.items():
-        _write(job.draft.folder / "charts" / f"{name}.svg", svg)
-    _write(job.draft.folder / "report.md", render_markdown(document))
-    _write(job.draft.folder / "report.html", render_html(document, charts))
-    job.draft.counts.update(questions=len(questions), unanswerable=summary.unanswerable, predictions=len(predictions))
-    job.draft.metrics.update(_headline_metrics(summary))
+    write_results(job.draft.folder, results)
+    write_timings(job.draft, wordings, answered)
+    write_report_files(job, _settings(job.config), code_digest(STAGE.code), summary, predictions, passages, answered)
+    job.draft.counts.update(
+        questions=len(questions),
+        unanswerable=summary.unanswerable,
+        predictions=len(predictions),
+        reworded=len(results.reworded),
+    )
+    job.draft.metrics.update(headline_metrics(summary))
 
 
-def _run_tasks(job: Job, questions: Sequence[EvalQuestion]) -> tuple[Found, dict[str, CellAnswers]]:
-    """Retrieve, and answer in every cell: one Ray task each, side by side as the cluster allows."""
-    import ray
+def _judge(
+    job: Job, predictions: Sequence[Prediction], passages: Sequence[Passage], endpoint: Endpoint | None
+) -> list[Judgement]:
+    """The judge's grades; none where no judge is set."""
+    settings = job.config.evaluate.judge
+    if settings is None or endpoint is None:
+        return []
+    job.report(f"judging the answers of {CELLS[settings.cell]}")
+    cache = job.work_folder.parent / REPLIES_FOLDER
+    by_id = {passage.doc_id: passage for passage in passages}
+    return judge_answers(predictions, by_id, settings, endpoint, cache, job.config.seed)
 
-    from ragray.distributed.session import connect
 
+def _trained_methods(config: RunConfig) -> tuple[str, ...]:
+    """The rules that made training's variants."""
+    return config.augment.methods if config.augment.variants_per_question else ()
+
+
+def _retrieve(job: Job, asked: Mapping[str, tuple[EvalQuestion, ...]], qrels: Qrels) -> dict[str, Wording]:
+    """Retrieve for the questions of each wording, a Ray task each."""
     connect()
-    remote = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)
-    found_ref = remote(retrieve_all).remote(job.inputs["index"], job.inputs["calibrate"], questions)
-    refs: dict[ray.ObjectRef[Any], str] = {found_ref: "retrieval"}
-    for cell in _cells(job):
-        read: Any = None if cell.name.endswith("closed_book") else found_ref
-        refs[remote(answer_all).remote(cell, questions, read)] = cell.name
-    results = collect(refs, len(questions), job.report)
-    found = results.pop("retrieval")
-    return found, {name: results[name] for name in CELLS}
+    arguments = [(job.inputs["index"], job.inputs["calibrate"], questions) for questions in asked.values()]
+    wordings = {}
+    for (name, questions), found in zip(
+        asked.items(), run_tasks("evaluate: retrieval", retrieve_all, arguments), strict=True
+    ):
+        judged = {q.query_id: qrels[q.query_id] for q in questions if q.query_id in qrels}
+        values = {retriever: measure(ranking, judged) for retriever, ranking in found.rankings.items()}
+        wordings[name] = Wording(questions, found, values)
+        declined = sum(not r.answerable for r in found.retrieved)
+        label = f"retrieval, {KIND_NAMES[name]}" if name else "retrieval"
+        job.report(f"{label}: {len(questions)} questions, {declined} declined, {found.seconds:.1f} s")
+    return wordings
+
+
+def _answer(job: Job, wordings: Mapping[str, Wording]) -> dict[str, CellAnswers]:
+    """The answers of every cell, and under each kind of rewording those of the engine."""
+    cells, written = _cells(job), wordings[AS_WRITTEN]
+    asked = [
+        Asked(cell, written.questions, None if cell.name.endswith("closed_book") else written.found.retrieved)
+        for cell in cells
+    ]
+    (served,) = (cell for cell in cells if cell.name == SERVED_CELL)
+    asked += [
+        Asked(replace(served, name=name), wording.questions, wording.found.retrieved)
+        for name, wording in wordings.items()
+        if name
+    ]
+    return answer_cells(asked, job.config.evaluate.workers, lambda name, cell: job.report(cell_line(name, cell)))
 
 
 def _cells(job: Job) -> list[Cell]:
@@ -116,42 +183,8 @@ def _cells(job: Job) -> list[Cell]:
 
 def _base_model(train: Artifact) -> str:
     """The base model's folder, absolute because a task may have another working folder, or its hub id."""
-    path = str(json.loads(train.file("base_model.json").read_text(encoding="utf-8"))["path"])
+    path = str(base_record(train)["path"])
     return str(Path(path).resolve()) if Path(path).is_dir() else path
-
-
-def collect(refs: Mapping[ray.ObjectRef[Any], str], questions: int, report: Report) -> dict[str, Any]:
-    """The tasks' results by name, each reported as it finishes; the first failure cancels the others.
-
-    Raises:
-        RagrayError: as the task raised it.
-        WorkError: a worker was lost more often than its task is retried.
-    """
-    import ray
-
-    results: dict[str, Any] = {}
-    waiting = list(refs)
-    fix = "free memory, lower evaluate.batch_size, then run again"
-    try:
-        while waiting:
-            done, waiting = ray.wait(waiting, num_returns=1)
-            name = refs[done[0]]
-            with plain_errors(f"evaluate: {name}", fix):
-                results[name] = ray.get(done[0])
-            report(_line(name, results[name], questions))
-    finally:
-        for ref in waiting:
-            ray.cancel(ref)
-    return results
-
-
-def _line(name: str, result: Found | CellAnswers, questions: int) -> str:
-    if isinstance(result, Found):
-        shown = sum(r.answerable for r in result.retrieved)
-        return f"retrieval: {questions} questions, {questions - shown} declined, {result.seconds:.1f} s"
-    tokens = sum(a.completion_tokens for a in result.answers)
-    speed = tokens / max(result.generate_seconds, 1e-9)
-    return f"{CELLS[name]}: {tokens} tokens, {result.generate_seconds:.1f} s, {speed:.0f} tokens/s"
 
 
 def _questions(job: Job) -> list[EvalQuestion]:
@@ -166,94 +199,6 @@ def _questions(job: Job) -> list[EvalQuestion]:
     return sorted(chosen, key=lambda q: q.query_id)
 
 
-def _predictions(
-    name: str,
-    cell: CellAnswers,
-    found: Found,
-    questions: Sequence[EvalQuestion],
-    qrels: Mapping[str, Mapping[str, int]],
-) -> list[Prediction]:
-    with_retrieval = not name.endswith("closed_book")
-    rows = []
-    for question, retrieved, answer in zip(questions, found.retrieved, cell.answers, strict=True):
-        right = tuple(qrels.get(question.query_id, {}))
-        rows.append(
-            Prediction(
-                query_id=question.query_id,
-                cell=name,
-                lang=question.lang,
-                question=question.question,
-                references=question.answers,
-                right=right,
-                shown=tuple(c.doc_id for c in retrieved.citations) if with_retrieval else (),
-                probability=retrieved.probability if with_retrieval else None,
-                text=answer.given.text,
-                cited=answer.given.cited,
-                declined_by=answer.declined_by,
-                prompt_tokens=answer.prompt_tokens,
-                completion_tokens=answer.completion_tokens,
-                finish_reason=answer.finish_reason,
-                scores=score(answer.given, question.answers, right, question.lang),
-            )
-        )
-    return rows
-
-
-def _write_data(
-    folder: Path,
-    summary: Summary,
-    predictions: Sequence[Prediction],
-    found: Found,
-    qrels: Mapping[str, Mapping[str, int]],
-) -> None:
-    _write(folder / "metrics.json", _json(summary.tree()))
-    pq.write_table(predictions_table(predictions), folder / "predictions.parquet", compression="zstd")
-    _write(folder / "retrieval" / "qrels.txt", trec_qrels(qrels))
-    for name, ranking in found.rankings.items():
-        _write(folder / "retrieval" / f"{name}.run", trec_run(ranking, name))
-
-
-def _write_timings(job: Job, found: Found, cells: Mapping[str, CellAnswers]) -> None:
-    tree: dict[str, Any] = {"retrieval": {"seconds": round(found.seconds, 3)}}
-    for name, cell in cells.items():
-        tokens = sum(a.completion_tokens for a in cell.answers)
-        tree[name] = {
-            "load_seconds": round(cell.load_seconds, 3),
-            "generate_seconds": round(cell.generate_seconds, 3),
-            "completion_tokens": tokens,
-            "tokens_per_second": round(tokens / max(cell.generate_seconds, 1e-9), 1),
-        }
-        job.draft.timings_s[name] = cell.load_seconds + cell.generate_seconds
-    _write(job.draft.folder / "timings.json", _json(tree))
-    job.draft.volatile.add("timings.json")
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def _json(tree: Any) -> str:
-    return json.dumps(tree, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
-
-
-def _headline_metrics(summary: Summary) -> dict[str, float | None]:
-    """The figures of the manifest, as means; None where no question counts."""
-    main = summary.cells[MAIN_CELL]
-    return {
-        "f1": main["f1"].mean,
-        "f1_base": summary.cells["base_retrieval"]["f1"].mean,
-        "f1_closed_book": summary.cells["tuned_closed_book"]["f1"].mean,
-        "f1_engine": summary.cells["engine_retrieval"]["f1"].mean,
-        "exact_match": main["exact_match"].mean,
-        "rouge_l": main["rouge_l"].mean,
-        "declined_unanswerable": main["declined_unanswerable"].mean,
-        "declined_answerable": main["declined_answerable"].mean,
-        "citation_precision": main["citation_precision"].mean,
-        **{f"retrieval_{name}": value.mean for name, value in summary.retrieval["hybrid"].items()},
-    }
-
-
 def _headline(artifact: Artifact) -> str:
     metrics = artifact.manifest.metrics
     return f"F1 {_short(metrics['f1'])} (base {_short(metrics['f1_base'])})"
@@ -264,18 +209,32 @@ def _short(value: float | None) -> str:
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """What the result depends on; which questions there are, and threads, are not among it."""
-    settings = config.evaluate.model_dump(mode="json", exclude={"questions"})
+    """What the result depends on; which questions there are, threads and the judge's address are not among it."""
+    settings = config.evaluate.model_dump(mode="json", exclude={"questions", "workers", "judge"})
+    judge = config.evaluate.judge
+    if judge is not None:
+        chosen = judge.model_dump(mode="json", exclude={"endpoint"})
+        settings["judge"] = {**chosen, "model": judge.endpoint.model, "prompts": PROMPT_DIGEST}
     engine = config.engine.model_dump(mode="json", exclude={"cpu_threads"})
-    return {"name": config.name, "evaluate": settings, "engine": engine}
+    return {
+        "name": config.name,
+        "evaluate": settings,
+        "engine": engine,
+        "trained_methods": list(_trained_methods(config)),
+    }
 
 
 STAGE = Stage(
     name="evaluate",
-    format_version=1,
+    format_version=2,
     needs=("prepare", "index", "calibrate", "train", "merge", "engine"),
-    code=("schema", "prompt", "retrieval", "evaluation", "engine", "distributed.cells", "distributed.evaluate"),
+    code=(
+        "schema", "prompt", "retrieval", "evaluation", "engine", "dataprep.methods", "dataprep.rewording",
+        "dataprep.speech", "dataprep.spelling", "dataprep.switching", "dataprep.wording", "dataprep.wording_en",
+        "dataprep.wording_zh", "distributed.asking", "distributed.cells", "distributed.cell_runs",
+        "distributed.endpoint", "distributed.evaluate", "distributed.evaluated", "distributed.judging",
+    ),
     settings=_settings,
     build=build,
     headline=_headline,
-)
+)  # fmt: skip

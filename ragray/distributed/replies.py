@@ -15,6 +15,7 @@ from types import TracebackType
 from ragray.errors import WorkError
 
 FILE = "replies.sqlite"
+REPLIES_FOLDER = "replies"  # folder beside the stages' work folders: outlives them, so that nothing is asked twice
 _AT_ONCE = 500  # keys in one query; SQLite takes 999 at least
 
 

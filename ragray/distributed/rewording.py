@@ -7,13 +7,10 @@ cache, and bad. Questions go through Ray Data in small blocks; the driver keeps 
 from __future__ import annotations
 
 import functools
-import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -22,20 +19,24 @@ from ragray.config import EngineConfig
 from ragray.config_data import AugmentConfig, EndpointConfig
 from ragray.dataprep.methods import LANGUAGES
 from ragray.dataprep.rewording import BadReplyError, parse_rewordings, rewording_key, rewording_messages
-from ragray.distributed.endpoint import REPLIES, Endpoint, Secret
+from ragray.distributed.asking import (
+    ROUNDS,
+    Ask,
+    ask_blocks,
+    asker,
+    blocks_of,
+    check_failures,
+    endpoint_of,
+    through_ray_data,
+)
+from ragray.distributed.endpoint import REPLIES
 from ragray.distributed.replies import Replies
-from ragray.distributed.session import connect
-from ragray.distributed.task_errors import plain_errors
-from ragray.errors import ConfigError, WorkError
 from ragray.schema import QARecord
 
-_THREADS = 16  # requests at once in one task
-_ROUNDS = 4  # requests of each thread in one block: what an interruption may lose
+_WRITER, _ENDPOINT = "augment.writer", "augment.endpoint"
 _ENGINE_BLOCK = 64  # questions
 _TOKENS_PER_VARIANT = 96
 _QUESTIONS = pa.schema({"key": pa.string(), "question": pa.string(), "lang": pa.string()})
-
-Ask = Callable[[list[pa.Table]], Iterable[pa.Table]]  # blocks of `_QUESTIONS` to blocks of `REPLIES`, as they come
 
 
 @dataclass
@@ -80,9 +81,12 @@ def write_variants(records: Sequence[QARecord], writer: Writer, count: int, cach
     keys = {record.id: rewording_key(writer.model, record.question, record.lang, count) for record in wanted}
     with Replies(cache) as kept:
         known = kept.find(sorted(set(keys.values())))
-        rows = {keys[r.id]: (keys[r.id], r.question, r.lang) for r in wanted if keys[r.id] not in known}
+        left = [record for record in wanted if keys[record.id] not in known]
+        rows = {keys[r.id]: {"key": keys[r.id], "question": r.question, "lang": r.lang} for r in left}
         written = Written(counts=Counter(asked=len(rows), cached=len(known)))
-        _ask(list(rows.values()), writer, kept)
+        blocks = blocks_of(list(rows.values()), _QUESTIONS, writer.block_rows)
+        failures = ask_blocks(blocks, writer.ask, kept, _ENDPOINT)
+        check_failures(failures, len(rows), writer.max_failed_share, _WRITER)
         replies = kept.find(sorted(set(keys.values())))
     for record in wanted:
         reply = replies.get(keys[record.id])
@@ -96,44 +100,18 @@ def write_variants(records: Sequence[QARecord], writer: Writer, count: int, cach
     return written
 
 
-def _ask(rows: Sequence[tuple[str, str, str]], writer: Writer, kept: Replies) -> None:
-    blocks = [
-        pa.Table.from_pylist([dict(zip(_QUESTIONS.names, row, strict=True)) for row in part], schema=_QUESTIONS)
-        for part in (rows[n : n + writer.block_rows] for n in range(0, len(rows), writer.block_rows))
-    ]
-    failures: Counter[str] = Counter()
-    for block in writer.ask(blocks) if blocks else ():
-        replies = block.to_pylist()
-        kept.keep((row["key"], row["reply"]) for row in replies if row["reply"] is not None)
-        failures.update(row["failure"] for row in replies if row["reply"] is None)
-        for row in replies:
-            if row["fix"]:
-                raise WorkError(f"augment.endpoint: {row['failure']}", row["fix"])
-    failed = failures.total()
-    if failed > writer.max_failed_share * len(rows):
-        often = ", ".join(f"{reason} ({number:,})" for reason, number in failures.most_common(3))
-        raise WorkError(
-            f"augment.writer: {failed:,} of {len(rows):,} questions stayed without a reply: {often}",
-            "see that the server answers, then run again: replies so far are kept",
-        )
-
-
 def endpoint_writer(settings: EndpointConfig, count: int) -> Writer:
     """A writer that asks a server, `settings.concurrency` questions at once.
 
     Raises:
         ConfigError: the variable with the key is not set.
     """
-    name = settings.api_key_env
-    if name is not None and not os.environ.get(name):
-        raise ConfigError(
-            "augment.endpoint.api_key_env: no such environment variable is set", "export it, then run again"
-        )
-    threads = min(_THREADS, settings.concurrency)
-    endpoint = Endpoint(settings, Secret(os.environ[name] if name else ""), count, threads=threads)
-    work = functools.partial(_ask_endpoint, endpoint)
-    ask = functools.partial(_through_ray_data, work, max(1, settings.concurrency // threads), {})
-    return Writer(settings.model, threads * _ROUNDS, ask, settings.max_failed_share)
+    endpoint = endpoint_of(settings, functools.partial(_messages_of, count), _ENDPOINT, temperature=0.7)
+    return Writer(settings.model, endpoint.threads * ROUNDS, asker(endpoint, _WRITER), settings.max_failed_share)
+
+
+def _messages_of(count: int, row: Mapping[str, str]) -> list[dict[str, str]]:
+    return rewording_messages(row["question"], row["lang"], count)
 
 
 def engine_writer(folder: Path, settings: EngineConfig, count: int) -> Writer:
@@ -147,26 +125,8 @@ def engine_writer(folder: Path, settings: EngineConfig, count: int) -> Writer:
 
     manifest = verified_manifest(folder, this_device())
     options = {"fn_constructor_args": (folder.absolute(), settings, count)}
-    ask = functools.partial(_through_ray_data, EngineAsker, 1, options)
+    ask = functools.partial(through_ray_data, EngineAsker, 1, options, _WRITER)
     return Writer(f"engine {manifest.digest}", _ENGINE_BLOCK, ask)
-
-
-def _through_ray_data(work: Any, tasks: int, options: dict[str, Any], blocks: list[pa.Table]) -> Iterable[pa.Table]:
-    """The blocks' replies, each as its task ends, at most `tasks` at a time."""
-    connect()
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    asked = ray.data.from_arrow(blocks).map_batches(
-        work, batch_size=None, batch_format="pyarrow", concurrency=tasks, **options
-    )
-    with plain_errors("augment.writer"):
-        yield from asked.iter_batches(batch_size=None, batch_format="pyarrow")
-
-
-def _ask_endpoint(endpoint: Endpoint, batch: pa.Table) -> pa.Table:
-    return endpoint.ask_batch(batch)
 
 
 class EngineAsker:

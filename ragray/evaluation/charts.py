@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragray.evaluation.drawing import add_grid, add_legend, draw_svg
+from ragray.evaluation.robustness import KIND_NAMES
 from ragray.evaluation.significance import Interval
 from ragray.evaluation.summary import CELLS, Summary
 
@@ -23,6 +24,7 @@ CHARTS = {
     "answers": "Exact match, token F1 and ROUGE-L of each cell",
     "declines": "Share of unanswerable and of answerable questions that each cell declined",
     "retrieval": "Recall, MRR and nDCG of each retriever",
+    "robustness": "Token F1 of the built engine on questions as they were written and reworded, for each kind",
 }
 _COLORS = {
     "base_closed_book": "#c9ced6",
@@ -33,6 +35,8 @@ _COLORS = {
     "tfidf": "#c9ced6",
     "bm25": "#8d99a8",
     "hybrid": "#1f6fb8",
+    "written": "#1f6fb8",
+    "reworded": "#e08a1e",
 }
 _RETRIEVERS = {"tfidf": "TF-IDF", "bm25": "BM25", "hybrid": "Hybrid"}
 _ANSWER_METRICS = {"exact_match": "exact match", "f1": "token F1", "rouge_l": "ROUGE-L"}
@@ -40,6 +44,7 @@ _DECLINE_METRICS = {
     "declined_unanswerable": "unanswerable declined\n(higher is better)",
     "declined_answerable": "answerable declined\n(lower is better)",
 }
+_WORDINGS = {"written": "as written", "reworded": "reworded"}
 _RETRIEVAL_METRICS = {
     "recall@1": "recall@1",
     "recall@3": "recall@3",
@@ -60,13 +65,22 @@ class _Bars:
 
 
 def draw(summary: Summary) -> dict[str, str]:
-    """The charts by name, as in `CHARTS`."""
+    """The charts by name, as in `CHARTS`; without reworded questions there is none about them."""
     bars = {
         "answers": _Bars(CELLS, _ANSWER_METRICS, summary.cells),
         "declines": _Bars(CELLS, _DECLINE_METRICS, summary.cells),
         "retrieval": _Bars(_RETRIEVERS, _RETRIEVAL_METRICS, summary.retrieval),
     }
+    if summary.robustness:
+        bars["robustness"] = _robustness(summary)
     return {name: _svg(groups) for name, groups in bars.items()}
+
+
+def _robustness(summary: Summary) -> _Bars:
+    """A group for each kind, over the questions that it changes."""
+    f1 = {one.kind: drop for one in summary.robustness for drop in one.drops if drop.metric == "f1"}
+    values = {wording: {kind: getattr(drop, wording) for kind, drop in f1.items()} for wording in _WORDINGS}
+    return _Bars(_WORDINGS, {kind: KIND_NAMES[kind].lower() for kind in f1}, values)
 
 
 def _svg(bars: _Bars) -> str:

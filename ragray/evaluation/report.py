@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ragray.evaluation.predictions import Prediction
+from ragray.evaluation.report_parts import Versions, judge_section, robustness_section, versions_section
 from ragray.evaluation.sections import Rows, Section, Tile, bounds, number
 from ragray.evaluation.significance import Interval
-from ragray.evaluation.summary import CELLS, MAIN_CELL, OUTCOMES, Summary, outcome, worst
+from ragray.evaluation.summary import CELLS, MAIN_CELL, OUTCOMES, SERVED_CELL, Summary, outcome, worst
 from ragray.manifest import Manifest
 from ragray.schema import Passage
 
@@ -24,19 +25,26 @@ _RETRIEVERS = {"hybrid": "Hybrid", "bm25": "BM25", "tfidf": "TF-IDF"}
 _METRIC_NAMES = {
     "exact_match": "Exact match",
     "f1": "Token F1",
+    "cmrc_f1": "CMRC F1",
     "rouge_l": "ROUGE-L",
+    "bleu": "Sentence BLEU",
+    "chrf": "Sentence chrF",
     "declined_unanswerable": "Unanswerable declined",
     "declined_answerable": "Answerable declined",
     "decline_precision": "Decline precision",
     "citation_precision": "Citation precision",
     "citation_recall": "Citation recall",
+    "groundedness": "Groundedness",
+    "support_precision": "Support precision",
+    "support_recall": "Support recall",
     "mrr@10": "MRR@10",
     "ndcg@10": "nDCG@10",
     "map": "MAP",
 }
-_ANSWERS = ("exact_match", "f1", "rouge_l")
+_ANSWERS = ("exact_match", "f1", "cmrc_f1", "rouge_l", "bleu", "chrf")
 _DECLINES = ("declined_unanswerable", "declined_answerable", "decline_precision")
 _CITATIONS = ("citation_precision", "citation_recall")
+_SUPPORT = ("groundedness", "support_precision", "support_recall")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,7 @@ class Document:
     answerers: Mapping[str, Answerer]  # by cell
     manifests: Mapping[str, Manifest]  # of the artifacts that were evaluated, by stage
     settings: Mapping[str, Any]  # of the evaluation itself
+    versions: Versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,7 @@ def lead(document: Document) -> list[Tile]:
         ("Answerable declined", main["declined_answerable"], f"of {summary.answerable} questions"),
         ("Hybrid recall@5", summary.retrieval["hybrid"]["recall@5"], _against(summary, "recall@5")),
         ("Citation precision", main["citation_precision"], f"base model {number(base['citation_precision'])}"),
+        ("Groundedness", main["groundedness"], f"base model {number(base['groundedness'])}"),
     ]
     return [(name, number(value), f"{bounds(value)} {note}".strip()) for name, value, note in found]
 
@@ -107,13 +117,19 @@ def lead(document: Document) -> list[Tile]:
 def sections(document: Document) -> list[Section]:
     """The tables of the report, in order."""
     summary = document.summary
+    robustness = robustness_section(summary.robustness, _METRIC_NAMES, CELLS[SERVED_CELL])
     return [
         _answers(summary),
         _declines(summary),
+        _support(summary),
         _languages(summary),
+        _corpus(summary),
         _retrieval(summary),
         _comparisons(summary),
+        *([robustness] if summary.robustness else []),
+        *([judge_section(summary.judge, CELLS[summary.judge.cell])] if summary.judge else []),
         _outcomes(summary),
+        versions_section(document.versions, document.manifests),
         _answerers(document),
         _lineage(document),
     ]
@@ -164,7 +180,10 @@ def _answers(summary: Summary) -> Section:
         (CELLS[cell], *(by_metric[m] for m in _ANSWERS), str(by_metric["f1"].n))
         for cell, by_metric in summary.cells.items()
     )
-    note = "Answerable questions only; a declined one scores 0."
+    note = (
+        "Answerable questions only; a declined one scores 0. CMRC F1 is for Chinese readers' tables: the longest run "
+        "in common. Sentence BLEU and chrF are from 0 to 100, means over single answers."
+    )
     return Section("Answers", note, ("Cell", *map(metric_name, _ANSWERS), "Questions"), rows, "answers")
 
 
@@ -184,6 +203,34 @@ def _declines(summary: Summary) -> Section:
     )
     header = ("Cell", *map(metric_name, (*_DECLINES, *_CITATIONS)), "By the gate", "By the model")
     return Section("Declines and citations", note, header, rows, "declines")
+
+
+def _support(summary: Summary) -> Section:
+    rows: Rows = tuple(
+        (CELLS[cell], *(by_metric[m] for m in _SUPPORT), str(by_metric["groundedness"].n))
+        for cell, by_metric in summary.cells.items()
+        if not cell.endswith("closed_book")
+    )
+    note = (
+        "All answered questions, also those that nothing answers. Groundedness is the share of an answer's words and "
+        "pairs of Chinese characters that stand in the passages it cites; precision counts citations, recall "
+        "statements. The test is of words, not of meaning."
+    )
+    return Section("Support by the cited passages", note, ("Cell", *map(metric_name, _SUPPORT), "Answers"), rows)
+
+
+def _corpus(summary: Summary) -> Section:
+    rows: Rows = tuple(
+        (CELLS[cell], _LANGUAGES.get(lang, lang), f"{s.bleu:.2f}", f"{s.chrf:.2f}", str(s.n), s.bleu_signature)
+        for cell, by_lang in summary.corpus.items()
+        for lang, s in by_lang.items()
+    )
+    note = (
+        "sacrebleu over all answers in one language together, 0 to 100; a declined question is an empty answer. These "
+        "are the figures to hold against published ones, not the means of single answers."
+    )
+    header = ("Cell", "Language", "BLEU", "chrF", "Questions", "Signature of BLEU")
+    return Section("BLEU and chrF of all answers", note, header, rows)
 
 
 def _split(declines: Mapping[str, int], who: str) -> str:

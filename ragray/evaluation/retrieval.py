@@ -1,4 +1,4 @@
-"""How well the right passages are found: recall@k, success@k, MRR@10, nDCG@10 and MAP.
+"""How well the right passages are found: recall@k, precision@k, success@k, MRR@10, nDCG@10 and MAP.
 
 In: rankings (query -> documents, best first) and qrels (query -> relevant documents). Out: each
 metric's value for each query, computed by ir-measures; and both in TREC's text formats.
@@ -24,6 +24,9 @@ METRICS = {
     "recall@3": "R@3",
     "recall@5": "R@5",
     "recall@10": "R@10",
+    "precision@3": "P@3",
+    "precision@5": "P@5",
+    "precision@10": "P@10",
     "success@1": "Success@1",
     "success@5": "Success@5",
     "mrr@10": "RR@10",

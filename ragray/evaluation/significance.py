@@ -87,6 +87,30 @@ class Resampling:
         as_large = int(np.count_nonzero(swapped >= seen - 1e-12))
         return Difference(float(gaps.mean()), low, high, (1 + as_large) / (1 + self.samples), len(gaps))
 
+    def compare_counted(self, first: Sequence[float | None], second: Sequence[float | None], label: str) -> Difference:
+        """As `compare`, where a run may leave questions out (None): the difference of means over what each counts.
+
+        Resamples and swaps are of whole questions, counted or not. `n` is of the questions that either run counts.
+        Without any None it is what `compare` gives.
+
+        Raises:
+            ValueError: the runs differ in length, or one of them counts no question.
+        """
+        import numpy as np
+
+        pairs = [pair for pair in zip(first, second, strict=True) if pair != (None, None)]
+        values = np.array([[np.nan if value is None else value for value in pair] for pair in pairs], dtype=np.float64)
+        if not pairs or np.isnan(values).all(axis=0).any():
+            raise ValueError("a comparison needs a question that each run counts")
+        random, rows = self._generator(label), _rows(self.samples, 2 * len(pairs))
+        means = [_gap(values[random.integers(0, len(values), (count, len(values)))]) for count in rows]
+        swaps = [_gap(_swapped(values, random.integers(0, 2, (count, len(values))) == 1)) for count in rows]
+        resampled, swapped = (np.concatenate(blocks) for blocks in (means, swaps))
+        low, high = _percentiles(resampled[~np.isnan(resampled)])
+        mean = float(_gap(values[None])[0])
+        as_large = int(np.count_nonzero(np.abs(swapped[~np.isnan(swapped)]) >= abs(mean) - 1e-12))
+        return Difference(mean, low, high, (1 + as_large) / (1 + self.samples), len(pairs))
+
     def _generator(self, label: str) -> np.random.Generator:
         import numpy as np
 
@@ -110,6 +134,23 @@ def _swapped_means(gaps: npt.NDArray[np.float64], samples: int, random: np.rando
         for rows in _rows(samples, len(gaps))
     ]
     return np.concatenate(blocks)
+
+
+def _swapped(values: npt.NDArray[np.float64], kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """float64 [samples, questions, 2]: the two runs' values [questions, 2], exchanged where `kept` is False."""
+    import numpy as np
+
+    return np.where(kept[:, :, None], values, values[:, ::-1])
+
+
+def _gap(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """float64 [samples]: the mean of the first run less that of the second, NaN where one counts nothing."""
+    import numpy as np
+
+    counted = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        means = np.where(counted, values, 0.0).sum(axis=1) / counted.sum(axis=1)
+    return np.asarray(means[:, 0] - means[:, 1])
 
 
 def _rows(samples: int, width: int) -> list[int]:

@@ -12,8 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ragray.evaluation import answers
-from ragray.evaluation.answers import column
+from ragray.evaluation.answers import column, strip_citations
+from ragray.evaluation.judge import Verdicts
+from ragray.evaluation.ngrams import CorpusScores, corpus_scores
 from ragray.evaluation.predictions import Prediction
+from ragray.evaluation.robustness import Robustness
 from ragray.evaluation.significance import Difference, Interval, Resampling
 
 GOOD_F1 = 0.5  # from here on an answer counts as found when losses are explained
@@ -27,6 +30,7 @@ CELLS = {
     "engine_retrieval": "Built engine, with retrieval",
 }
 MAIN_CELL = "tuned_retrieval"
+SERVED_CELL = "engine_retrieval"  # what users get: asked reworded questions too
 _CELL_PAIRS = (
     ("tuned_retrieval", "base_retrieval"),
     ("tuned_retrieval", "tuned_closed_book"),
@@ -65,10 +69,13 @@ class Summary:
     unanswerable: int
     cells: dict[str, dict[str, Interval]]  # cell -> metric
     languages: dict[str, dict[str, Interval]]  # cell -> language -> token F1
+    corpus: dict[str, dict[str, CorpusScores]]  # cell -> language -> BLEU and chrF of all answers together
     declines: dict[str, dict[str, int]]  # cell -> "<answerable|unanswerable>_by_<retrieval|model>"
     outcomes: dict[str, int]  # outcome -> questions of the main cell
     retrieval: dict[str, dict[str, Interval]]  # retriever -> metric
     comparisons: tuple[Comparison, ...]
+    robustness: tuple[Robustness, ...] = ()
+    judge: Verdicts | None = None
 
     def tree(self) -> dict[str, Any]:
         """The summary as plain JSON types."""
@@ -79,6 +86,8 @@ def summarize(
     predictions: Sequence[Prediction],
     retrieval: Mapping[str, Mapping[str, Mapping[str, float]]],
     resampling: Resampling,
+    robustness: Sequence[Robustness] = (),
+    judge: Verdicts | None = None,
 ) -> Summary:
     """All figures of one evaluation.
 
@@ -86,6 +95,8 @@ def summarize(
         predictions: for every question and cell, in any order.
         retrieval: retriever -> metric -> query -> value.
         resampling: of the bootstrap.
+        robustness: what each kind of rewording cost.
+        judge: what a judging model said, where one is set.
     """
     cells = {name: _of_cell(predictions, name) for name in CELLS if _of_cell(predictions, name)}
     some = next(iter(cells.values()), [])
@@ -95,6 +106,7 @@ def summarize(
         unanswerable=len(some) - answerable,
         cells={name: _answer_metrics(name, rows, resampling) for name, rows in cells.items()},
         languages={name: _f1_by_language(name, rows, resampling) for name, rows in cells.items()},
+        corpus={name: _corpus_by_language(rows) for name, rows in cells.items()},
         declines={name: _declines(rows) for name, rows in cells.items()},
         outcomes=_outcomes(cells.get(MAIN_CELL, [])),
         retrieval={
@@ -102,6 +114,8 @@ def summarize(
             for name, by_metric in retrieval.items()
         },
         comparisons=(*_compare_cells(cells, resampling), *_compare_retrievers(retrieval, resampling)),
+        robustness=tuple(robustness),
+        judge=judge,
     )
 
 
@@ -146,6 +160,18 @@ def _answer_metrics(name: str, rows: Sequence[Prediction], resampling: Resamplin
 def _f1_by_language(name: str, rows: Sequence[Prediction], resampling: Resampling) -> dict[str, Interval]:
     f1 = {lang: column([p.scores for p in rows if p.lang == lang], "f1") for lang in {p.lang for p in rows}}
     return {lang: resampling.interval(f1[lang], f"{name}.f1.{lang}") for lang in sorted(f1)}
+
+
+def _corpus_by_language(rows: Sequence[Prediction]) -> dict[str, CorpusScores]:
+    """Over the answerable questions with a reference; a declined one counts as an empty answer."""
+    stated = [(p, [text for text in p.references if text.strip()]) for p in rows if p.answerable]
+    counted = [(p, references) for p, references in stated if references]
+    found = {}
+    for lang in sorted({p.lang for p, _ in counted}):
+        some = [(p, references) for p, references in counted if p.lang == lang]
+        texts = ["" if p.declined_by else strip_citations(p.text).strip() for p, _ in some]
+        found[lang] = corpus_scores(texts, [references for _, references in some], lang)
+    return found
 
 
 def _declines(rows: Sequence[Prediction]) -> dict[str, int]:

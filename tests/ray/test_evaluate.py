@@ -3,23 +3,31 @@
 import importlib.util
 import json
 import math
-import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from writing_server import Server, chat
 
+import ragray
 from ragray.artifact import Artifact
 from ragray.config import RunConfig
 from ragray.config_loading import validate_config
 from ragray.distributed.build_engine import STAGE as ENGINE
+from ragray.distributed.cells import Answered, CellAnswers
 from ragray.distributed.evaluate import STAGE as EVALUATE
-from ragray.distributed.evaluate import collect
+from ragray.distributed.evaluated import cell_line
 from ragray.distributed.index import STAGE as INDEX
 from ragray.distributed.stage import Job, Stage, bring_up_to_date
-from ragray.errors import DataError, EngineError, WorkError
+from ragray.errors import DataError, EngineError
+from ragray.evaluation.against import compare_runs, read_figures
+from ragray.evaluation.answers import Given
+from ragray.evaluation.judge import PROMPT_DIGEST
 from ragray.evaluation.predictions import PREDICTIONS
-from ragray.evaluation.summary import CELLS
+from ragray.evaluation.report import Answerer
+from ragray.evaluation.results import QUERIES
+from ragray.evaluation.robustness import KIND_NAMES, KINDS, ROBUSTNESS
+from ragray.evaluation.summary import CELLS, SERVED_CELL
 from ragray.prompt import DECLINE
 from ragray.retrieval.confidence import FEATURES, Confidence
 from ragray.schema import EvalQuestion, Passage, QARecord, table_of
@@ -135,7 +143,7 @@ def test_every_question_is_answered_in_every_cell(evaluated):
     assert table.schema == PREDICTIONS
     found = list(zip(table["query_id"].to_pylist(), table["cell"].to_pylist(), strict=True))
     assert found == sorted((q.query_id, cell) for q in QUESTIONS for cell in CELLS)
-    assert evaluated.manifest.counts == {"questions": 3, "unanswerable": 1, "predictions": 15}
+    assert evaluated.manifest.counts == {"questions": 3, "unanswerable": 1, "predictions": 15, "reworded": 9}
 
 
 def test_the_gate_declines_in_all_cells_with_retrieval_alike(evaluated):
@@ -179,7 +187,8 @@ def test_metrics_count_what_they_should(evaluated):
 
 def test_each_cell_reports_one_line(evaluated, lines):
     starts = sorted(line.partition(":")[0] for line in lines if "tokens/s" in line)
-    assert starts == sorted(CELLS.values())
+    reworded = [f"{CELLS[SERVED_CELL]}, {name}" for name in KIND_NAMES.values()]
+    assert starts == sorted([*CELLS.values(), *reworded])
     assert any(line.startswith("retrieval: 3 questions, 1 declined") for line in lines)
     assert EVALUATE.headline(evaluated).startswith("F1 ")
 
@@ -234,10 +243,107 @@ def test_an_error_in_a_task_comes_back_as_it_was_raised(ray_local, base_model, t
     assert "ray::" not in str(caught.value)
 
 
-def test_a_worker_that_is_lost_for_good_is_named(ray_local):
-    import ray
+def test_the_engine_is_asked_reworded_questions_too(evaluated):
+    table = pq.read_table(evaluated.file("robustness.parquet"))
+    assert table.schema == ROBUSTNESS
+    rows = table.to_pylist()
+    assert {row["cell"] for row in rows} == set(KINDS)
+    written = {q.query_id: q for q in QUESTIONS}
+    for row in rows:
+        question = written[row["query_id"]]
+        assert row["question"] != question.question
+        assert (tuple(row["references"]), row["lang"]) == (question.answers, question.lang)
+        assert row["method"] in KINDS[row["cell"]]
+    metrics = json.loads(evaluated.file("metrics.json").read_text(encoding="utf-8"))
+    found = {one["kind"]: one for one in metrics["robustness"]}
+    assert set(found) == set(KINDS)
+    for kind, one in found.items():
+        assert one["changed"] == sum(row["cell"] == kind for row in rows)
+        assert one["changed"] + one["unchanged"] == 3
+        assert one["shared"]  # augment.methods holds every rule by default
+    report = evaluated.file("report.md").read_text(encoding="utf-8")
+    assert "## Robustness" in report and "training made its variants by the same rules" in report
 
-    lost = ray.remote(num_cpus=1, max_retries=0)(lambda: os._exit(1)).remote()
-    with pytest.raises(WorkError, match="tuned_retrieval: its worker was lost") as caught:
-        collect({lost: "tuned_retrieval"}, 1, print)
-    assert caught.value.fix
+
+def test_without_kinds_nothing_is_reworded(ray_local, base_model, tmp_path):
+    artifact = bring_up_to_date(config_below(tmp_path, robustness=[]), chain(base_model, QUESTIONS[:1]))[
+        "evaluate"
+    ].artifact
+    assert pq.read_table(artifact.file("robustness.parquet")).num_rows == 0
+    assert "## Robustness" not in artifact.file("report.md").read_text(encoding="utf-8")
+
+
+def test_every_retrieval_value_of_every_question_is_kept(evaluated):
+    table = pq.read_table(evaluated.file("retrieval/queries.parquet"))
+    assert table.schema == QUERIES
+    rows = {(r["asked"], r["retriever"], r["metric"], r["query_id"]): r["value"] for r in table.to_pylist()}
+    metrics = json.loads(evaluated.file("metrics.json").read_text(encoding="utf-8"))
+    for retriever, by_metric in metrics["retrieval"].items():
+        for metric, figure in by_metric.items():
+            values = [rows["", retriever, metric, q] for q in ("q1", "q2")]
+            assert sum(values) / 2 == pytest.approx(figure["mean"])
+    assert {asked for asked, *_ in rows} == {"", *KINDS}
+
+
+def test_single_lists_are_judged_beyond_the_depth_of_fusion(ray_local, base_model, tmp_path):
+    """q1's two right passages stand in BM25's list, of which fusion sees the first alone."""
+    config = config_below(tmp_path, robustness=[])
+    shallow = config.retrieval.model_copy(update={"fusion_depth": 1})
+    config = config.model_copy(update={"retrieval": shallow})
+    artifact = bring_up_to_date(config, chain(base_model, QUESTIONS[:1]))["evaluate"].artifact
+    metrics = json.loads(artifact.file("metrics.json").read_text(encoding="utf-8"))["retrieval"]
+    assert metrics["bm25"]["recall@5"]["mean"] == metrics["tfidf"]["recall@5"]["mean"] == 1.0
+    assert metrics["hybrid"]["recall@5"]["mean"] == 0.5
+
+
+def test_the_report_says_what_was_evaluated(evaluated, base_model):
+    page = evaluated.file("report.html").read_text(encoding="utf-8")
+    for stage in ("prepare", "index", "train", "merge", "engine"):
+        assert evaluated.manifest.inputs[stage].digest in page  # whole, not its first digits
+    for text in (base_model.name, "0" * 64, evaluated.manifest.code, f"ragray {ragray.__version__}"):
+        assert text in page
+    assert str(base_model) not in page
+
+
+def test_two_evaluations_of_one_chain_are_compared(evaluated, base_model, tmp_path):
+    """One more generated token for each answer changes the answers, and nothing of retrieval."""
+    config = config_below(tmp_path / "two", max_new_tokens=7)
+    other = bring_up_to_date(config, chain(base_model))["evaluate"].artifact
+    limits = {"retrieval.ndcg@10": 0.0, "robustness.typos.f1": 1.0, "answers.engine_retrieval.f1": 1.0}
+    found = compare_runs(read_figures(evaluated), read_figures(other), limits, 17)
+    rows = {change.name: change for change in found.changes}
+    assert set(limits) <= set(rows) and not found.failed
+    assert rows["retrieval.ndcg@10"].difference.mean == 0.0
+    assert rows["answers.f1"].first == pytest.approx(evaluated.manifest.metrics["f1"])
+    assert rows["answers.f1"].second == pytest.approx(other.manifest.metrics["f1"])
+
+
+def test_a_line_names_the_cell_and_its_speed():
+    answerer = Answerer("transformers", "cpu", "fp32", "tiny", "0" * 64)
+    answers = CellAnswers((Answered(Given("x", False), "", 5, 30, "stop"),), answerer, 1.0, 2.0)
+    assert cell_line("base_retrieval", answers) == "Base model, with retrieval: 30 tokens, 2.0 s, 15 tokens/s"
+    assert cell_line("typos", answers).startswith("Built engine, with retrieval, Typos: ")
+
+
+def test_a_judge_is_part_of_the_artifact_when_it_is_set(ray_local, base_model, tmp_path):
+    server = Server()
+    reply = json.dumps({"grade": 1, "reason": "half"})
+    server.behave = lambda material, times: (200, chat(reply), {})
+    try:
+        judge = {"endpoint": {"url": server.url, "model": "judge-1"}, "criteria": ["correct"]}
+        config = config_below(tmp_path, robustness=[], judge=judge)
+        artifact = bring_up_to_date(config, chain(base_model))["evaluate"].artifact
+    finally:
+        server.close()
+    answered = [
+        row["query_id"]
+        for row in pq.read_table(artifact.file("predictions.parquet")).to_pylist()
+        if row["cell"] == "tuned_retrieval" and row["right"] and not row["declined_by"]
+    ]
+    rows = pq.read_table(artifact.file("judgements.parquet")).to_pylist()
+    assert [(row["query_id"], row["grade"]) for row in rows] == [(query_id, 0.5) for query_id in answered]
+    assert rows
+    report = artifact.file("report.md").read_text(encoding="utf-8")
+    assert "## Judge" in report and "judge-1" in report and PROMPT_DIGEST[:16] in report
+    assert server.url not in artifact.manifest.to_json()
+    assert "judge.correct" in read_figures(artifact).values

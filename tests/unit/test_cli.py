@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ragray import cli
-from ragray.errors import EXIT_CONFIG, EXIT_DATA, EXIT_DONE
+from ragray.errors import EXIT_CONFIG, EXIT_DATA, EXIT_DONE, EXIT_WORK
 
 DEMO = str(Path(__file__).parents[2] / "configs" / "demo.yaml")
 
@@ -34,6 +34,29 @@ def test_evaluate_without_a_config_is_wrong_usage():
 def test_options_before_the_command_are_not_passed_over(beir, options):
     result = CliRunner().invoke(cli.app, ["evaluate", *options, "retrieval", str(beir)])
     assert result.exit_code == EXIT_CONFIG and "behind the command" in result.output
+
+
+@pytest.mark.parametrize("options", [["--max-drop", "answers.f1=0.01"], ["--out", "page"]])
+def test_limits_go_with_a_run_to_compare_with(options):
+    result = CliRunner().invoke(cli.app, ["evaluate", "--config", DEMO, *options])
+    assert result.exit_code == EXIT_CONFIG and "'--against'" in result.output
+
+
+@pytest.mark.parametrize(
+    ("against", "limit", "said", "exit_code"),
+    [
+        ("nowhere/evaluate/0123", "answers.f1=0.01", "no finished artifact here", EXIT_WORK),
+        ("nowhere/evaluate/0123", "answers.f1", "no metric and number", EXIT_CONFIG),
+        ("0123", "answers.f1=0.01", "no artifact's folder", EXIT_CONFIG),
+    ],
+)
+def test_what_cannot_be_compared_is_told_before_anything_is_run(capfd, tmp_path, against, limit, said, exit_code):
+    arguments = ["--config", DEMO, "--set", f"output={tmp_path}/out", "--against", against, "--max-drop", limit]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["evaluate", *arguments])
+    assert caught.value.code == exit_code
+    assert said in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def run(capfd, *arguments) -> tuple[int, str, str]:

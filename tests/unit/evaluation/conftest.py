@@ -1,71 +1,17 @@
-"""A small evaluation with known figures: four answerable questions, two that nothing answers."""
+"""Fixtures of the small evaluation."""
 
 import pytest
+from small_evaluation import PASSAGES, QUESTIONS, SHOWN, TUNED, prediction
 
-from ragray.evaluation.answers import Given, score
+from ragray.evaluation.judge import Judged, Verdicts
 from ragray.evaluation.predictions import Prediction
 from ragray.evaluation.report import Answerer, Document
+from ragray.evaluation.report_parts import Versions
 from ragray.evaluation.retrieval import measure
+from ragray.evaluation.robustness import Reworded, measure_robustness
 from ragray.evaluation.significance import Resampling
 from ragray.evaluation.summary import CELLS, summarize
 from ragray.manifest import Manifest, Source
-from ragray.schema import Passage
-
-PASSAGES = {
-    "zh-1": Passage("zh-1", "如何安装？", "运行 make demo 即可安装。", "zh", "faq.jsonl", "faq"),
-    "zh-2": Passage("zh-2", "如何停止？", "按 Ctrl-C 停止。", "zh", "faq.jsonl", "faq"),
-    "en-1": Passage("en-1", "How is it tested?", "Run make test.", "en", "faq.csv", "faq"),
-    "en-2": Passage("en-2", "Where | are <b>logs</b>?", "In the *folder* logs. [x](http://x)", "en", "faq.csv", "faq"),
-}
-# query -> language, question, references, right passages
-QUESTIONS = {
-    "q1": ("zh", "怎么安装", ("运行 make demo 即可安装。",), ("zh-1",)),
-    "q2": ("zh", "怎么停止", ("按 Ctrl-C 停止。",), ("zh-2",)),
-    "q3": ("en", "testing it", ("Run make test.",), ("en-1",)),
-    "q4": ("en", "logs | <script>alert(1)</script>", ("In the *folder* logs. [x](http://x)",), ("en-2",)),
-    "q5": ("en", "Is it sold in shops?", (), ()),
-    "q6": ("zh", "股价多少", (), ()),
-}
-SHOWN = {
-    "q1": ("zh-1", "zh-2"),
-    "q2": ("zh-2", "zh-1"),
-    "q3": ("en-2", "zh-1"),
-    "q4": ("en-2", "en-1"),
-    "q5": ("en-1", "en-2"),
-    "q6": ("zh-2", "zh-1"),
-}
-# what the tuned model with retrieval did: text, cited, declined_by
-TUNED = {
-    "q1": ("运行 make demo 即可安装。 [1]", ("zh-1",), ""),  # exact
-    "q2": ("文档没有回答这个问题。", (), "model"),
-    "q3": ("In the folder. [1]", ("en-2",), ""),  # the right passage was not shown
-    "q4": ("Run make test. [2]", ("en-1",), ""),  # wrong passage cited
-    "q5": ("The documents do not answer this question.", (), "retrieval"),
-    "q6": ("按 Ctrl-C 停止。 [1]", ("zh-2",), ""),  # invented
-}
-
-
-def prediction(query_id: str, cell: str, text: str, cited: tuple[str, ...], declined_by: str) -> Prediction:
-    lang, question, references, right = QUESTIONS[query_id]
-    closed = cell.endswith("closed_book")
-    given = Given(text, bool(declined_by), () if closed else cited, closed_book=closed)
-    return Prediction(
-        query_id=query_id,
-        cell=cell,
-        lang=lang,
-        question=question,
-        references=references,
-        right=right,
-        shown=() if closed else SHOWN[query_id],
-        probability=None if closed else 0.8,
-        text=text,
-        cited=given.cited,
-        declined_by=declined_by,
-        prompt_tokens=20,
-        completion_tokens=5,
-        finish_reason="stop",
-        scores=score(given, references, right, lang),
-    )
 
 
 @pytest.fixture
@@ -109,12 +55,20 @@ def document(predictions, retrieval_values) -> Document:
             packages={},
         )
 
+    resampling = Resampling(200, 17)
+    engine = [p for p in predictions if p.cell == "engine_retrieval"]
+    reworded = Reworded("typos", (), dict.fromkeys(QUESTIONS, "typo"), 1, shared=True)
+    hybrid = retrieval_values["hybrid"]
+    robustness = measure_robustness(reworded, engine, engine, (hybrid, hybrid), resampling)
+    correct = Judged("correct", resampling.interval([1.0, 0.5], "x"), 3, {"not_json": 1}, 0.5, 0.83)
+    judge = Verdicts("tuned_retrieval", "some-judge", "f" * 64, (correct,))
     return Document(
         name="test_run",
-        summary=summarize(predictions, retrieval_values, Resampling(200, 17)),
+        summary=summarize(predictions, retrieval_values, resampling, [robustness], judge),
         predictions=tuple(predictions),
         passages=PASSAGES,
         answerers={cell: Answerer("transformers", "cpu", "fp32", "llama-1", "e" * 64) for cell in CELLS},
         manifests={"index": manifest("index", ("prepare",)), "merge": manifest("merge", ("train",))},
         settings={"max_new_tokens": 160},
+        versions=Versions("tiny", "b" * 64, "a" * 64, "0.1.0", {"ray": "2.60.0"}),
     )

@@ -64,6 +64,30 @@ def test_the_best_reference_counts():
     assert answers.token_f1("run make demo now", references, "en") == pytest.approx(2 * 3 / 7)
 
 
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [
+        ("运行命令", "运行这个命令。", 2 * 2 / (4 + 6)),  # the longest run has 2 of 4 and of 6; token F1 counts 4
+        ("《红楼梦》", "红楼梦", 1.0),  # marks of the script's list go
+        ("B-C-D", "bcd", 1.0),  # also "-", and letter case
+        ("安装 Ray 2.60 版", "ray 2.60", 2 * 2 / (5 + 2)),  # a word and a number are a segment each
+        ("甲a乙", "甲b乙", 2 * 1 / (3 + 3)),
+        ("什么", "别的", 0.0),
+        ("", "", 0.0),  # as the script has it; token F1 gives 1
+        ("。", "！", 0.0),
+    ],
+)
+def test_cmrc_f1_by_hand(prediction, reference, expected):
+    assert answers.cmrc_f1(prediction, [reference]) == pytest.approx(expected)
+    assert answers.cmrc_f1(prediction, ["无关", reference]) == pytest.approx(expected)
+
+
+@given(WORDS, WORDS)
+def test_cmrc_f1_never_exceeds_token_f1(first, second):
+    one, two = " ".join(first), " ".join(second)
+    assert answers.cmrc_f1(one, [two]) <= answers.rouge_l(one, [two], "other") + 1e-12
+
+
 def test_rouge_l_of_lin_2004():
     # Lin 2004, section 3.1: against "police killed the gunman", S2 shares a subsequence of 3, S3 of 2.
     reference = ["police killed the gunman"]
@@ -97,6 +121,7 @@ def test_citation_marks_are_not_scored():
     scores = score(Given("Run make demo. [2]", False, ("d2",)), ["run make demo"], {"d2"}, "en")
     assert (scores.exact_match, scores.f1, scores.rouge_l) == (1.0, 1.0, 1.0)
     assert answers.strip_citations("rows[0] and 运行。[3]").split() == ["rows[0]", "and", "运行。"]
+    assert answers.strip_citations("both [1][2], and 运行 [1] [3]").split() == ["both", ",", "and", "运行"]
 
 
 def test_a_declined_answerable_question_scores_nothing():

@@ -72,6 +72,33 @@ def test_both_forms_hold_every_table(document, page):
         assert label in markdown
 
 
+def test_what_was_evaluated_stands_whole(document, page):
+    rows = {
+        row[0]: row for section in sections(document) if section.title == "What was evaluated" for row in section.rows
+    }
+    assert rows["Index"][2] == document.manifests["index"].digest
+    assert rows["Base model"][1:] == ("tiny", "b" * 64)
+    assert rows["Code of the evaluation"][1:] == ("ragray 0.1.0", "a" * 64)
+    assert rows["Packages"][1] == "ray 2.60.0"
+    assert "Adapter" not in rows  # this run's manifests have none
+    assert all(row[2] in page.text for row in rows.values())
+
+
+def test_failures_of_the_judge_are_in_the_report(document):
+    (section,) = (section for section in sections(document) if section.title == "Judge")
+    ((criterion, mean, graded, failed, reasons, bounds),) = section.rows
+    assert (criterion, mean.mean, graded, failed, reasons) == ("Correct", 0.75, "2", "1", "not_json 1")
+    assert bounds == "0.500 to 0.830"
+    assert "some-judge" in section.note and "f" * 16 in section.note
+
+
+def test_without_a_judge_and_reworded_questions_there_is_no_word_of_them(document):
+    plain = dataclasses.replace(document.summary, robustness=(), judge=None)
+    titles = {section.title for section in sections(dataclasses.replace(document, summary=plain))}
+    assert titles.isdisjoint({"Judge", "Robustness"})
+    assert "robustness" not in draw(plain)
+
+
 def test_tables_of_markdown_have_as_many_cells_in_each_row(document):
     blocks = re.findall(r"(?:^\|.*\n)+", render_markdown(document), flags=re.MULTILINE)
     assert len(blocks) == len(sections(document))

@@ -2,6 +2,7 @@
 
 from math import log2
 
+import numpy as np
 import pytest
 
 from ragray.evaluation.retrieval import METRICS, measure, relevant_documents, trec_qrels, trec_run
@@ -21,6 +22,9 @@ def test_values_by_hand():
             "recall@3": 0.5,
             "recall@5": 1.0,
             "recall@10": 1.0,
+            "precision@3": 1 / 3,
+            "precision@5": 2 / 5,
+            "precision@10": 2 / 10,  # of the first ten, found or not: trec_eval's P@k
             "success@1": 0.0,
             "success@5": 1.0,
             "mrr@10": 1 / 2,
@@ -33,7 +37,8 @@ def test_values_by_hand():
 def test_a_query_that_found_nothing_scores_zero():
     values = measure({"q1": ["a"], "q3": []}, {"q1": {"a": 1}, "q2": {"b": 1}, "q3": {"c": 1}})
     for metric in METRICS:
-        assert values[metric] == {"q1": 1.0, "q2": 0.0, "q3": 0.0}
+        best = 1 / int(metric.partition("@")[2]) if metric.startswith("precision") else 1.0  # one relevant of k
+        assert values[metric] == pytest.approx({"q1": best, "q2": 0.0, "q3": 0.0})
 
 
 def test_the_tenth_rank_is_the_last_that_counts():
@@ -86,3 +91,24 @@ def test_a_written_run_is_judged_as_the_ranking_it_was_made_from(tmp_path):
     judged = ir_measures.read_trec_qrels(str(tmp_path / "qrels"))
     average = ir_measures.calc_aggregate([ir_measures.AP], list(judged), list(run))[ir_measures.AP]
     assert average == pytest.approx(measure(rankings, qrels)["map"]["q"]) == pytest.approx((1 / 2 + 2 / 98) / 2)
+
+
+def test_figures_equal_those_of_ranx():
+    """On random rankings and judgements; ranx gets falling scores, as it breaks ties in another order."""
+    from ranx import Qrels, Run, evaluate
+
+    random = np.random.default_rng(5)
+    documents = [f"d{n}" for n in range(60)]
+    rankings, qrels = {}, {}
+    for number in range(40):
+        found = random.permutation(documents)[: random.integers(1, 50)].tolist()
+        relevant = random.permutation(documents)[: random.integers(1, 12)].tolist()
+        rankings[f"q{number}"] = found
+        qrels[f"q{number}"] = dict.fromkeys(relevant, 1)
+    run = Run({q: {d: 1.0 / rank for rank, d in enumerate(found, 1)} for q, found in rankings.items()})
+    names = {name: name for name in METRICS if not name.startswith("success")}
+    names |= {"success@1": "hit_rate@1", "success@5": "hit_rate@5"}
+    theirs = evaluate(Qrels(qrels), run, list(names.values()))
+    ours = {name: np.mean(list(by_query.values())) for name, by_query in measure(rankings, qrels).items()}
+    assert ours == pytest.approx({name: theirs[other] for name, other in names.items()})
+    assert 0.05 < ours["map"] < 0.95

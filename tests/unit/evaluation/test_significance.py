@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 
 from ragray.evaluation.significance import Interval, Resampling
@@ -80,3 +81,35 @@ def test_blocks_do_not_change_the_result(monkeypatch):
     whole = Resampling(500, 3).interval(values, "x")
     monkeypatch.setattr(significance, "_BLOCK", 50 * 7)
     assert Resampling(500, 3).interval(values, "x") == whole
+
+
+def test_where_all_questions_count_both_comparisons_agree():
+    random = np.random.default_rng(3)
+    first, second = random.random(60).tolist(), random.random(60).tolist()
+    resampling = Resampling(500, 17)
+    plain, counted = (f(first, second, "x") for f in (resampling.compare, resampling.compare_counted))
+    assert [counted.mean, counted.low, counted.high] == pytest.approx([plain.mean, plain.low, plain.high])
+    assert counted.n == plain.n == 60
+    assert abs(counted.p_value - plain.p_value) < 0.05  # the same test with other random numbers
+
+
+def test_questions_that_a_run_leaves_out_do_not_count_in_it():
+    found = Resampling(200, 1).compare_counted([1.0, None, 0.0, None], [None, 1.0, 1.0, None], "x")
+    assert found.mean == pytest.approx(0.5 - 1.0)  # of {1, 0} and of {1, 1}
+    assert found.n == 3
+    turned = Resampling(200, 1).compare_counted([None, 1.0, 1.0, None], [1.0, None, 0.0, None], "x")
+    assert (turned.mean, turned.low, turned.high) == pytest.approx((-found.mean, -found.high, -found.low))
+
+
+def test_a_large_difference_among_counted_questions_is_significant():
+    first = [1.0, None] * 40
+    second = [0.0, 0.0] * 40
+    found = Resampling(999, 1).compare_counted(first, second, "x")
+    assert (found.mean, found.p_value) == (1.0, 0.001)
+
+
+def test_a_run_that_counts_nothing_cannot_be_compared():
+    with pytest.raises(ValueError, match="each run counts"):
+        Resampling(10, 1).compare_counted([None, None], [1.0, 0.0], "x")
+    with pytest.raises(ValueError, match="each run counts"):
+        Resampling(10, 1).compare_counted([], [], "x")
