@@ -19,7 +19,8 @@ import typer
 import ragray
 from ragray import cli_engine, cli_inspect, cli_live, cli_tune
 from ragray.cli_inspect import ConfigOption, SetOption
-from ragray.cli_run import JsonOption, run_stages
+from ragray.cli_run import JsonOption
+from ragray.cli_run import run_stages as _run
 from ragray.config_loading import load_config, load_retrieval
 from ragray.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, RagrayError
 
@@ -90,7 +91,7 @@ def _options(
 def _stage_command(name: str, targets: tuple[str, ...], help_text: str) -> None:
     @app.command(name, help=help_text)
     def command(config: ConfigOption, set_: SetOption = None, json_: JsonOption = False) -> None:
-        run_stages(load_config(config, set_ or ()), targets, json_)
+        _run(load_config(config, set_ or ()), targets, json_)
 
 
 _stage_command("prepare", ("prepare",), "Read, clean, de-duplicate and split the data.")
@@ -123,7 +124,7 @@ def _evaluate(
         return
     if config is None:
         context.fail("Missing option '--config' / '-c'.")
-    run_stages(load_config(config, set_ or ()), ("evaluate",), json_)
+    _run(load_config(config, set_ or ()), ("evaluate",), json_)
 
 
 @evaluate.command("retrieval")
@@ -177,7 +178,7 @@ def demo(config: ConfigOption = Path(DEMO_CONFIG), set_: SetOption = None, json_
     from ragray.terminal import answer_panel, out
 
     settings = load_config(config, set_ or ())
-    outcomes = run_stages(settings, (), json_)
+    outcomes = _run(settings, (), json_)
     answers = _answers(settings, {name: o.artifact for name, o in outcomes.items()}, DEMO_QUESTIONS)
     if json_:
         return
