@@ -19,7 +19,8 @@ import typer
 import ragray
 from ragray import cli_against, cli_engine, cli_inspect, cli_live, cli_tune
 from ragray.cli_inspect import ConfigOption, SetOption
-from ragray.cli_run import JsonOption, bring_stages, run_stages, show_outcomes
+from ragray.cli_run import JsonOption, bring_stages, show_outcomes
+from ragray.cli_run import run_stages as _run
 from ragray.config_loading import load_config, load_retrieval
 from ragray.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, EngineError, RagrayError
 
@@ -90,7 +91,7 @@ def _options(
 def _stage_command(name: str, targets: tuple[str, ...], help_text: str) -> None:
     @app.command(name, help=help_text)
     def command(config: ConfigOption, set_: SetOption = None, json_: JsonOption = False) -> None:
-        run_stages(load_config(config, set_ or ()), targets, json_)
+        _run(load_config(config, set_ or ()), targets, json_)
 
 
 _stage_command("prepare", ("prepare",), "Read, clean, de-duplicate and split the data.")
@@ -105,7 +106,7 @@ _stage_command("run", (), "Run the whole chain; what is unchanged is not run aga
 @app.command()
 def quantize(config: ConfigOption, set_: SetOption = None, json_: JsonOption = False) -> None:
     """Quantize the merged model by remote tasks, and choose by the answers; exit code 4 when none may be chosen."""
-    artifact = run_stages(load_config(config, set_ or ()), ("quantize",), json_)["quantize"].artifact
+    artifact = _run(load_config(config, set_ or ()), ("quantize",), json_)["quantize"].artifact
     if artifact.manifest.metrics["chosen"] is None:
         raise EngineError(
             f"quantize: {artifact.manifest.metrics['reason']}; see {artifact.uri}/report.html",
@@ -146,7 +147,7 @@ def _evaluate(
     if against is None:
         if max_drop or out:
             context.fail("Options '--max-drop' and '--out' go with '--against'.")
-        run_stages(load_config(config, set_ or ()), ("speed" if speed else "evaluate",), json_)
+        _run(load_config(config, set_ or ()), ("speed" if speed else "evaluate",), json_)
         return
     if speed:
         context.fail("Option '--speed' does not go with '--against'.")
@@ -209,7 +210,7 @@ def demo(config: ConfigOption = Path(DEMO_CONFIG), set_: SetOption = None, json_
     from ragray.terminal import answer_panel, out
 
     settings = load_config(config, set_ or ())
-    outcomes = run_stages(settings, (), json_)
+    outcomes = _run(settings, (), json_)
     answers = _answers(settings, {name: o.artifact for name, o in outcomes.items()}, DEMO_QUESTIONS)
     if json_:
         return

@@ -9,11 +9,13 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ragray import cli, cli_engine
 from ragray.artifact import Artifact, Store
 from ragray.config import RunConfig
 from ragray.config_engine import DeviceEngineConfig
@@ -21,10 +23,12 @@ from ragray.config_loading import validate_config
 from ragray.distributed import build_engine, quantize
 from ragray.distributed.devices import no_place, placement
 from ragray.distributed.folder_task import PIECE_BYTES, _check, _Damaged, collect_all, start
-from ragray.distributed.stage import Job, Stage, bring
+from ragray.distributed.stage import Job, Outcome, Stage, bring
+from ragray.engine.build import choose_target
+from ragray.engine.device import this_device
 from ragray.engine.protocol import SamplingParams
 from ragray.engine.runtime import load_engine
-from ragray.errors import EngineError, WorkError
+from ragray.errors import EXIT_WORK, EngineError, WorkError
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "engine"))
 from tiny_model import make_model_folder
@@ -212,9 +216,42 @@ def test_an_engine_for_the_cpu_is_the_same_however_it_is_asked_for(tmp_path: Pat
     assert again.skipped and again.artifact.digest == built["engine cpu"].artifact.digest
 
 
+def test_a_device_of_another_capability_than_that_of_the_key_is_refused(tmp_path: Path, merged: Artifact) -> None:
+    """This machine tells no capability."""
+    settings = config_of(tmp_path).engine
+    cpu = choose_target(settings, this_device())
+    h100 = replace(cpu, device=replace(cpu.device, type="H100", compute_capability="9.0"))
+    found = build_engine._build_here(merged, settings, h100, None, tmp_path)
+    assert isinstance(found, EngineError)
+    assert found.message == "this H100 has compute capability None, another one of the cluster 9.0"
+    assert "failed: " in (tmp_path / "build.log").read_text()
+
+
 def test_several_failures_are_told_together(tmp_path: Path, merged: Artifact) -> None:
     config = config_of(tmp_path, wait_s=1)
     with pytest.raises(WorkError, match="2 of 2 engines were not built") as caught:
         build_engine.build_engines(config, merged, ["L4", "H100"])
     assert "engine for L4: no node of this type" in caught.value.message
     assert "leave out `--for H100`" in caught.value.message
+
+
+def test_build_engine_asks_for_the_types_and_ends_with_4_where_an_engine_is_unusable(
+    tmp_path: Path, merged: Artifact, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = run(build_engine.STAGE, config_of(tmp_path, weights="fp32"), merged)
+    path = artifact.file("engine.json")
+    tree = json.loads(path.read_text())
+    tree["verification"] |= {"usable": False, "prefix_share": 0.25, "f1": 0.5}
+    path.write_text(json.dumps(tree))
+    artifact.manifest.metrics["usable"] = False
+    outcome = Outcome(build_engine.STAGE, artifact, skipped=True, seconds=0.0)
+    asked: list[Any] = []
+    monkeypatch.setattr(cli_engine, "run_stages", lambda *given: asked.append(given[1:]) or {"engine cpu": outcome})
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["build-engine", "--config", "configs/demo.yaml", "--for", "cpu", "--for", "H100", "--json"])
+    assert ended.value.code == EXIT_WORK
+    assert asked == [(("merge",), True, ["cpu", "H100"])]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "agreement 0.25, least 0.99; F1 0.50, least 0.99" in said
+    assert "`ragray build-engine --config FILE --for cpu --set engine.weights=fp32`" in said
+    assert "UNUSABLE" in build_engine.STAGE.headline(artifact)

@@ -108,3 +108,23 @@ def test_a_remote_store_locks_by_an_object(tmp_path: Path) -> None:
         assert found.name == f"engine-{'k' * 16}"
         check()
     assert list((tmp_path / "store" / ".locks").iterdir()) == []
+
+
+def test_of_two_that_write_at_once_the_last_one_holds_it(tmp_path: Path) -> None:
+    path, heard, taken = tmp_path / "lock", list[str](), threading.Event()
+
+    def hold() -> None:
+        with object_lock(pafs.LocalFileSystem(), str(path), heard.append, beat_s=0.05, stale_s=600, settle_s=1):
+            taken.set()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    while not path.exists():
+        time.sleep(0.001)
+    path.write_text("mark-of-another\n1\nprocess 2 on elsewhere")
+    while not heard and thread.is_alive():
+        time.sleep(0.01)
+    assert not taken.is_set() and heard == ["process 2 on elsewhere"]
+    path.unlink()
+    thread.join(timeout=60)
+    assert taken.is_set()

@@ -145,7 +145,7 @@ def test_int8_agreement_is_recorded_and_it_is_smaller(
     verification = int8.manifest.verification
     assert verification is not None
     assert verification.least_prefix_share <= verification.prefix_share < 1.0
-    assert verification.least_f1 <= verification.f1 < 1.0
+    assert verification.least_f1 <= verification.f1 <= 1.0
     assert verification.equal_answers < 8
 
     def weights(place: Path) -> int:
@@ -186,7 +186,7 @@ def test_an_engine_that_answers_otherwise_than_its_model_is_kept_marked_and_refu
     out.mkdir()
     found = build_engine(right, SETTINGS, out).manifest.verification
     assert found is not None and not found.usable
-    assert found.prefix_share < 0.3 and found.f1 < 0.5
+    assert found.prefix_share < 0.1 and found.f1 <= 0.5  # some answers of both have no words
     assert (out / "engine" / "openvino_model.bin").exists()
     with pytest.raises(EngineError, match="openvino fp32 engine answers worse than its model on 8 prompts") as caught:
         load_engine(out, SETTINGS)
