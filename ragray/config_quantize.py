@@ -9,8 +9,9 @@ from pydantic import Field, field_validator
 from ragray.config_data import Positive, Section, Share
 
 MethodName = Literal[
-    "bitsandbytes_int8", "bitsandbytes_nf4", "int8_weight_only", "openvino_int8", "openvino_int4", "openvino_int4_awq"
-]
+    "bitsandbytes_int8", "bitsandbytes_nf4", "int8_weight_only", "openvino_int8", "openvino_int4", "openvino_int4_awq",
+    "modelopt_int8_smoothquant", "modelopt_int8_weight_only", "modelopt_fp8", "modelopt_int4_awq",
+]  # fmt: skip
 
 
 class GateConfig(Section):
