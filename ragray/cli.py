@@ -106,7 +106,7 @@ _stage_command("run", (), "Run the whole chain; what is unchanged is not run aga
 @app.command()
 def quantize(config: ConfigOption, set_: SetOption = None, json_: JsonOption = False) -> None:
     """Quantize the merged model by remote tasks, and choose by the answers; exit code 4 when none may be chosen."""
-    artifact = run_stages(load_config(config, set_ or ()), ("quantize",), json_)["quantize"].artifact
+    artifact = _run(load_config(config, set_ or ()), ("quantize",), json_)["quantize"].artifact
     if artifact.manifest.metrics["chosen"] is None:
         raise EngineError(
             f"quantize: {artifact.manifest.metrics['reason']}; see {artifact.uri}/report.html",
