@@ -61,6 +61,15 @@ def test_a_killed_run_ends_with_the_same_artifacts(small_run: SmallRun, tmp_path
     }
 
 
+def test_the_engine_of_the_run_is_the_one_for_the_clusters_cpus(small_run: SmallRun) -> None:
+    done = ragray("build-engine", *small_run.options, "--for", "all", "--json")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["engine cpu"]["unchanged"]
+    assert made["engine cpu"]["digest"] == small_run.outcomes["engine"]["digest"]
+    assert list(made)[-1] == "engine cpu"
+
+
 def test_search_finds_and_explains(small_run: SmallRun) -> None:
     done = ragray("search", "LoRA rank", *small_run.options, "--json", "--explain")
     assert done.returncode == 0, done.stderr

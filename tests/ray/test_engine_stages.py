@@ -170,6 +170,23 @@ def test_files_that_arrive_otherwise_than_they_were_written_are_refused(tmp_path
     _check(tmp_path, {"one": hashlib.sha256(b"changed").hexdigest()})
 
 
+def test_a_device_types_settings_become_rays_options() -> None:
+    given = {"num_cpus": 4, "num_gpus": 2, "memory_gib": 3, "image_uri": "registry/image:1", "env": {"A": "b"}}
+    wanted = DeviceEngineConfig.model_validate(given)
+    environment = {"image_uri": "registry/image:1", "env_vars": {"A": "b"}}
+    cpu = {"num_cpus": 4, "memory": 3 * 2**30, "runtime_env": environment}
+    assert placement("cpu", wanted) == cpu
+    assert placement("H100", wanted) == cpu | {"num_gpus": 2, "accelerator_type": "H100"}
+    assert placement("H100", DeviceEngineConfig()) == {"num_cpus": 1, "num_gpus": 1, "accelerator_type": "H100"}
+
+
+def test_a_python_that_is_not_there_ends_the_wait_with_what_to_look_at(tmp_path: Path, merged: Artifact) -> None:
+    config = config_of(tmp_path, wait_s=6, devices={"cpu": {"py_executable": str(tmp_path / "python")}})
+    with pytest.raises(WorkError, match="engine for cpu: no cpu was free within 6 s") as caught:
+        run(build_engine.STAGE, config, merged)
+    assert "py_executable" in caught.value.fix
+
+
 def test_a_task_that_finds_no_place_and_one_that_runs_too_long_end_at_limits_of_their_own(tmp_path: Path) -> None:
     def sleep(seconds: float, out: Path) -> None:
         time.sleep(seconds)
