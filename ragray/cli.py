@@ -21,7 +21,7 @@ from ragray import cli_inspect, cli_live, cli_tune
 from ragray.cli_inspect import ConfigOption, SetOption
 from ragray.config import RunConfig
 from ragray.config_loading import load_config, load_retrieval
-from ragray.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, RagrayError
+from ragray.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, EngineError, RagrayError
 
 if TYPE_CHECKING:
     from ragray.artifact import Artifact
@@ -100,9 +100,20 @@ _stage_command("augment", ("augment",), "Make question variants, negatives and t
 _stage_command("calibrate", ("calibrate",), "Fit the confidence below which questions are declined.")
 _stage_command("train", ("train",), "Train the LoRA adapter by Ray Train and DeepSpeed.")
 _stage_command("merge", ("merge",), "Merge the adapter into the base model.")
-_stage_command("quantize", ("quantize",), "Quantize the merged model by remote tasks.")
 _stage_command("build-engine", ("engine",), "Build the engine that generates answers on this device.")
 _stage_command("run", (), "Run the whole chain; what is unchanged is not run again.")
+
+
+@app.command()
+def quantize(config: ConfigOption, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Quantize the merged model by remote tasks, and choose by the answers; exit code 4 when none may be chosen."""
+    artifact = _run(load_config(config, set_ or ()), ("quantize",), json_)["quantize"].artifact
+    if artifact.manifest.metrics["chosen"] is None:
+        raise EngineError(
+            f"quantize: {artifact.manifest.metrics['reason']}; see {artifact.uri}/report.html",
+            "use the merged model as it is, add a more precise method to quantize.methods, or raise "
+            "quantize.gate.max_drop",
+        )
 
 
 evaluate = typer.Typer(subcommand_metavar="[COMMAND [ARGS]...]")

@@ -19,6 +19,7 @@ from pydantic import (
 )  # fmt: skip
 
 from ragray.config_data import AugmentConfig, DataConfig, Positive, Section, Share
+from ragray.config_quantize import QuantizeConfig
 from ragray.config_train import TrainConfig
 from ragray.config_words import check_synonyms, check_words, read_lines
 
@@ -178,12 +179,6 @@ class RetrievalConfig(Section):
         if depth == "all" or (type(depth) is int and depth >= 1):
             return depth
         raise ValueError(f"retrieval.fusion_depth: write a number of ranks, at least 1, or all (got {depth!r})")
-
-
-class QuantizeConfig(Section):
-    """Quantized checkpoints, each made by a remote task."""
-
-    methods: tuple[Literal["bitsandbytes_int8"], ...] = Field(("bitsandbytes_int8",), description="what to make")
 
 
 class EngineConfig(Section):

@@ -13,13 +13,14 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import openvino as ov
 import torch
 from openvino import opset13 as ops
@@ -54,13 +55,15 @@ class _Shape:
         return [f"present.{n}.{part}" for n in range(self.layers) for part in ("key", "value")]
 
 
-def export(checkpoint: Path, weights: str, out: Path) -> None:
+def export(checkpoint: Path, weights: str, out: Path, calibration: Sequence[Sequence[int]] = ()) -> None:
     """Write the OpenVINO model of a checkpoint into the folder `out`.
 
     Args:
         checkpoint: Hugging Face folder.
         weights: "fp32", "int8" (per channel, asymmetric) or "int4" (groups of 64, symmetric).
         out: existing folder.
+        calibration: token ids of texts as the model will read them; where there are any, int4 weights are scaled by
+            what they do to the activations of these (AWQ, scale estimation). None: by the weights alone.
 
     Raises:
         EngineError: the architecture is not one of `ARCHITECTURES`, or uses a sliding window.
@@ -71,7 +74,7 @@ def export(checkpoint: Path, weights: str, out: Path) -> None:
     graph = _trace(model, shape)
     _name_ports(graph, shape)
     _make_stateful(graph, shape)
-    graph = _compress(graph, weights)
+    graph = _compress(graph, weights, calibration)
     _name_nodes(graph)
     ov.save_model(graph, out / MODEL_XML, compress_to_fp16=False)
 
@@ -197,7 +200,11 @@ def _start_empty(graph: ov.Model, shape: _Shape) -> None:
             node.set_arguments([empty])
 
 
-def _compress(graph: ov.Model, weights: str) -> ov.Model:
+def _compress(graph: ov.Model, weights: str, calibration: Sequence[Sequence[int]]) -> ov.Model:
+    """Compress the weights by NNCF.
+
+    Source of int4 with calibration: Lin et al. 2024, "AWQ: Activation-aware Weight Quantization", section 3.2.
+    """
     if weights == "fp32":
         return graph
     os.environ.setdefault("NNCF_CI", "1")  # read at import: no usage report
@@ -207,9 +214,28 @@ def _compress(graph: ov.Model, weights: str) -> ov.Model:
     if weights == "int8":
         return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
     adjusted = nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST)
+    looked_at: dict[str, Any] = {}
+    if calibration:
+        dataset = nncf.Dataset([model_inputs(token_ids) for token_ids in calibration])
+        looked_at = {"dataset": dataset, "subset_size": len(calibration), "awq": True, "scale_estimation": True}
     return nncf.compress_weights(
-        graph, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=_INT4_GROUP, advanced_parameters=adjusted
+        graph,
+        mode=nncf.CompressWeightsMode.INT4_SYM,
+        group_size=_INT4_GROUP,
+        advanced_parameters=adjusted,
+        **looked_at,
     )
+
+
+def model_inputs(token_ids: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+    """What an exported model reads of one sequence from its beginning: arrays [1, tokens], and the beam [1]."""
+    ids = np.array([list(token_ids)], dtype=np.int64)
+    return {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "position_ids": np.arange(ids.shape[1], dtype=np.int64)[None],
+        "beam_idx": np.zeros(1, dtype=np.int32),
+    }
 
 
 def _name_nodes(graph: ov.Model) -> None:

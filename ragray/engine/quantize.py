@@ -1,130 +1,134 @@
-"""Quantized checkpoints, each compared with the full model after it is read back.
+"""One method applied to one model: quantized, read back and measured, each in a process of its own.
 
-In: a model folder. Out: a Hugging Face folder of the quantized model, and a `QuantizationRecord`.
-
-A bitsandbytes model repacks weights in its first forward pass, and what is saved after that is wrong without
-any error. So: quantize, save before any forward, read the saved files back, and compare those.
+In: a method and a `Request`. Out: the filled folder and a `QuantizationRecord`. What was saved is read back before
+anything is said of it, as a file that is written wrongly loads without any error.
 """
 
 from __future__ import annotations
 
-import gc
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
-
-from ragray.engine.manifest import installed
-from ragray.engine.tokens import load_tokenizer
-from ragray.engine.transformers_runtime import load_model, load_model_folder
-from ragray.engine.verification import GREEDY, fixed_prompts
+from ragray.config_quantize import QuantizeConfig
+from ragray.engine.quantize_protocol import WEIGHTS, Measured, Method, Request, Result, Step
 from ragray.errors import EngineError
 from ragray.train.template import TEMPLATE
 
-_MOST_KL = 0.5  # nats; beyond this the saved files are taken to be damaged
+LOG = "quantize.log"
+_LOG_END = 2000  # characters of a failed program's output that are shown
+_COMPANIONS = (
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "vocab.json",
+    "merges.txt", "tokenizer.model", "added_tokens.json", "generation_config.json", "config.json", TEMPLATE,
+)  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class QuantizationRecord:
-    """What became of a checkpoint: sizes on disk, and its distance to the full model."""
+    """What became of a model by one method."""
 
     method: str
-    bytes: int  # of the quantized weights' files
-    full_bytes: int
-    positions: int  # tokens whose next-token distributions were compared
-    kl_nats: float  # mean KL(full || quantized)
-    argmax_agreement: float  # share of positions with the same most probable token
-    versions: dict[str, str]
+    facts: dict[str, Any]  # algorithm, versions
+    bytes: int  # of the weights' files
+    measured: Measured
+
+    def figures(self) -> dict[str, Any]:
+        """What is the same in every run, for quantize.json."""
+        measured = self.measured
+        return {
+            **self.facts,
+            "bytes": self.bytes,
+            "positions": measured.positions,
+            "kl_nats": round(measured.kl_nats, 6),
+            "argmax_agreement": round(measured.argmax_agreement, 4),
+            "perplexity": round(measured.perplexity, 3),
+            "full_perplexity": round(measured.full_perplexity, 3),
+            "simulated": measured.simulated,
+        }
+
+    def costs(self) -> dict[str, Any]:
+        """Times and memory, which differ from run to run, for timings.json."""
+        measured = asdict(self.measured)
+        speed = self.measured.tokens_per_second
+        names = ("load_s", "memory_bytes", "peak_memory_bytes", "generate_s")
+        return {name: measured[name] for name in names} | {"tokens_per_second": speed and round(speed, 1)}
 
 
-def quantize(method: str, model_folder: Path, out: Path) -> QuantizationRecord:
-    """Write the quantized checkpoint of a model folder into the folder `out`, and compare both.
+def quantize(method: Method, request: Request, settings: QuantizeConfig) -> QuantizationRecord:
+    """Write the quantized model into `request.out`, read it back and measure it.
 
     Raises:
-        EngineError: the method is unknown, or what was saved is far from the full model.
+        EngineError: the method cannot do it, or its program failed.
     """
-    if method not in METHODS:
-        raise EngineError(f"no quantization method {method!r}", f"choose one of {', '.join(METHODS)}")
-    METHODS[method](model_folder, out)
-    gc.collect()
-    load_tokenizer(model_folder).save_pretrained(out)
-    if (model_folder / TEMPLATE).is_file():
-        shutil.copyfile(model_folder / TEMPLATE, out / TEMPLATE)
-    sequences = comparison_sequences(model_folder)
-    expected = _log_probabilities(load_model(model_folder), sequences)
-    gc.collect()
-    kl, agreement = divergence(expected, _log_probabilities(load_model(out), sequences))
-    if not kl <= _MOST_KL:
-        raise EngineError(
-            f"{method}: the saved model differs from the full one by {kl:.2f} nats", "report this as a defect of ragray"
-        )
-    return QuantizationRecord(
-        method=method,
-        bytes=weight_bytes(out),
-        full_bytes=weight_bytes(model_folder),
-        positions=sum(len(rows) for rows in expected),
-        kl_nats=round(kl, 6),
-        argmax_agreement=round(agreement, 4),
-        versions=installed("bitsandbytes", "torch", "transformers"),
-    )
+    out = Path(request.out)
+    log = out / LOG
+    first = _run(method, request.at("quantize"), settings, log)
+    if first.facts is None:
+        raise EngineError(f"{method.name}: its program says nothing of what it did", "update its program")
+    copy_companions(Path(request.model), out)
+    measured = first.measured or _run(method, request.at("measure"), settings, log).measured
+    if measured is None:
+        raise EngineError(f"{method.name}: its program measured nothing", "update its program")
+    return QuantizationRecord(method.name, first.facts, weight_bytes(out), measured)
 
 
-def comparison_sequences(model_folder: Path) -> list[list[int]]:
-    """The fixed prompts, each followed by the full model's own greedy answer, as token ids."""
-    engine = load_model_folder(model_folder, batch_size=8, threads=0)
-    try:
-        prompts = fixed_prompts(engine.tokenizer)
-        answers = engine.generate(prompts, GREEDY)
-    finally:
-        engine.close()
-    return [prompt + list(answer.token_ids) for prompt, answer in zip(prompts, answers, strict=True)]
-
-
-def divergence(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> tuple[float, float]:
-    """Mean KL(expected || found) in nats, and the share of equal arg maxima.
-
-    Args:
-        expected: log probabilities float32 [tokens, vocabulary] of each sequence.
-        found: those of the other model.
-    """
-    total, same, positions = 0.0, 0, 0
-    for p, q in zip(expected, found, strict=True):
-        total += float((p.exp() * (p - q)).sum())
-        same += int((p.argmax(-1) == q.argmax(-1)).sum())
-        positions += len(p)
-    return total / positions, same / positions
+def measure_full(method: Method, request: Request, settings: QuantizeConfig) -> QuantizationRecord:
+    """The record of the full model itself, which `method` loads; `request.out` takes the log alone."""
+    own = replace(request, step="measure", out=request.model)
+    measured = _run(method, own, settings, Path(request.out) / LOG).measured
+    assert measured is not None  # ragray's own program
+    facts = {"algorithm": "none", "versions": {}}
+    return QuantizationRecord(method.name, facts, weight_bytes(Path(request.model)), measured)
 
 
 def weight_bytes(folder: Path) -> int:
     """Bytes of the weights' files of a model folder."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in WEIGHTS)
 
 
-def _bitsandbytes_int8(model_folder: Path, out: Path) -> None:
-    """LLM.int8: linear layers in int8 with a scale per row; embedding and output layer stay.
+def copy_companions(model: Path, out: Path) -> None:
+    """Copy tokenizer, chat template and settings, where the method did not write its own."""
+    for name in _COMPANIONS:
+        if (model / name).is_file() and not (out / name).exists():
+            (out / name).write_bytes((model / name).read_bytes())
 
-    Source: Dettmers et al. 2022, "LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale".
+
+def _run(method: Method, request: Request, settings: QuantizeConfig, log: Path) -> Result:
+    """One step in its own process; what it prints goes to `log`.
+
+    Raises:
+        EngineError: the program cannot be started, failed without a result, or its result says why it failed.
     """
-    model = AutoModelForCausalLM.from_pretrained(
-        model_folder,
-        quantization_config=BitsAndBytesConfig(load_in_8bit=True),  # type: ignore[no-untyped-call]
-        dtype=torch.float32,
-        local_files_only=True,
-    )
-    model.save_pretrained(out)  # before any forward: see the module's docstring
+    step: Step = request.step
+    with tempfile.TemporaryDirectory(prefix="ragray-quantize-") as name:
+        asked, told = Path(name) / "request.json", Path(name) / "result.json"
+        request.write(asked)
+        program = method.program(settings)
+        with log.open("ab") as stream:
+            try:
+                done = subprocess.run(
+                    [*program, str(asked), str(told)], stdout=stream, stderr=subprocess.STDOUT,
+                    env=_environment(request.threads), check=False,
+                )  # fmt: skip
+            except OSError as error:
+                raise EngineError(
+                    f"{method.name}: {program[0]} cannot be started: {error.strerror}",
+                    "name an installed Python in quantize.environments, the same on every node",
+                ) from None
+        if not told.is_file():
+            end = log.read_text(encoding="utf-8", errors="replace")[-_LOG_END:]
+            raise EngineError(
+                f"{method.name}: step {step} ended with code {done.returncode} and no result:\n{end}",
+                "free memory, or leave the method out of quantize.methods",
+            )
+        return Result.read(told, method.name)
 
 
-METHODS: Mapping[str, Callable[[Path, Path], None]] = {"bitsandbytes_int8": _bitsandbytes_int8}
-
-
-@torch.inference_mode()
-def _log_probabilities(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """Log probabilities of the next token, float32 [tokens, vocabulary] for each sequence."""
-    rows = []
-    for sequence in sequences:
-        logits = model(input_ids=torch.tensor([sequence])).logits[0]
-        rows.append(torch.log_softmax(logits.float(), dim=-1))
-    return rows
+def _environment(threads: int) -> dict[str, str]:
+    """This process's environment, with its module path (which `python -I` does not read) and its threads."""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}

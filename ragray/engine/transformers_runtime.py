@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -20,8 +22,10 @@ from ragray.artifact import folder_digest
 from ragray.engine.batching import BatchingLoop, Request, RequestHandle, checked_request
 from ragray.engine.protocol import Completion, EngineInfo, SamplingParams
 from ragray.engine.tokens import decode, load_tokenizer, stop_tokens
-from ragray.engine.weight_format import check_loadable, weights_of
+from ragray.engine.weight_format import INT8_WEIGHT_ONLY, NF4, check_loadable, weights_of
 from ragray.errors import EngineError
+
+_PACKED_ROWS = 32
 
 
 def load_model_folder(
@@ -61,6 +65,10 @@ def load_model(folder: Path) -> PreTrainedModel:
             be read wrongly.
     """
     check_loadable(folder)
+    if weights_of(folder) == INT8_WEIGHT_ONLY:
+        from ragray.engine.weight_only import load_int8
+
+        return load_int8(folder)
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -70,7 +78,23 @@ def load_model(folder: Path) -> PreTrainedModel:
         raise EngineError(
             f"{folder}: cannot be loaded as a language model: {error}", "name a whole Hugging Face model folder"
         ) from None
+    if weights_of(folder) == NF4:
+        _repack_what_fits(model)
     return model  # from_pretrained leaves it in evaluation mode
+
+
+def _repack_what_fits(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking layers whose shape its fast kernel does not fit: their first pass would fail.
+
+    Source: bitsandbytes 0.50, functional._convert_weight_packed_for_cpu: blocks of 32 rows, whole blocks of columns.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            blocksize = layer.weight.quant_state.blocksize
+            if layer.out_features % _PACKED_ROWS or layer.in_features % blocksize:
+                layer.support_avx512bf16_for_cpu = False
 
 
 class TransformersEngine:
@@ -106,6 +130,15 @@ class TransformersEngine:
             while decoder.active:
                 decoder.step()
         return [request.completion(decode(self.tokenizer, request.tokens)) for request in requests]
+
+    @torch.inference_mode()
+    def log_probabilities(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Log probabilities of the next token after each of one sequence's tokens, float32 [tokens, vocabulary]."""
+        ids = torch.tensor([list(token_ids)], device=self._model.device)
+        found: npt.NDArray[np.float32] = (
+            torch.log_softmax(self._model(input_ids=ids).logits[0].float(), -1).cpu().numpy()
+        )
+        return found
 
     def stats(self) -> dict[str, float]:
         """Counts of submitted requests since loading, and how many run or wait now."""

@@ -16,7 +16,9 @@ from typing import Any
 from ragray.errors import EngineError
 
 FULL = "fp32"
-LOADABLE = (FULL, "bitsandbytes_int8", "bitsandbytes_nf4")  # each is saved, read back and compared in the tests
+INT8_WEIGHT_ONLY = "ragray_int8_weight_only"  # of `weight_only`
+NF4 = "bitsandbytes_nf4"
+LOADABLE = (FULL, "bitsandbytes_int8", NF4, INT8_WEIGHT_ONLY)  # each is read back in the tests
 
 
 def weights_of(folder: Path) -> str:

@@ -17,6 +17,9 @@ SMALL = (
     "augment.variants_per_question=1",
     "evaluate.max_questions=12",
     "evaluate.max_new_tokens=24",
+    "quantize.methods=[bitsandbytes_int8, openvino_int8]",
+    "quantize.max_questions=6",
+    "quantize.held_out_prompts=4",
 )
 
 

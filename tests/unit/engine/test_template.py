@@ -9,7 +9,7 @@ from ragray.config import EngineConfig
 from ragray.config_train import LoraConfig
 from ragray.engine.build import build_engine
 from ragray.engine.merge import merge_adapter
-from ragray.engine.quantize import quantize
+from ragray.engine.quantize import copy_companions
 from ragray.engine.runtime import load_engine
 from ragray.engine.tokens import load_tokenizer
 from ragray.engine.transformers_runtime import load_model_folder
@@ -61,10 +61,12 @@ def test_another_prompt_is_refused_by_a_built_engine(merged, tmp_path, monkeypat
 
 
 def test_quantized_models_know_their_template(merged, tmp_path):
-    quantize("bitsandbytes_int8", merged, tmp_path)
-    change_template(tmp_path)
+    (tmp_path / "out").mkdir()
+    copy_companions(merged, tmp_path / "out")
+    assert load_tokenizer(tmp_path / "out").chat_template
+    change_template(tmp_path / "out")
     with pytest.raises(EngineError, match="trained with another chat template"):
-        load_tokenizer(tmp_path)
+        load_tokenizer(tmp_path / "out")
 
 
 def test_a_model_that_ragray_did_not_train_may_be_asked_anyhow(model_folder, tmp_path):
