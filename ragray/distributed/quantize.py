@@ -154,6 +154,8 @@ def _write(job: Job, found: Sequence[Found]) -> None:
     quality = {model.name: {**model.figures, "answers": _plain(model)} for model in models}
     _dump(folder / QUANTIZE_JSON, quality)
     _dump(folder / GATE_JSON, asdict(decision) | {"gate": gate.model_dump(mode="json")})
+    if decision.chosen is None:
+        job.warn(f"quantize: {decision.reason}")
     _dump(folder / TIMINGS_JSON, {model.name: dict(model.costs) for model in models})
     answers = [prediction for _, predictions in found for prediction in predictions]
     pq.write_table(predictions_table(answers), folder / "answers.parquet", compression="zstd")

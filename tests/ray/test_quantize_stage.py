@@ -158,7 +158,9 @@ def test_the_gate_passes_a_good_model_and_refuses_a_damaged_one_by_its_answers(
 def test_where_none_passes_the_full_model_stays_and_the_command_says_so(
     inputs: dict[str, Artifact], damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artifact = run(config_below(tmp_path / "runs", (damaged,)), inputs)
+    warned: list[str] = []
+    artifact = run(config_below(tmp_path / "runs", (damaged,)), inputs, warned)
+    assert warned == ["quantize: none of 1 models passed: the full model stays"]
     assert artifact.manifest.metrics["chosen"] is None
     assert json.loads(artifact.file("gate.json").read_text())["verdicts"][0]["reason"].startswith("damaged: ")
     assert stage.STAGE.headline(artifact).startswith("full: ")

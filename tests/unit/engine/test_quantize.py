@@ -168,7 +168,7 @@ def test_a_method_of_another_interpreter_speaks_json_and_may_measure_itself(mode
     record = quantize(other(tmp_path / "program.py", REPLY), request, HERE)
     expected = tuple(Reply(prompt[:2], "stop") for prompt in request.material.prompts)
     assert record.measured == Measured(9, 0.25, 0.5, 3.0, 2.0, expected, simulated=True)
-    assert record.facts == {"algorithm": "a", "versions": {"p": "1"}} and record.bytes == 4
+    assert record.facts == {"algorithm": "a", "versions": {"p": "1"}, "used_by": "nothing"} and record.bytes == 4
     assert record.costs()["tokens_per_second"] is None
     assert (tmp_path / "out" / "tokenizer.json").is_file()
 
