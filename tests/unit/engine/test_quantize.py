@@ -2,7 +2,9 @@
 
 import json
 import math
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,3 +216,24 @@ def test_larger_models_are_planned_more_memory() -> None:
     for method in METHODS.values():
         small, large = (method.plan(size, QuantizeConfig()).memory_bytes for size in (0, 10**9))
         assert small == 2**30 and large - small >= 2 * 10**9
+
+
+ORPHAN = """
+import os, threading, time
+from ragray.engine.quantize_process import end_with
+threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+print(child.stdout.readline().decode(), flush=True)
+"""
+
+
+def test_a_step_ends_with_the_process_that_started_it() -> None:
+    parent = subprocess.run([sys.executable, "-c", PARENT, ORPHAN], capture_output=True, text=True, check=True)
+    child = Path(f"/proc/{int(parent.stdout)}/cmdline")
+    while child.exists() and b"end_with" in child.read_bytes():  # else it sleeps ten minutes
+        time.sleep(0.1)
