@@ -99,7 +99,8 @@ def without_room(methods: Sequence[Method], plans: Sequence[Plan], settings: Qua
     """A sentence for each method that no node of the cluster has room for now: it waits for one."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in known if node["Alive"]]
     return [
         f"quantize {method.name}: waits for a node with {settings.cpus} CPUs and {plan.memory_bytes / 2**30:.1f} GiB "
         f"of memory; none of {len(nodes)} has that"
@@ -153,6 +154,8 @@ def _write(job: Job, found: Sequence[Found]) -> None:
     quality = {model.name: {**model.figures, "answers": _plain(model)} for model in models}
     _dump(folder / QUANTIZE_JSON, quality)
     _dump(folder / GATE_JSON, asdict(decision) | {"gate": gate.model_dump(mode="json")})
+    if decision.chosen is None:
+        job.warn(f"quantize: {decision.reason}")
     _dump(folder / TIMINGS_JSON, {model.name: dict(model.costs) for model in models})
     answers = [prediction for _, predictions in found for prediction in predictions]
     pq.write_table(predictions_table(answers), folder / "answers.parquet", compression="zstd")

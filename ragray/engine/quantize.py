@@ -32,7 +32,7 @@ class QuantizationRecord:
     """What became of a model by one method."""
 
     method: str
-    facts: dict[str, Any]  # algorithm, versions
+    facts: dict[str, Any]  # algorithm, versions, what loads it
     bytes: int  # of the weights' files
     measured: Measured
 
@@ -73,7 +73,8 @@ def quantize(method: Method, request: Request, settings: QuantizeConfig) -> Quan
     measured = first.measured or _run(method, request.at("measure"), settings, log).measured
     if measured is None:
         raise EngineError(f"{method.name}: its program measured nothing", "update its program")
-    return QuantizationRecord(method.name, first.facts, weight_bytes(out), measured)
+    facts = {**first.facts, "used_by": method.used_by}
+    return QuantizationRecord(method.name, facts, weight_bytes(out), measured)
 
 
 def measure_full(method: Method, request: Request, settings: QuantizeConfig) -> QuantizationRecord:
@@ -81,7 +82,7 @@ def measure_full(method: Method, request: Request, settings: QuantizeConfig) -> 
     own = replace(request, step="measure", out=request.model)
     measured = _run(method, own, settings, Path(request.out) / LOG).measured
     assert measured is not None  # ragray's own program
-    facts = {"algorithm": "none", "versions": {}}
+    facts = {"algorithm": "none", "versions": {}, "used_by": method.used_by}
     return QuantizationRecord(method.name, facts, weight_bytes(Path(request.model)), measured)
 
 

@@ -21,7 +21,7 @@ _LOOK_S = 1.0
 
 def main(arguments: list[str]) -> None:
     """Do what the request says, and write the result or the error."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     request, result = Request.read(Path(arguments[0])), Path(arguments[1])
     try:
         run_step(request).write(result)
@@ -47,7 +47,8 @@ def run_step(request: Request) -> Result:
     return Result(measured=measure(method, request, FULL))
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
+    """End this process once `parent` is not its parent any more."""
     while os.getppid() == parent:
         time.sleep(_LOOK_S)
     os._exit(1)

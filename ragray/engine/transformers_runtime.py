@@ -22,8 +22,10 @@ from ragray.artifact import folder_digest
 from ragray.engine.batching import BatchingLoop, Request, RequestHandle, checked_request
 from ragray.engine.protocol import Completion, EngineInfo, SamplingParams
 from ragray.engine.tokens import decode, load_tokenizer, stop_tokens
-from ragray.engine.weight_format import INT8_WEIGHT_ONLY, check_loadable, weights_of
+from ragray.engine.weight_format import INT8_WEIGHT_ONLY, NF4, check_loadable, weights_of
 from ragray.errors import EngineError
+
+_PACKED_ROWS = 32
 
 
 def load_model_folder(
@@ -76,7 +78,23 @@ def load_model(folder: Path) -> PreTrainedModel:
         raise EngineError(
             f"{folder}: cannot be loaded as a language model: {error}", "name a whole Hugging Face model folder"
         ) from None
+    if weights_of(folder) == NF4:
+        _repack_what_fits(model)
     return model  # from_pretrained leaves it in evaluation mode
+
+
+def _repack_what_fits(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking layers whose shape its fast kernel does not fit: their first pass would fail.
+
+    Source: bitsandbytes 0.50, functional._convert_weight_packed_for_cpu: blocks of 32 rows, whole blocks of columns.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            blocksize = layer.weight.quant_state.blocksize
+            if layer.out_features % _PACKED_ROWS or layer.in_features % blocksize:
+                layer.support_avx512bf16_for_cpu = False
 
 
 class TransformersEngine:

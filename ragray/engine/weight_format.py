@@ -17,7 +17,8 @@ from ragray.errors import EngineError
 
 FULL = "fp32"
 INT8_WEIGHT_ONLY = "ragray_int8_weight_only"  # of `weight_only`
-LOADABLE = (FULL, "bitsandbytes_int8", "bitsandbytes_nf4", INT8_WEIGHT_ONLY)  # each is read back in the tests
+NF4 = "bitsandbytes_nf4"
+LOADABLE = (FULL, "bitsandbytes_int8", NF4, INT8_WEIGHT_ONLY)  # each is read back in the tests
 
 
 def weights_of(folder: Path) -> str:

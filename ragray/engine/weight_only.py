@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -103,7 +104,7 @@ def load_int8(folder: Path) -> PreTrainedModel:
         raise EngineError(f"{folder}: its int8 weights cannot be read: {error}", _AGAIN) from None
     del config.quantization_config
     with init_empty_weights(include_buffers=False):  # what is computed, such as rotary frequencies, is made
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = _unfilled(config)
     _replace_layers(model)
     if _tied(model):
         output, embedding = _output_layer(model), _name_of(model, model.get_input_embeddings())
@@ -112,7 +113,15 @@ def load_int8(folder: Path) -> PreTrainedModel:
                 tensors[f"{output}.{kind}"] = tensors[f"{embedding}.{kind}"]
     _check_fit(folder, model, tensors)
     model.load_state_dict(tensors, assign=True)
-    return model.eval()
+    model.train(mode=False)
+    return model
+
+
+def _unfilled(config: Any) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        config, dtype=torch.float32
+    )
+    return model
 
 
 def _integers(rows: int, columns: int) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
@@ -129,7 +138,8 @@ def _replace_layers(model: PreTrainedModel) -> None:
         if isinstance(layer, Embedding):
             model.set_submodule(name, Int8Embedding(*layer.weight.shape))
         elif isinstance(layer, Linear):
-            model.set_submodule(name, Int8Linear(*layer.weight.shape, bias=layer.bias is not None))
+            rows, columns = layer.weight.shape
+            model.set_submodule(name, Int8Linear(rows, columns, bias=layer.bias is not None))
 
 
 def _check_fit(folder: Path, model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -141,12 +151,13 @@ def _check_fit(folder: Path, model: PreTrainedModel, tensors: Mapping[str, torch
 
 def _tied(model: PreTrainedModel) -> bool:
     """Whether the output layer is the embedding."""
-    return bool(model.config.tie_word_embeddings) and model.get_output_embeddings() is not None
+    return bool(model.config.tie_word_embeddings)
 
 
 def _output_layer(model: PreTrainedModel) -> str:
-    return _name_of(model, model.get_output_embeddings())
+    return _name_of(model, model.get_output_embeddings())  # type: ignore[no-untyped-call]
 
 
 def _name_of(model: PreTrainedModel, module: torch.nn.Module | None) -> str:
-    return next(name for name, other in model.named_modules() if other is module)
+    modules: list[tuple[str, torch.nn.Module]] = list(model.named_modules())
+    return next(name for name, other in modules if other is module)

@@ -94,7 +94,7 @@ def _costs(models: Sequence[ModelFigures]) -> Section:
         "so times compare these models with each other, not with other machines. '-': not measured, as the model was "
         "simulated in float."
     )
-    header = ("Model", "How", "MB on disk", "Load, s", "Memory, MB", "Peak, MB", "Tokens/s")
+    header = ("Model", "How", "Loaded by", "MB on disk", "Load, s", "Memory, MB", "Peak, MB", "Tokens/s")
     return Section("Size, memory, speed", note, header, tuple(_cost_row(model) for model in models))
 
 
@@ -102,8 +102,8 @@ def _cost_row(model: ModelFigures) -> tuple[str, ...]:
     costs = model.costs
     memory = [_plain(value and value / 1e6, 0) for value in (costs["memory_bytes"], costs["peak_memory_bytes"])]
     return (
-        model.name, str(model.figures["algorithm"]), _mb(model), _plain(costs["load_s"], 1), *memory,
-        _plain(costs["tokens_per_second"], 1),
+        model.name, str(model.figures["algorithm"]), str(model.figures["used_by"]), _mb(model),
+        _plain(costs["load_s"], 1), *memory, _plain(costs["tokens_per_second"], 1),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Quantize and engine as Ray tasks: their artifacts load, repeat byte for byte, and errors come back whole."""
+"""The engine as a Ray task: its artifact loads, repeats byte for byte, and errors come back whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ragray.artifact import Artifact, Store
 from ragray.config import RunConfig
 from ragray.config_engine import DeviceEngineConfig
 from ragray.config_loading import validate_config
-from ragray.distributed import build_engine, quantize
+from ragray.distributed import build_engine
 from ragray.distributed.devices import no_place, placement
 from ragray.distributed.folder_task import PIECE_BYTES, _check, _Damaged, collect_all, start
 from ragray.distributed.stage import Job, Outcome, Stage, bring
@@ -83,15 +83,6 @@ def test_an_engine_is_built_verified_and_loads(tmp_path: Path, merged: Artifact)
     engine = load_engine(artifact.folder, config.engine)
     assert len(engine.generate([[1, 2, 3]], SamplingParams(max_new_tokens=4))[0].token_ids) <= 4
     engine.close()
-
-
-def test_quantized_checkpoints_are_recorded(tmp_path: Path, merged: Artifact) -> None:
-    artifact = run(quantize.STAGE, config_of(tmp_path), merged)
-    record = json.loads(artifact.file("quantize.json").read_text())["bitsandbytes_int8"]
-    assert record["bytes"] < record["full_bytes"]
-    assert record["argmax_agreement"] > 0.8
-    assert artifact.file("bitsandbytes_int8/tokenizer.json").exists()
-    assert "bitsandbytes_int8: 0.1 MB of 0.1 MB" in quantize.STAGE.headline(artifact)
 
 
 def test_an_error_in_a_task_comes_back_as_it_was_raised_and_the_builds_log_is_kept(tmp_path: Path) -> None:

@@ -79,8 +79,16 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
         "index": save(store, "index", lambda d: build_index(PASSAGES, RetrievalConfig(), d.folder)),
         "calibrate": save(store, "calibrate", lambda d: confidence.write(d.folder)),
         "augment": save(store, "augment", lambda d: pq.write_table(examples, d.folder / "examples.parquet")),
-        "merge": save(store, "merge", lambda d: shutil.copytree(MODEL, d.folder / "model")),
+        "merge": save(store, "merge", lambda d: copy_in_float32(d.folder / "model")),
     }
+
+
+def copy_in_float32(folder: Path) -> None:
+    """The bundled model as the merge stage would write it."""
+    from ragray.engine.transformers_runtime import load_model
+
+    shutil.copytree(MODEL, folder)
+    load_model(MODEL).save_pretrained(folder)
 
 
 def config_below(folder: Path, methods: tuple[str, ...], **gate: float | str) -> RunConfig:
@@ -150,7 +158,9 @@ def test_the_gate_passes_a_good_model_and_refuses_a_damaged_one_by_its_answers(
 def test_where_none_passes_the_full_model_stays_and_the_command_says_so(
     inputs: dict[str, Artifact], damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artifact = run(config_below(tmp_path / "runs", (damaged,)), inputs)
+    warned: list[str] = []
+    artifact = run(config_below(tmp_path / "runs", (damaged,)), inputs, warned)
+    assert warned == ["quantize: none of 1 models passed: the full model stays"]
     assert artifact.manifest.metrics["chosen"] is None
     assert json.loads(artifact.file("gate.json").read_text())["verdicts"][0]["reason"].startswith("damaged: ")
     assert stage.STAGE.headline(artifact).startswith("full: ")
