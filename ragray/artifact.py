@@ -24,6 +24,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from ragray.errors import ArtifactError, WorkError
+from ragray.locks import Check, Waiting, file_lock, object_lock
 from ragray.manifest import (
     MANIFEST,
     Manifest,
@@ -177,6 +178,30 @@ class Store:
     def forget_work(self, kind: str, key: str) -> None:
         """Remove the work folder of a key whose artifact is finished."""
         shutil.rmtree(self.work_folder(kind, key), ignore_errors=True)
+
+    @contextmanager
+    def lock(self, kind: str, key: str, waiting: Waiting) -> Iterator[Check]:
+        """Let one process at a time make the artifact of this key; one that is killed lets go of it.
+
+        Args:
+            kind: of the artifact.
+            key: of the artifact.
+            waiting: hears who holds it, where another process does.
+
+        Raises:
+            WorkError: the storage permits no locks.
+        """
+        place = f"{self._base}/.locks/{kind}-{key[:16]}"
+        try:
+            if not self._remote:
+                with file_lock(Path(place), waiting) as check:
+                    yield check
+                return
+            self._fs.create_dir(f"{self._base}/.locks", recursive=True)
+            with object_lock(self._fs, place, waiting) as check:
+                yield check
+        except OSError as error:
+            raise explain_os_error(error, self.root) from error
 
     def _open(self, kind: str, name: str, key: str | None) -> Artifact | None:
         place = f"{self._base}/{kind}/{name}"

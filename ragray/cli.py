@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import ragray
-from ragray import cli_inspect, cli_live, cli_tune
+from ragray import cli_engine, cli_inspect, cli_live, cli_tune
 from ragray.cli_inspect import ConfigOption, SetOption
-from ragray.config import RunConfig
+from ragray.cli_run import JsonOption, run_stages
 from ragray.config_loading import load_config, load_retrieval
 from ragray.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, EngineError, RagrayError
 
 if TYPE_CHECKING:
     from ragray.artifact import Artifact
-    from ragray.distributed.stage import Outcome
+    from ragray.config import RunConfig
 
 DEMO_CONFIG = "configs/demo.yaml"
 DEMO_QUESTIONS = (
@@ -45,8 +45,7 @@ app = typer.Typer(
 app.add_typer(cli_inspect.app, name="inspect")
 app.add_typer(cli_live.app, name="live")
 app.command("tune")(cli_tune.tune)
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and no progress.")]
+app.command("build-engine")(cli_engine.build_engine)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -91,7 +90,7 @@ def _options(
 def _stage_command(name: str, targets: tuple[str, ...], help_text: str) -> None:
     @app.command(name, help=help_text)
     def command(config: ConfigOption, set_: SetOption = None, json_: JsonOption = False) -> None:
-        _run(load_config(config, set_ or ()), targets, json_)
+        run_stages(load_config(config, set_ or ()), targets, json_)
 
 
 _stage_command("prepare", ("prepare",), "Read, clean, de-duplicate and split the data.")
@@ -100,14 +99,13 @@ _stage_command("augment", ("augment",), "Make question variants, negatives and t
 _stage_command("calibrate", ("calibrate",), "Fit the confidence below which questions are declined.")
 _stage_command("train", ("train",), "Train the LoRA adapter by Ray Train and DeepSpeed.")
 _stage_command("merge", ("merge",), "Merge the adapter into the base model.")
-_stage_command("build-engine", ("engine",), "Build the engine that generates answers on this device.")
 _stage_command("run", (), "Run the whole chain; what is unchanged is not run again.")
 
 
 @app.command()
 def quantize(config: ConfigOption, set_: SetOption = None, json_: JsonOption = False) -> None:
     """Quantize the merged model by remote tasks, and choose by the answers; exit code 4 when none may be chosen."""
-    artifact = _run(load_config(config, set_ or ()), ("quantize",), json_)["quantize"].artifact
+    artifact = run_stages(load_config(config, set_ or ()), ("quantize",), json_)["quantize"].artifact
     if artifact.manifest.metrics["chosen"] is None:
         raise EngineError(
             f"quantize: {artifact.manifest.metrics['reason']}; see {artifact.uri}/report.html",
@@ -136,7 +134,7 @@ def _evaluate(
         return
     if config is None:
         context.fail("Missing option '--config' / '-c'.")
-    _run(load_config(config, set_ or ()), ("evaluate",), json_)
+    run_stages(load_config(config, set_ or ()), ("evaluate",), json_)
 
 
 @evaluate.command("retrieval")
@@ -184,50 +182,13 @@ def _evaluate_retrieval(
     out.print(speed_table(quality))
 
 
-def _run(config: RunConfig, targets: tuple[str, ...], as_json: bool) -> dict[str, Outcome]:
-    """Bring `targets` (all stages by default) and what they need up to date, showing progress."""
-    from ragray.distributed.pipeline import STAGES, stages_for
-    from ragray.distributed.stage import bring_up_to_date
-    from ragray.terminal import StageDisplay, out, outcome_table
-
-    stages = stages_for(*targets) if targets else list(STAGES)
-    display = StageDisplay(len(stages), quiet=as_json)
-    with display.live():
-        outcomes = bring_up_to_date(
-            config,
-            stages,
-            started=display.started,
-            finished=display.finished,
-            report=display.report,
-            progress=display.progress,
-            warn=display.warn,
-        )
-    if as_json:
-        typer.echo(json.dumps({name: _outcome_tree(o) for name, o in outcomes.items()}, ensure_ascii=False))
-    else:
-        out.print(outcome_table(list(outcomes.values())))
-    return outcomes
-
-
-def _outcome_tree(outcome: Outcome) -> dict[str, Any]:
-    manifest = outcome.artifact.manifest
-    return {
-        "artifact": outcome.artifact.uri,
-        "digest": manifest.digest,
-        "unchanged": outcome.skipped,
-        "seconds": manifest.timings_s["total"],
-        "counts": manifest.counts,
-        "metrics": manifest.metrics,
-    }
-
-
 @app.command()
 def demo(config: ConfigOption = Path(DEMO_CONFIG), set_: SetOption = None, json_: JsonOption = False) -> None:
     """Run the whole chain on the bundled data, then answer three questions."""
     from ragray.terminal import answer_panel, out
 
     settings = load_config(config, set_ or ())
-    outcomes = _run(settings, (), json_)
+    outcomes = run_stages(settings, (), json_)
     answers = _answers(settings, {name: o.artifact for name, o in outcomes.items()}, DEMO_QUESTIONS)
     if json_:
         return

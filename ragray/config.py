@@ -19,6 +19,7 @@ from pydantic import (
 )  # fmt: skip
 
 from ragray.config_data import AugmentConfig, DataConfig, Positive, Section, Share
+from ragray.config_engine import EngineConfig as EngineConfig  # for those who import it from here
 from ragray.config_quantize import QuantizeConfig
 from ragray.config_train import TrainConfig
 from ragray.config_words import check_synonyms, check_words, read_lines
@@ -179,16 +180,6 @@ class RetrievalConfig(Section):
         if depth == "all" or (type(depth) is int and depth >= 1):
             return depth
         raise ValueError(f"retrieval.fusion_depth: write a number of ranks, at least 1, or all (got {depth!r})")
-
-
-class EngineConfig(Section):
-    """What generates the answers."""
-
-    kind: Literal["openvino", "transformers"] = "openvino"
-    weights: Literal["fp32", "int8", "int4"] = Field("int8", description="weight format of an openvino engine")
-    cpu_threads: int = Field(0, ge=0, description="0: as many as there are cores")
-    max_batch_size: Positive = Field(64, description="sequences generated at once")
-    kv_cache_gib: Positive = Field(1, description="memory for attention keys and values, GiB")
 
 
 class EvaluateConfig(Section):

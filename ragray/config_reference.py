@@ -24,6 +24,9 @@ This page is generated: `ragray inspect fields > docs/configuration.md`.
 """
 
 
+_SEPARATORS: dict[Any, str] = {tuple: ".0.", dict: ".TYPE."}
+
+
 def reference() -> str:
     """All fields as Markdown, a table for each section."""
     lines = [HEADER]
@@ -39,7 +42,7 @@ def _section(lines: list[str], model: type[BaseModel], prefix: str) -> None:
     for name, field in model.model_fields.items():
         lines.append(f"| `{prefix}{name}` | {_type(field)} | {_default(field)} | {field.description or ''} |")
         for part in _models_in(field.annotation):
-            separator = ".0." if typing.get_origin(field.annotation) is tuple else "."
+            separator = _SEPARATORS.get(typing.get_origin(field.annotation), ".")
             nested.append((part, f"{prefix}{name}{separator}"))
     lines.append("")
     for part, dotted in nested:
@@ -65,6 +68,8 @@ def _type_name(annotation: Any) -> str:
         return " or ".join("none" if a is type(None) else _type_name(a) for a in args)
     if origin is tuple:
         return f"list of {_type_name(args[0])}"
+    if origin is dict:
+        return f"{_type_name(args[1])} by {'device type' if args[1] is not str else 'name'}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
     return str(getattr(annotation, "__name__", annotation))
@@ -75,6 +80,8 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if isinstance(field.default, BaseModel):
         return ""
+    if field.default == {}:
+        return "none"
     if isinstance(field.default, tuple):
         return ", ".join(f"`{v}`" for v in field.default) or "none"
     return "none" if field.default is None else f"`{field.default}`"

@@ -70,11 +70,16 @@ class StageDisplay:
         with self._progress:
             yield self
 
+    def expect(self, more: int) -> None:
+        """So many more stages will run than were known before."""
+        self._total += more
+        self._progress.update(self._task, total=self._total)
+
     def started(self, stage: Stage) -> None:
         """A stage begins."""
-        self._progress.update(self._task, description=stage.name, line="")
+        self._progress.update(self._task, description=stage.shown, line="")
         self._progress.update(self._inner, visible=False)
-        self._say(f"{stage.name} ...", only_plain=True)
+        self._say(f"{stage.shown} ...", only_plain=True)
 
     def report(self, line: str) -> None:
         """A running stage says something; without a terminal at most a line each 5 seconds is printed."""
@@ -99,7 +104,7 @@ class StageDisplay:
         self._progress.update(self._inner, visible=False)
         self._progress.advance(self._task)
         state = "unchanged" if outcome.skipped else f"{outcome.seconds:.1f} s"
-        line = f"[green]done[/] {outcome.stage.name}: {state}, {escape(outcome.stage.headline(outcome.artifact))}"
+        line = f"[green]done[/] {outcome.stage.shown}: {state}, {escape(outcome.stage.headline(outcome.artifact))}"
         self._say(line)
         if outcome.stage.name == "prepare":
             self._say(f"     {escape(accounting(outcome.artifact))}")
@@ -132,7 +137,7 @@ def outcome_table(outcomes: Sequence[Outcome]) -> Table:
         seconds = outcome.artifact.manifest.timings_s["total"]
         shown = f"{seconds:.1f} (kept)" if outcome.skipped else f"{seconds:.1f}"
         headline = escape(outcome.stage.headline(outcome.artifact))
-        table.add_row(outcome.stage.name, shown, headline, escape(outcome.artifact.uri))
+        table.add_row(outcome.stage.shown, shown, headline, escape(outcome.artifact.uri))
     return table
 
 

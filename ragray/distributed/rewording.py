@@ -142,7 +142,8 @@ def engine_writer(folder: Path, settings: EngineConfig, count: int) -> Writer:
     Raises:
         EngineError: the engine is damaged or built for another device.
     """
-    from ragray.engine.manifest import this_device, verified_manifest
+    from ragray.engine.device import this_device
+    from ragray.engine.manifest import verified_manifest
 
     manifest = verified_manifest(folder, this_device())
     options = {"fn_constructor_args": (folder.absolute(), settings, count)}

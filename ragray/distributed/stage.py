@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,7 @@ from typing import Any
 
 from ragray.artifact import Artifact, Draft, Source, Store, artifact_key, code_digest
 from ragray.config import RunConfig
+from ragray.locks import Check
 
 Report = Callable[[str], None]  # shows one short line about what is going on
 Count = Callable[[int, int], None]  # how much is done, of how much
@@ -56,6 +57,13 @@ class Stage:
     build: Callable[[Job], None]
     headline: Callable[[Artifact], str]  # one short line for the closing table: rows or tokens, main figure
     sources: Callable[[RunConfig], Mapping[str, Source]] = field(default=lambda config: {})
+    title: str = ""  # what is shown, where several are made by one stage
+    once: bool = False  # of several processes that need the same artifact, one makes it and the others wait
+
+    @property
+    def shown(self) -> str:
+        """What a person reads."""
+        return self.title or self.name
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,7 @@ def bring_up_to_date(
         for stage in stages:
             started(stage)
             inputs = {need: outcomes[need].artifact for need in stage.needs}
-            listeners = {"report": report, "progress": progress, "warn": warn}
-            outcome = _bring(config, store, stage, inputs, listeners)
+            outcome = bring(config, store, stage, inputs, report, progress, warn)
             outcomes[stage.name] = outcome
             finished(outcome)
             check()
@@ -159,24 +166,56 @@ def stage_key(config: RunConfig, stage: Stage, inputs: Mapping[str, Artifact]) -
     return StageKey(artifact_key(stage.name, sources, settings, code), sources, settings, code)
 
 
-def _bring(
-    config: RunConfig, store: Store, stage: Stage, inputs: Mapping[str, Artifact], listeners: Mapping[str, Any]
+def bring(
+    config: RunConfig,
+    store: Store,
+    stage: Stage,
+    inputs: Mapping[str, Artifact],
+    report: Report = lambda line: None,
+    progress: Count = lambda done, total: None,
+    warn: Report = lambda line: None,
 ) -> Outcome:
+    """Run one stage, unless its artifact is there; `bring_up_to_date` says of what and to whom.
+
+    Raises:
+        RagrayError: it cannot be done.
+    """
     begin = time.perf_counter()
     made_from = stage_key(config, stage, inputs)
     found = store.find(stage.name, made_from.key)
     skipped = found is not None
-    if found is None:
-        with store.draft(
-            stage.name,
-            made_from.key,
-            format_version=stage.format_version,
-            inputs=made_from.sources,
-            config=made_from.settings,
-            code=made_from.code,
-        ) as draft:
-            stage.build(Job(config, inputs, draft, store.work_folder(stage.name, made_from.key), **listeners))
-        store.forget_work(stage.name, made_from.key)
-        found = draft.result
-        assert found is not None  # draft() sets it or raises
+    with _turn(store, stage, made_from.key, report) if found is None else nullcontext(_nothing) as check:
+        if found is None and stage.once:
+            found = store.find(stage.name, made_from.key)  # another process may have made it meanwhile
+            skipped = found is not None
+        if found is None:
+            with _draft(store, stage, made_from) as draft:
+                work_folder = store.work_folder(stage.name, made_from.key)
+                stage.build(Job(config, inputs, draft, work_folder, report, progress, warn))
+                check()
+            store.forget_work(stage.name, made_from.key)
+            found = draft.result
+            assert found is not None  # draft() sets it or raises
     return Outcome(stage, found, skipped, time.perf_counter() - begin)
+
+
+def _nothing() -> None:
+    """The check of what needs none."""
+
+
+def _turn(store: Store, stage: Stage, key: str, report: Report) -> AbstractContextManager[Check]:
+    """Wait until no other process makes this artifact, where the stage asks for it."""
+    if not stage.once:
+        return nullcontext(_nothing)
+    return store.lock(stage.name, key, lambda holder: report(f"{stage.shown}: {holder} makes it; waiting"))
+
+
+def _draft(store: Store, stage: Stage, made_from: StageKey) -> AbstractContextManager[Draft]:
+    return store.draft(
+        stage.name,
+        made_from.key,
+        format_version=stage.format_version,
+        inputs=made_from.sources,
+        config=made_from.settings,
+        code=made_from.code,
+    )

@@ -25,16 +25,31 @@ def plain_errors(name: str, fix: str = "free memory, then run again") -> Iterato
         RagrayError: as the work raised it.
         WorkError: its worker or node was lost too often.
     """
-    from ray.exceptions import RayError, RayTaskError
+    from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 
     try:
         yield
+    except RuntimeEnvSetupError as error:
+        raise WorkError(f"{name}: its environment cannot be set up: {error}", "mend what the message names") from None
     except RayTaskError as error:
         if isinstance(error.cause, RagrayError):
             raise error.cause from None
         raise
     except RayError as error:
         raise WorkError(f"{name}: its worker was lost {TASK_RETRIES + 1} times: {error}", fix) from None
+
+
+def system_faults() -> tuple[type[Exception], ...]:
+    """Ray's errors for a lost worker or node, after which a task may be started anew."""
+    from ray import exceptions
+
+    return (
+        exceptions.WorkerCrashedError,
+        exceptions.NodeDiedError,
+        exceptions.LocalRayletDiedError,
+        exceptions.ObjectLostError,
+        exceptions.OutOfMemoryError,
+    )
 
 
 def run_tasks(name: str, work: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:

@@ -1,113 +1,61 @@
-"""Engine builders, and the build that ends with a verified engine.
+"""What is built for a device, and the build that ends with a verified engine.
 
-In: a merged checkpoint and the engine settings. Out: `engine/` and `engine.json` in a folder. A built
+In: a merged checkpoint and the engine settings. Out: `engine/`, `engine.json` and `build.log` in a folder. A built
 engine is loaded and its greedy answers to fixed prompts are compared with the checkpoint's; one that answers
-worse than the bar of its weight format is refused.
+worse than the bars of its weight format is kept and marked, and loading refuses it.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ragray.artifact import file_digest, folder_digest
 from ragray.config import EngineConfig
-from ragray.engine.manifest import (
-    ENGINE_FOLDER,
-    EngineManifest,
-    ModelFacts,
-    SourceDigests,
-    files_below,
-    installed,
-    release,
-    this_device,
+from ragray.engine.builders import BUILDERS
+from ragray.engine.device import CPU, this_device
+from ragray.engine.environment import check_named, checked_interpreters
+from ragray.engine.manifest import ENGINE_FOLDER, EngineManifest, ModelFacts, files_below
+from ragray.engine.protocol import (
+    Builder,
+    BuildOrder,
+    BuildPlan,
+    BuiltEngine,
+    DeviceInfo,
+    EngineSpec,
 )
-from ragray.engine.protocol import BuiltEngine, DeviceInfo, EngineBuilder, EngineSpec
-from ragray.engine.runtime import start_engine
+from ragray.engine.verification import GREEDY, Reference, make_reference, verify
 from ragray.errors import EngineError
-from ragray.train.template import TEMPLATE, template_digests
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
-_CONFIG_FILES = ("config.json", "generation_config.json")
+BUILD_LOG = "build.log"
 
 
-class OpenVinoBuilder:
-    """OpenVINO IR for any x86-64 or ARM CPU."""
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An engine that is to be built: by which builder, for which device, with which weights and limits."""
 
-    name = "openvino"
-    _packages = ("openvino", "openvino-genai", "nncf", "torch", "transformers")
+    builder: Builder
+    device: DeviceInfo
+    spec: EngineSpec
+    plan: BuildPlan
 
-    def version(self) -> str:
-        """Versions of everything that decides the engine's bytes."""
-        return _joined(installed(*self._packages))
-
-    def supports(self, device: DeviceInfo, spec: EngineSpec) -> str | None:
-        """None, or the reason why this engine cannot be built for `device`."""
-        if device.type != "cpu":
-            return f"the openvino engine runs on CPUs, not on {device.type}"
-        return None
-
-    def build(self, checkpoint: Path, spec: EngineSpec, out: Path) -> BuiltEngine:
-        """Trace, compress and save; see `openvino_export`."""
-        from ragray.engine.openvino_export import export
-
-        export(checkpoint, spec.weights, out)
-        for name in (*_TOKENIZER_FILES, *_CONFIG_FILES, TEMPLATE):
-            if (checkpoint / name).exists():
-                shutil.copyfile(checkpoint / name, out / name)
-        versions = installed(*self._packages)
-        return BuiltEngine(
-            format="openvino_ir",
-            quantization={"fp32": None, "int8": "int8_asym", "int4": "int4_sym_g64"}[spec.weights],
-            kv_cache="f32",
-            runtime={name: release(versions[name]) for name in ("openvino", "openvino-genai")},
-            versions=versions,
-        )
-
-
-class TransformersBuilder:
-    """The checkpoint itself, for any device that torch knows."""
-
-    name = "transformers"
-    _packages = ("torch", "transformers")
-
-    def version(self) -> str:
-        """Versions of everything that decides the engine's bytes."""
-        return _joined(installed(*self._packages))
-
-    def supports(self, device: DeviceInfo, spec: EngineSpec) -> str | None:
-        """None, or the reason why this engine cannot be built for `device`."""
-        if device.type != "cpu":
-            return f"the transformers engine is built for CPUs only, not for {device.type}"
-        return None
-
-    def build(self, checkpoint: Path, spec: EngineSpec, out: Path) -> BuiltEngine:
-        """Copy the checkpoint's files."""
-        for path in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
-            target = out / path.relative_to(checkpoint)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        versions = installed(*self._packages)
-        return BuiltEngine(
-            format="huggingface",
-            quantization=None,
-            kv_cache="f32",
-            runtime={"transformers": versions["transformers"].split(".")[0]},
-            versions=versions,
-        )
-
-
-BUILDERS: Mapping[str, EngineBuilder] = {
-    builder.name: builder for builder in (OpenVinoBuilder(), TransformersBuilder())
-}
+    def key(self) -> dict[str, Any]:
+        """All of the target that decides what the engine is."""
+        limits = self.plan.limits
+        return {
+            "kind": self.builder.name,
+            "builder": self.builder.version(),
+            "weights": self.plan.weights,
+            "device": self.device.type,
+            "compute_capability": self.device.compute_capability,
+            "limits": [
+                limits.max_batch_size, limits.max_input_tokens, limits.max_sequence_tokens, limits.max_num_tokens
+            ],
+            "tensor_parallel": self.plan.tensor_parallel,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,86 +63,111 @@ class Build:
     """A finished build."""
 
     manifest: EngineManifest
-    timings_s: dict[str, float]  # build, load, verify
+    timings_s: dict[str, float]  # build, verify
 
 
-def effective_weights(settings: EngineConfig) -> str:
-    """The weight format that an engine of these settings has: the transformers engine keeps float32."""
-    return settings.weights if settings.kind == "openvino" else "fp32"
+def choose_target(settings: EngineConfig, device: DeviceInfo) -> Target:
+    """The builder and the plan for a device.
+
+    Raises:
+        EngineError: no builder supports the device, or not the one that the settings name.
+        ConfigError: the builder needs an environment that the settings do not name.
+    """
+    wanted = settings.device(device.type)
+    names = [wanted.kind] if wanted.kind else [settings.kind, *(name for name in BUILDERS if name != settings.kind)]
+    refusals = []
+    for name in names:
+        builder, spec = BUILDERS[name], _spec(settings, device, name)
+        refusal = builder.supports(device, spec)
+        if refusal is None:
+            check_named(builder, settings, device.type)
+            return Target(builder, device, spec, builder.plan(device, spec))
+        refusals.append(refusal)
+        if device.type == CPU:
+            break  # the CPU's engine is the one that the settings name
+    kinds = f"engine.devices.{device.type}.kind" if device.type != CPU else "engine.kind"
+    raise EngineError("; ".join(refusals), f"set {kinds} to one of {', '.join(BUILDERS)} that runs on {device.type}")
 
 
-def build_engine(checkpoint: Path, settings: EngineConfig, out: Path, device: DeviceInfo | None = None) -> Build:
-    """Build an engine for a device, by default this machine's CPU, and verify it.
+def _spec(settings: EngineConfig, device: DeviceInfo, kind: str) -> EngineSpec:
+    weights = settings.device(device.type).weights or (settings.weights if kind == "openvino" else None)
+    return EngineSpec(weights, settings.max_batch_size, settings.max_input_tokens, settings.max_new_tokens)
+
+
+def build_engine(
+    checkpoint: Path,
+    settings: EngineConfig,
+    out: Path,
+    target: Target | None = None,
+    reference: Reference | None = None,
+) -> Build:
+    """Build an engine for the device at hand, by default this machine's CPU, and verify it.
 
     Args:
         checkpoint: merged Hugging Face folder with tokenizer.
         settings: what to build, and with which threads to verify it.
-        out: existing folder; gets engine/ and engine.json.
-        device: what to build for; must be the device at hand, as builders tune and verify on it.
+        out: existing folder; gets engine/, engine.json and build.log.
+        target: what to build and for which device, which must be the one at hand, as builders tune and verify on it.
+        reference: the checkpoint's own answers; made here where there is none.
 
     Raises:
-        EngineError: the builder does not support the model or device, or the engine answers worse than the
-            bar.
+        EngineError: the builder does not support the model or device, or the build failed.
+        ConfigError: an environment that the builder needs is not the right one.
     """
-    device = device or this_device()
-    builder = BUILDERS[settings.kind]
-    spec = EngineSpec(weights=effective_weights(settings), max_batch_size=settings.max_batch_size)
-    if refusal := builder.supports(device, spec):
-        raise EngineError(refusal, f"set engine.kind to one of {', '.join(BUILDERS)} that runs on {device.type}")
+    target = target or choose_target(settings, this_device())
+    log = out / BUILD_LOG
+    _note(log, f"{target.builder.name} {target.builder.version()} for {target.device}")
+    _note(log, f"plan: {target.plan}")
+    interpreters = checked_interpreters(target.builder, settings, target.device.type)
+    order = BuildOrder(checkpoint, target.device, target.spec, target.plan, settings, log, interpreters)
     started = time.perf_counter()
     (out / ENGINE_FOLDER).mkdir()
-    built = builder.build(checkpoint, spec, out / ENGINE_FOLDER)
-    manifest = _manifest(builder, built, spec, checkpoint, out, device)
+    built = target.builder.build(order, out / ENGINE_FOLDER)
     build_s = time.perf_counter() - started
-    manifest, timings_s = _verified(manifest, settings, checkpoint, out)
+    _note(log, f"built in {build_s:.1f} s")
+    reference = reference or make_reference(checkpoint, settings.cpu_threads)
+    manifest = _manifest(target, built, reference, checkpoint, out, build_s)
+    started = time.perf_counter()
+    answers = target.builder.verify(order, manifest, out / ENGINE_FOLDER, reference.prompts, GREEDY.max_new_tokens)
+    verification = verify(answers, reference, checkpoint, manifest.weights)
+    _note(log, f"verified: {verification}")
+    manifest = replace(manifest, verification=verification)
     manifest.write(out)
-    return Build(manifest, {"build": build_s, **timings_s})
+    return Build(manifest, {"build": build_s, "verify": time.perf_counter() - started})
+
+
+def _note(log: Path, line: str) -> None:
+    with log.open("a", encoding="utf-8") as stream:
+        stream.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}\n")
 
 
 def _manifest(
-    builder: EngineBuilder, built: BuiltEngine, spec: EngineSpec, checkpoint: Path, out: Path, device: DeviceInfo
+    target: Target, built: BuiltEngine, reference: Reference, checkpoint: Path, out: Path, build_s: float
 ) -> EngineManifest:
-    from ragray.engine.tokens import load_tokenizer
-
     return EngineManifest(
-        builder=builder.name,
-        builder_version=builder.version(),
+        builder=target.builder.name,
+        builder_version=target.builder.version(),
         format=built.format,
-        weights=spec.weights,
+        weights=target.plan.weights,
         quantization=built.quantization,
         kv_cache=built.kv_cache,
         model=model_facts(checkpoint),
-        source=_source(checkpoint, load_tokenizer(checkpoint)),
-        device=device,
+        source=replace(reference.source, calibration=built.calibration),
+        device=target.device,
         runtime=dict(built.runtime),
         versions=dict(built.versions),
         files=files_below(out),
+        limits=target.plan.limits,
+        tensor_parallel=target.plan.tensor_parallel,
+        plugins=_tree(built.plugins),
+        lora=_tree(built.lora),
+        commands=built.commands,
+        build_s=round(build_s, 3),
     )
 
 
-def _verified(
-    manifest: EngineManifest, settings: EngineConfig, checkpoint: Path, out: Path
-) -> tuple[EngineManifest, dict[str, float]]:
-    from ragray.engine.transformers_runtime import load_model_folder
-    from ragray.engine.verification import verify
-
-    started = time.perf_counter()
-    engine = start_engine(out / ENGINE_FOLDER, manifest, settings)
-    load_s = time.perf_counter() - started
-    reference = load_model_folder(checkpoint, 8, settings.cpu_threads, manifest.source.checkpoint)
-    try:
-        verification = verify(engine, reference, manifest.weights)
-    finally:
-        engine.close()
-        reference.close()
-    if not verification.usable:
-        raise EngineError(
-            f"the {manifest.builder} {manifest.weights} engine answers worse than its model: agreement "
-            f"{verification.prefix_share:.2f} on {verification.prompts} prompts, least {verification.bar:.2f}",
-            "set engine.weights to a more precise format, such as fp32",
-        )
-    timings_s = {"load": load_s, "verify": time.perf_counter() - started - load_s}
-    return replace(manifest, verification=verification), timings_s
+def _tree(mapping: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if mapping is None else dict(mapping)
 
 
 def model_facts(checkpoint: Path) -> ModelFacts:
@@ -217,15 +190,3 @@ def model_facts(checkpoint: Path) -> ModelFacts:
         context_tokens=config["max_position_embeddings"],
         rope_theta=rope.get("rope_theta", config.get("rope_theta")),
     )
-
-
-def _source(checkpoint: Path, tokenizer: PreTrainedTokenizerBase) -> SourceDigests:
-    return SourceDigests(
-        checkpoint=folder_digest(checkpoint),
-        tokenizer=file_digest(checkpoint / "tokenizer.json"),
-        chat_template=template_digests(tokenizer)["chat_template"],
-    )
-
-
-def _joined(versions: Mapping[str, str]) -> str:
-    return " ".join(f"{name}=={version}" for name, version in sorted(versions.items()))

@@ -10,43 +10,33 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ragray.artifact import file_digest
-from ragray.engine.protocol import DeviceInfo
+from ragray.engine.protocol import DeviceInfo, Limits
 from ragray.errors import EngineError
 
 ENGINE_JSON = "engine.json"
 ENGINE_FOLDER = "engine"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUILD = "build one here with `ragray build-engine --config FILE`"
-_CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "asimd", "i8mm")
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Greedy answers of the engine against the checkpoint's, on fixed prompts."""
+    """Greedy answers of the engine against the merged model's, on fixed prompts."""
 
     prompts: int
-    tokens: int  # of the checkpoint's answers
+    tokens: int  # of the model's answers
     prefix_share: float  # mean over prompts: length of the equal beginning / longer answer
     equal_answers: int
-    bar: float  # least prefix_share of a usable engine
+    f1: float  # mean token F1 of the answers' text
+    least_prefix_share: float  # of a usable engine
+    least_f1: float
     usable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What an engine was compiled for; None: decided when it is loaded."""
-
-    max_batch_size: int | None = None
-    max_input_tokens: int | None = None
-    max_sequence_tokens: int | None = None
-    max_num_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +77,13 @@ class EngineManifest:
     versions: dict[str, str]
     files: dict[str, dict[str, Any]]  # path in the folder -> {"bytes", "sha256"}
     verification: Verification | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
     plugins: dict[str, str] | None = None
     lora: dict[str, Any] | None = None
-    argv: tuple[str, ...] | None = None
+    commands: tuple[tuple[str, ...], ...] = ()  # argument vectors that the builder ran
+    build_s: float | None = None  # wall time of the builder, without the verification
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -127,7 +118,7 @@ class EngineManifest:
 
 def _from_tree(tree: dict[str, Any]) -> EngineManifest:
     device = dict(tree["device"], features=tuple(tree["device"]["features"]))
-    verification, argv = tree["verification"], tree["argv"]
+    verification = tree["verification"]
     return EngineManifest(
         **tree
         | {
@@ -136,7 +127,7 @@ def _from_tree(tree: dict[str, Any]) -> EngineManifest:
             "device": DeviceInfo(**device),
             "limits": Limits(**tree["limits"]),
             "verification": verification and Verification(**verification),
-            "argv": argv and tuple(argv),
+            "commands": tuple(tuple(command) for command in tree["commands"]),
         }
     )
 
@@ -151,7 +142,7 @@ def verified_manifest(folder: Path, device: DeviceInfo) -> EngineManifest:
     manifest = EngineManifest.read(folder)
     _check_device(folder, manifest, device)
     _check_runtime(folder, manifest.runtime)
-    _check_quality(folder, manifest.verification)
+    _check_quality(folder, manifest)
     for name, entry in manifest.files.items():
         path = folder / name
         if not path.is_file():
@@ -168,25 +159,6 @@ def files_below(folder: Path, part: str = ENGINE_FOLDER) -> dict[str, dict[str, 
         for path in sorted((folder / part).rglob("*"))
         if path.is_file()
     }
-
-
-def this_device() -> DeviceInfo:
-    """The CPU of this machine."""
-    facts = _cpu_facts()
-    name = facts.get("model name") or platform.processor() or platform.machine()
-    flags = facts.get("flags", facts.get("Features", "")).split()
-    features = tuple(feature for feature in _CPU_FEATURES if feature in flags)
-    return DeviceInfo(type="cpu", arch=platform.machine(), name=name, features=features)
-
-
-def _cpu_facts() -> dict[str, str]:
-    """What Linux says of the first processor; empty elsewhere."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return {}
-    lines = cpuinfo.read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-    pairs = (line.partition(":") for line in lines)
-    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def installed(*packages: str) -> dict[str, str]:
@@ -218,7 +190,7 @@ def _check_device(folder: Path, manifest: EngineManifest, device: DeviceInfo) ->
         raise EngineError(
             f"{folder}: this engine was built for {_device_name(built_for)}; this machine needs one "
             f"for {_device_name(device)}",
-            BUILD,
+            f"build it with `ragray build-engine --config FILE --for {device.type}`",
         )
 
 
@@ -237,12 +209,27 @@ def _check_runtime(folder: Path, runtime: Mapping[str, str]) -> None:
             )
 
 
-def _check_quality(folder: Path, verification: Verification | None) -> None:
+def _check_quality(folder: Path, manifest: EngineManifest) -> None:
+    verification = manifest.verification
     if verification is None:
         raise EngineError(f"{folder}: this engine was never verified", BUILD)
     if not verification.usable:
-        raise EngineError(
-            f"{folder}: this engine answers worse than its model (agreement {verification.prefix_share:.2f}, "
-            f"least {verification.bar:.2f})",
-            "build one with more precise weights: `ragray build-engine --config FILE --set engine.weights=fp32`",
-        )
+        raise EngineError(f"{folder}: {shortfall(manifest)}", more_precise(manifest))
+
+
+def shortfall(manifest: EngineManifest) -> str:
+    """The sentence that says how far an unusable engine's answers are from its model's."""
+    found = manifest.verification
+    assert found is not None
+    return (
+        f"this {manifest.builder} {manifest.weights} engine answers worse than its model on {found.prompts} prompts "
+        f"(agreement {found.prefix_share:.2f}, least {found.least_prefix_share:.2f}; F1 {found.f1:.2f}, least "
+        f"{found.least_f1:.2f})"
+    )
+
+
+def more_precise(manifest: EngineManifest) -> str:
+    """What to type for an engine that answers better."""
+    device = manifest.device.type
+    field = "engine.weights=fp32" if device == "cpu" else f"engine.devices.{device}.weights=FORMAT"
+    return f"build one with more precise weights: `ragray build-engine --config FILE --for {device} --set {field}`"

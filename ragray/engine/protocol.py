@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from ragray.config import EngineConfig
+    from ragray.engine.manifest import EngineManifest
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -104,41 +107,91 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """A device that engines are built for and run on. CPU devices leave the GPU fields None."""
+    """A device that engines are built for and run on. What does not apply or could not be asked is None."""
 
     type: str  # "cpu", or Ray's accelerator type such as "H100"
     arch: str  # machine architecture, such as "x86_64"
     name: str  # the processor's or GPU's own name
     features: tuple[str, ...] = ()  # instruction sets that change how fast an engine runs
-    memory_bytes: int | None = None
-    compute_capability: str | None = None
+    memory_bytes: int | None = None  # of one GPU
+    compute_capability: str | None = None  # such as "9.0"
     driver: str | None = None
-    cuda: str | None = None
+    cuda: str | None = None  # newest that the driver supports
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an engine was compiled for; None: decided when it is loaded."""
+
+    max_batch_size: int | None = None
+    max_input_tokens: int | None = None
+    max_sequence_tokens: int | None = None  # prompt and answer together
+    max_num_tokens: int | None = None  # in one step, over all sequences
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What to build: the weight format, and the limits that an engine may be compiled for."""
+    """What is asked of a builder: the weight format, and limits that an engine may be compiled for."""
 
-    weights: str
-    max_batch_size: int
-    max_new_tokens: int | None = None
-    max_input_tokens: int | None = None
+    weights: str | None  # None: the builder chooses what suits the device
+    max_batch_size: int  # sequences
+    max_input_tokens: int  # of one prompt
+    max_new_tokens: int  # of one answer
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """What a builder will do for a device. Weights and limits are part of the engine's key."""
+
+    weights: str  # begins with a format that `verification.BARS` knows: "int8_smoothquant"
+    limits: Limits = field(default_factory=Limits)
+    reason: str = ""  # why these weights, where the builder chose them
+    tensor_parallel: int = 1  # GPUs that one copy of the engine spans
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """An interpreter of its own that a builder runs commands in, because ragray's cannot hold its packages."""
+
+    name: str  # its key in engine.devices.TYPE.interpreters
+    packages: Mapping[str, str]  # package -> version that must be installed there: "1.2.1" accepts 1.2.1 and 1.2.1.x
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOrder:
+    """All that a builder gets for one build, on the machine where it runs."""
+
+    checkpoint: Path  # merged Hugging Face folder with tokenizer, float32 safetensors
+    device: DeviceInfo  # the device at hand
+    spec: EngineSpec
+    plan: BuildPlan  # what `plan(device, spec)` said
+    settings: EngineConfig  # threads, batch size and cache size for loading
+    log: Path  # append here what happens: commands, their output; kept with the engine
+    interpreters: Mapping[str, str] = field(default_factory=dict)  # environment's name -> its Python, checked
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltEngine:
     """What a builder says about the engine that it wrote."""
 
-    format: str  # "openvino_ir", "huggingface"
+    format: str  # "openvino_ir", "huggingface", "tensorrt"
     quantization: str | None  # algorithm, such as "int8_asym"
     kv_cache: str  # number format of cached attention keys and values
     runtime: Mapping[str, str]  # package -> release that loading needs ("2026.4" accepts 2026.4.x)
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that took part in the build
+    plugins: Mapping[str, str] | None = None
+    lora: Mapping[str, Any] | None = None  # rank, modules
+    calibration: str | None = None  # sha256 of the calibration texts
+    commands: tuple[tuple[str, ...], ...] = ()  # argument vectors that were run
 
 
-class EngineBuilder(Protocol):
-    """Turns a checkpoint (Hugging Face folder) into an engine for one type of device."""
+class Builder(Protocol):
+    """Turns a checkpoint (Hugging Face folder) into an engine for one type of device.
+
+    `version`, `environment`, `supports` and `plan` are asked on the driver, which may have neither the device nor the
+    builder's packages. `build` and `verify` run in one remote task on a node of the device's type; the builder object
+    travels there by pickle. To offer one: `builders.BUILDERS[builder.name] = builder`.
+    """
 
     @property
     def name(self) -> str:
@@ -147,12 +200,29 @@ class EngineBuilder(Protocol):
     def version(self) -> str:
         """Versions of everything that decides the engine's bytes: part of an engine's key."""
 
+    def environment(self) -> tuple[Environment, ...]:
+        """The interpreters that it needs beside ragray's own; checked before `build`."""
+
     def supports(self, device: DeviceInfo, spec: EngineSpec) -> str | None:
         """None, or the reason why this engine cannot be built for `device`."""
 
-    def build(self, checkpoint: Path, spec: EngineSpec, out: Path) -> BuiltEngine:
-        """Write the engine into the existing folder `out`, the same bytes for the same input.
+    def plan(self, device: DeviceInfo, spec: EngineSpec) -> BuildPlan:
+        """What will be built for a device that is supported; the same for the same arguments."""
+
+    def build(self, order: BuildOrder, out: Path) -> BuiltEngine:
+        """Write the engine, with tokenizer and model configuration, into the existing folder `out`.
 
         Raises:
             EngineError: the model's architecture is not supported, or the build failed.
+        """
+
+    def verify(
+        self, order: BuildOrder, manifest: EngineManifest, out: Path, prompts: Sequence[Sequence[int]], tokens: int
+    ) -> list[tuple[int, ...]]:
+        """Load what was built and answer prompts (token ids) greedily, at most `tokens` each, all in one batch.
+
+        The answers come without the prompt and without the stop token; ragray compares them with the model's own.
+
+        Raises:
+            EngineError: the engine cannot be loaded or run.
         """

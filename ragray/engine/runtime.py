@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ragray.config import EngineConfig
-from ragray.engine.manifest import BUILD, ENGINE_FOLDER, EngineManifest, this_device, verified_manifest
+from ragray.engine.device import device_for
+from ragray.engine.manifest import BUILD, ENGINE_FOLDER, EngineManifest, verified_manifest
 from ragray.engine.protocol import Engine
 from ragray.errors import EngineError
 
@@ -23,7 +24,7 @@ def load_engine(folder: Path, settings: EngineConfig) -> Engine:
     Raises:
         EngineError: it was built for another device or version, is damaged, or cannot be loaded.
     """
-    manifest = verified_manifest(folder, this_device())
+    manifest = verified_manifest(folder, device_for(EngineManifest.read(folder).device))
     return start_engine(folder / ENGINE_FOLDER, manifest, settings)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from ragray.config import EngineConfig
-from ragray.engine.build import build_engine
-from ragray.engine.manifest import EngineManifest, release, this_device, verified_manifest
+from ragray.engine.build import build_engine, choose_target
+from ragray.engine.device import this_device
+from ragray.engine.manifest import EngineManifest, release, verified_manifest
 from ragray.engine.protocol import SamplingParams
 from ragray.engine.runtime import load_engine
 from ragray.errors import EngineError
@@ -62,7 +63,7 @@ def test_a_manifest_reads_back_as_it_was_written(good: Path, tmp_path: Path) -> 
         (lambda t: t["runtime"].update(transformers="4"), "built for transformers 4; installed is 5"),
         (lambda t: t["verification"].update(usable=False), "answers worse than its model"),
         (lambda t: t.update(verification=None), "never verified"),
-        (lambda t: t.update(schema_version=99), "schema 99, this ragray reads 1"),
+        (lambda t: t.update(schema_version=99), "schema 99, this ragray reads 2"),
         (lambda t: t.update(colour="red"), "damaged"),
         (lambda t: t.pop("files"), "damaged"),
     ],
@@ -103,12 +104,11 @@ def test_a_kind_that_this_ragray_does_not_know_is_refused(folder: Path) -> None:
         load_engine(folder, SETTINGS)
 
 
-def test_a_device_that_no_builder_supports_is_refused_before_any_work(model_folder: Path, tmp_path: Path) -> None:
+def test_a_device_that_no_builder_supports_is_refused_before_any_work() -> None:
     gpu = replace(this_device(), type="H100", compute_capability="9.0")
     for kind in ("openvino", "transformers"):
         with pytest.raises(EngineError, match=r"not .*H100"):
-            build_engine(model_folder, EngineConfig(kind=kind), tmp_path, gpu)
-    assert list(tmp_path.iterdir()) == []
+            choose_target(EngineConfig(kind=kind), gpu)
 
 
 def test_release_is_what_an_engine_depends_on() -> None:
