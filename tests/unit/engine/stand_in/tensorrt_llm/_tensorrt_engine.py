@@ -1,0 +1,5 @@
+"""The engine line's LLM."""
+
+from .llmapi import EngineLLM as LLM
+
+__all__ = ["LLM"]
