@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2] / "ragray"
 ORDER = [
     "errors", "compiled", "schema", "config_words", "config_data", "config_train", "config_engine",
     "config_quantize", "config", "config_loading", "manifest", "locks", "artifact", "dataprep", "retrieval", "prompt",
-    "evaluation", "train", "engine", "distributed", "serve", "terminal", "config_reference", "cli_inspect", "cli_live", "cli_tune",
-    "cli_run", "cli_engine", "cli",
+    "evaluation", "train", "engine", "distributed", "serve", "terminal", "config_reference", "cli_inspect", "cli_live",
+    "cli_tune", "cli_run", "cli_engine", "cli",
 ]  # fmt: skip
 MAY_IMPORT_RAY = {"distributed", "serve", "cli"}
 HEAVY = {"ray", "torch", "transformers", "tensorrt_llm", "deepspeed", "peft", "openvino", "openvino_genai", "nncf",
