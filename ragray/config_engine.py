@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ragray.config_data import Positive, Section
 
-Kind = Literal["openvino", "transformers"]
+Kind = Literal["openvino", "transformers", "tensorrt_llm", "tensorrt_llm_torch"]
 
 
 class DeviceEngineConfig(Section):

@@ -22,6 +22,7 @@ from ragray.engine.protocol import (
     Environment,
     SamplingParams,
 )
+from ragray.engine.tensorrt_llm_builders import TensorRtLlmBuilder, TensorRtLlmTorchBuilder
 from ragray.train.template import TEMPLATE
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
@@ -140,7 +141,10 @@ def greedy_answers(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int
 
 
 # By the engine's kind. The first that supports a device is taken where the settings name none.
-BUILDERS: dict[str, Builder] = {builder.name: builder for builder in (OpenVinoBuilder(), TransformersBuilder())}
+BUILDERS: dict[str, Builder] = {
+    builder.name: builder
+    for builder in (OpenVinoBuilder(), TransformersBuilder(), TensorRtLlmBuilder(), TensorRtLlmTorchBuilder())
+}
 
 
 def _joined(versions: Mapping[str, str]) -> str:

@@ -43,5 +43,20 @@ def start_engine(files: Path, manifest: EngineManifest, settings: EngineConfig) 
             from ragray.engine.transformers_runtime import load_model_folder
 
             return load_model_folder(files, settings.max_batch_size, settings.cpu_threads, manifest.digest)
+        case "tensorrt_llm" | "tensorrt_llm_torch" as kind:
+            from ragray.engine.tensorrt_llm_engine import TensorRtLlmEngine
+
+            return TensorRtLlmEngine(files, manifest, settings, _python(settings, manifest.device.type, kind))
         case other:
             raise EngineError(f"{files}: an engine of kind {other!r}, which this ragray cannot run", BUILD)
+
+
+def _python(settings: EngineConfig, device_type: str, environment: str) -> str:
+    """The Python of an engine's own environment, on machines with its type of device."""
+    found = settings.device(device_type).interpreters.get(environment)
+    if found is None:
+        raise EngineError(
+            f"{environment} engines run in an environment of their own, which the settings do not name",
+            f"set engine.devices.{device_type}.interpreters.{environment} to its Python; see deploy/",
+        )
+    return found

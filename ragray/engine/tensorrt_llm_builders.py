@@ -10,7 +10,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +95,7 @@ class TensorRtLlmBuilder:
             runtime={},  # TensorRT-LLM is not in the environment that loads; its own process checks the release
             versions=facts["versions"] | {"tensorrt_llm": version},
             plugins=plugins(weights, self.lora),
-            lora=asdict(self.lora) if self.lora else None,
+            lora={"max_rank": self.lora.max_rank, "modules": list(self.lora.modules)} if self.lora else None,
             calibration=facts["calibration"],
             commands=(quantized, argv),
         )

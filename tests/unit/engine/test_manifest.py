@@ -105,9 +105,9 @@ def test_a_kind_that_this_ragray_does_not_know_is_refused(folder: Path) -> None:
 
 
 def test_a_device_that_no_builder_supports_is_refused_before_any_work() -> None:
-    gpu = replace(this_device(), type="H100", compute_capability="9.0")
-    for kind in ("openvino", "transformers"):
-        with pytest.raises(EngineError, match=r"not .*H100"):
+    gpu = replace(this_device(), type="T4", compute_capability="7.5")
+    for kind in ("openvino", "transformers", "tensorrt_llm"):
+        with pytest.raises(EngineError, match=r"not .*T4.*this GPU has 7\.5"):
             choose_target(EngineConfig(kind=kind), gpu)
 
 
