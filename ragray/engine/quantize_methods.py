@@ -231,4 +231,5 @@ _MODELOPT = tuple(
     )
     for made in modelopt.QUANTIZED
 )  # fmt: skip
-METHODS: Mapping[str, Method] = {method.name: method for method in (*_LOCAL, *_MODELOPT)}
+_ALL: tuple[Method, ...] = (*_LOCAL, *_MODELOPT)
+METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
