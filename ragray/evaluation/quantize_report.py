@@ -56,7 +56,7 @@ def write_quantize_report(
     sections = [_gate(decision, gate), _costs(models), _losses(models), _answers(models), _front(models, gate, charts)]
     if speeds:
         sections.append(_fast(models, gate))
-    introduction = f"{decision.reason[0].upper()}{decision.reason[1:]}."
+    introduction = f"Result: {decision.reason}."
     report = Report(f"Quantization of {name}", introduction, _tiles(models, decision), tuple(sections), charts, CHARTS)
     write_report(folder, report)
 
