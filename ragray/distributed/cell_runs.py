@@ -94,7 +94,7 @@ def answer_cells(
     answered: dict[str, CellAnswers] = {}
     for number in (number for number, count in left.items() if not count):
         raise ValueError(f"{asked[number].cell.name}: no question to ask")
-    for row in _through_ray_data(parts, asked, workers) if parts else ():
+    for row in _again_where_lost(parts, asked, workers):
         if row["error"]:
             raise getattr(errors, row["error"])(row["message"], row["fix"])
         number = row["cell"]
@@ -173,6 +173,31 @@ def _part_size(cell: Cell) -> int:
     return PART_BATCHES * cell.batch_size
 
 
+def _again_where_lost(
+    parts: Sequence[Mapping[str, int]], asked: Sequence[Asked], workers: int
+) -> Iterator[dict[str, Any]]:
+    """The parts' rows; what a lost worker left undone is asked of new ones, `TASK_RETRIES` times in all.
+
+    Ray's own restarts would print an error for every pool of workers that may be restarted (Ray 2.60).
+    """
+    from ray.exceptions import RayError, RayTaskError
+
+    done: set[tuple[int, int]] = set()
+    with plain_errors("evaluate: answering", _FIX):
+        for retries_left in range(TASK_RETRIES, -1, -1):
+            left = [part for part in parts if (part["cell"], part["start"]) not in done]
+            try:
+                for row in _through_ray_data(left, asked, workers) if left else ():
+                    done.add((row["cell"], row["start"]))
+                    yield row
+                return
+            except RayTaskError:
+                raise  # an error of the work, which would come again
+            except RayError:
+                if not retries_left:
+                    raise
+
+
 def _through_ray_data(
     parts: Sequence[Mapping[str, int]], asked: Sequence[Asked], workers: int
 ) -> Iterator[dict[str, Any]]:
@@ -186,7 +211,7 @@ def _through_ray_data(
     size = max(1, min(workers, len(parts), int(resources.get("CPU", 1))))
     work = [ray.put(tuple(asked))]
     blocks = [pa.Table.from_pylist([dict(part)], schema=_PART) for part in parts]
-    with warnings.catch_warnings():  # Ray 2.60 has no other way to say how often a worker is started again
+    with warnings.catch_warnings():  # Ray 2.60 has no other way to say that no worker is started again
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
         dataset = ray.data.from_arrow(blocks).map_batches(
             CellWorker,
@@ -195,12 +220,10 @@ def _through_ray_data(
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
             num_cpus=1,
-            max_restarts=TASK_RETRIES,
-            max_task_retries=TASK_RETRIES,
+            max_restarts=0,
         )
-    with plain_errors("evaluate: answering", _FIX):
-        batches: Iterable[pa.Table] = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-        yield from itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+    batches: Iterable[pa.Table] = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+    yield from itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
 
 
 def _joined(rows: Sequence[Mapping[str, Any]]) -> CellAnswers:

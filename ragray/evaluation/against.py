@@ -21,7 +21,7 @@ from ragray.artifact import Artifact
 from ragray.errors import ArtifactError, ConfigError, DataError
 from ragray.evaluation.answers import LOWER_IS_BETTER, METRICS
 from ragray.evaluation.results import AS_WRITTEN
-from ragray.evaluation.robustness import ANSWER_METRICS
+from ragray.evaluation.robustness import ANSWER_METRICS, RETRIEVAL_METRICS
 from ragray.evaluation.significance import Difference, Resampling
 from ragray.evaluation.summary import MAIN_CELL
 
@@ -229,8 +229,9 @@ def _retrieval_names(asked: str, retriever: str, metric: str) -> list[str]:
 
 
 def _shown(name: str) -> bool:
-    """Whether a metric is shown without being asked for: not every cell and retriever."""
-    return name.count(".") == 1 or name.startswith("robustness.")
+    """Whether a metric is shown without being asked for: not of every cell and retriever, nor all of a rewording."""
+    metric = name.rpartition(".")[2]
+    return name.count(".") == 1 or (name.startswith("robustness.") and metric in (*ANSWER_METRICS, *RETRIEVAL_METRICS))
 
 
 def _order(name: str) -> tuple[int, str]:
