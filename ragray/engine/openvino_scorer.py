@@ -13,7 +13,8 @@ import numpy.typing as npt
 import openvino as ov
 
 from ragray.engine.build import model_facts
-from ragray.engine.manifest import EngineManifest, SourceDigests, this_device
+from ragray.engine.device import this_device
+from ragray.engine.manifest import EngineManifest, SourceDigests
 from ragray.engine.openvino_export import MODEL_XML, model_inputs
 from ragray.engine.quantize_protocol import Scorer
 from ragray.errors import EngineError
