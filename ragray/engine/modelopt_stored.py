@@ -28,7 +28,8 @@ def load_stored(folder: Path) -> Any:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model.eval()
     for name in [name.removesuffix(".weight_scale") for name in stored if name.endswith(".weight_scale")]:
         parts = {part: stored.pop(f"{name}.{part}", None) for part in PARTS}
         parent, _, own = name.rpartition(".")

@@ -202,8 +202,7 @@ def load_full(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        return model.eval()  # type: ignore[no-untyped-call]
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise TaskError(f"{folder}: cannot be loaded: {error}", "name a merged model's folder") from None
 

@@ -102,7 +102,7 @@ class BitsAndBytes(_Transformers):
             }
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             request.model,
-            quantization_config=BitsAndBytesConfig(**options),  # type: ignore[no-untyped-call]
+            quantization_config=BitsAndBytesConfig(**options),
             dtype=torch.float32,
             local_files_only=True,
         )
@@ -224,12 +224,11 @@ _LOCAL: tuple[LocalMethod, ...] = (
     OpenVino("openvino_int4_awq", 4, "OpenVINO GenAI, as an IR folder", 5.0, calibrated=True, weights="int4"),
 )
 LOCAL: Mapping[str, LocalMethod] = {method.name: method for method in (FULL, *_LOCAL)}
-_MODELOPT = tuple(
+_MODELOPT: tuple[Method, ...] = tuple(
     EnvironmentMethod(
         made.method, made.bits, modelopt.used_by(made), "modelopt", modelopt.TASK, modelopt.REQUIREMENT,
         calibrated=modelopt.RECIPES[made.method].calibrated,
     )
     for made in modelopt.QUANTIZED
 )  # fmt: skip
-_ALL: tuple[Method, ...] = (*_LOCAL, *_MODELOPT)
-METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
+METHODS: Mapping[str, Method] = {method.name: method for method in [*_LOCAL, *_MODELOPT]}

@@ -6,6 +6,7 @@ token ids go there and come back as JSON lines, and TensorRT-LLM's executor batc
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -213,8 +214,9 @@ class Worker:
         return EngineError(f"the TensorRT-LLM process ended:\n{said}", "see its last lines; then load the engine again")
 
     def _read(self, lines: IO[str]) -> None:
-        for line in lines:
-            self.events.put(json.loads(line))
+        with contextlib.suppress(ValueError):  # a line that is no event: nothing after it can be trusted
+            for line in lines:
+                self.events.put(json.loads(line))
         self.events.put({"event": "gone"})
 
     def _wait_until_ready(self) -> None:
