@@ -102,7 +102,7 @@ class BitsAndBytes(_Transformers):
             }
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             request.model,
-            quantization_config=BitsAndBytesConfig(**options),
+            quantization_config=BitsAndBytesConfig(**options),  # type: ignore[no-untyped-call]
             dtype=torch.float32,
             local_files_only=True,
         )
