@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ragray.artifact import Artifact
@@ -87,20 +87,6 @@ def retrieve_all(index: Artifact, calibrate: Artifact, questions: Sequence[EvalQ
         "tfidf": {name: opened.corpus.doc_ids(cos[0].tolist()) for name, (_, cos) in zip(names, lists, strict=True)},
     }
     return Found(tuple(retrieved), rankings, time.perf_counter() - begin)
-
-
-def answer_all(cell: Cell, questions: Sequence[EvalQuestion], found: Found | None) -> CellAnswers:
-    """Answer every question with one model, deterministically; `found=None` asks without retrieval."""
-    begin = time.perf_counter()
-    engine = load(cell)
-    try:
-        loaded = time.perf_counter()
-        answers = answer_part(engine, cell.max_new_tokens, questions, None if found is None else found.retrieved)
-        return CellAnswers(
-            tuple(answers), Answerer(**asdict(engine.info)), loaded - begin, time.perf_counter() - loaded
-        )
-    finally:
-        engine.close()
 
 
 def load(cell: Cell) -> Engine:

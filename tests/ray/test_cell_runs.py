@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,10 @@ from test_evaluate import QUESTIONS, model_maker
 from ragray.config import EngineConfig
 from ragray.distributed import cell_runs
 from ragray.distributed.cell_runs import Asked, answer_cells, model_key, parts_of
-from ragray.distributed.cells import Cell, Found, answer_all
+from ragray.distributed.cells import Cell, answer_part, load
 from ragray.engine.assistant import Citation, Retrieved
 from ragray.errors import EngineError, WorkError
+from ragray.evaluation.report import Answerer
 from ragray.schema import EvalQuestion
 
 MANY = tuple(
@@ -77,11 +78,13 @@ def test_the_number_of_workers_changes_nothing(alone, asked):
 def test_a_part_answers_as_the_same_questions_do_alone(alone, asked):
     """What Ray Data gives equals what one process gives for each part's questions."""
     one = asked[2]
+    engine = load(one.cell)
     for part in (p for p in parts_of(asked) if p["cell"] == 2):
         some = slice(part["start"], part["stop"])
-        here = answer_all(one.cell, one.questions[some], Found(one.retrieved[some], {}, 0.0))
-        assert here.answers == alone["open"].answers[some]
-        assert here.answerer == alone["open"].answerer
+        here = answer_part(engine, one.cell.max_new_tokens, one.questions[some], one.retrieved[some])
+        assert tuple(here) == alone["open"].answers[some]
+    engine.close()
+    assert Answerer(**asdict(engine.info)) == alone["open"].answerer
 
 
 def test_parts_hold_every_question_once_and_go_by_model(asked):
