@@ -12,7 +12,7 @@ from tiny_model import TEXTS
 from ragray.config import EngineConfig
 from ragray.engine.build import build_engine
 from ragray.engine.load_test import Load, Prompts, run_load, sweep
-from ragray.engine.protocol import Completion, Engine, SamplingParams
+from ragray.engine.protocol import Completion, Engine, Handle, SamplingParams
 from ragray.engine.runtime import load_engine
 from ragray.engine.transformers_runtime import load_model_folder
 from ragray.errors import EngineError
@@ -84,30 +84,33 @@ def test_answers_beyond_the_context_are_an_error_not_a_figure(engine: Engine, te
         run_load(engine, load, Prompts(text).take(1, 500))
 
 
-class CountingEngine:
-    """Passes requests on, and counts those that run at once."""
+class MeetingEngine:
+    """Ends no request before as many run at once as there are to be clients."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._lock = engine, threading.Lock()
+    def __init__(self, engine: Engine, clients: dict[int, int]) -> None:
+        self._engine = engine
+        self._meetings = {length: threading.Barrier(count, timeout=60) for length, count in clients.items()}
+        self._lock = threading.Lock()
         self.running, self.most, self.prompts = 0, 0, list[tuple[int, ...]]()
 
-    def submit(self, token_ids: Sequence[int], params: SamplingParams) -> "CountedHandle":
+    def submit(self, token_ids: Sequence[int], params: SamplingParams) -> "MeetingHandle":
         with self._lock:
             self.running += 1
             self.most = max(self.most, self.running)
             self.prompts.append(tuple(token_ids))
-        return CountedHandle(self, self._engine.submit(token_ids, params))
+        return MeetingHandle(self, self._meetings[len(token_ids)], self._engine.submit(token_ids, params))
 
     def ended(self) -> None:
         with self._lock:
             self.running -= 1
 
 
-class CountedHandle:
-    def __init__(self, engine: CountingEngine, handle) -> None:
-        self._engine, self._handle = engine, handle
+class MeetingHandle:
+    def __init__(self, engine: MeetingEngine, meeting: threading.Barrier, handle: Handle) -> None:
+        self._engine, self._meeting, self._handle = engine, meeting, handle
 
     def completion(self) -> Completion:
+        self._meeting.wait()
         found = self._handle.completion()
         self._engine.ended()
         return found
@@ -116,13 +119,13 @@ class CountedHandle:
 def test_a_sweep_keeps_as_many_running_as_there_are_clients_and_sends_no_prompt_twice(
     engine: Engine, text: list[int]
 ) -> None:
-    counting = CountingEngine(engine)
+    meeting = MeetingEngine(engine, {10: 2, 12: 3})
     loads = [Load(2, 10, 4, 6), Load(3, 12, 4, 6)]
-    results = list(sweep(counting, loads, Prompts(text)))  # type: ignore[arg-type]
+    results = list(sweep(meeting, loads, Prompts(text)))  # type: ignore[arg-type]
     assert [result.load for result in results] == loads
-    assert counting.most == 3
-    assert sorted(map(len, counting.prompts)) == [10] * (2 + 6) + [12] * (3 + 6), "one for each client goes first"
-    assert len({prompt[:8] for prompt in counting.prompts}) == len(counting.prompts)
+    assert meeting.most == 3
+    assert sorted(map(len, meeting.prompts)) == [10] * (2 + 6) + [12] * (3 + 6), "one for each client goes first"
+    assert len({prompt[:8] for prompt in meeting.prompts}) == len(meeting.prompts)
 
 
 def test_prompts_begin_everywhere_before_they_repeat() -> None:
