@@ -96,7 +96,8 @@ def test_what_was_validated_before_the_driver_was_killed_is_not_validated_again(
     job = make_job(inputs, folder)
     train.build(job)
     after, _ = load_validations(job.draft.folder)
-    assert after[: len(before)] == before, "the very results, with their seconds"
+    done = {result.step for result in before}  # which one is first depends on the load
+    assert [result for result in after if result.step in done] == before, "the very results, with their seconds"
     assert [result.step for result in after] == PLACES
     assert [result.loss for result in after] == pytest.approx(History.load(own.draft.folder).valid_losses, abs=1e-6)
 
