@@ -30,11 +30,10 @@ _CONFIG_FILES = ("config.json", "generation_config.json")
 _OPENVINO_QUANTIZATION = {"fp32": None, "int8": "int8_asym", "int4": "int4_sym_g64"}
 
 
-class OpenVinoBuilder:
-    """OpenVINO IR for any x86-64 or ARM CPU."""
+class _LocalBuilder:
+    """What builders have in common whose packages live beside ragray's."""
 
-    name = "openvino"
-    _packages = ("openvino", "openvino-genai", "nncf", "torch", "transformers")
+    _packages: tuple[str, ...] = ()
 
     def version(self) -> str:
         """Versions of everything that decides the engine's bytes."""
@@ -43,6 +42,13 @@ class OpenVinoBuilder:
     def environment(self) -> tuple[Environment, ...]:
         """None beside ragray's own."""
         return ()
+
+
+class OpenVinoBuilder(_LocalBuilder):
+    """OpenVINO IR for any x86-64 or ARM CPU."""
+
+    name = "openvino"
+    _packages = ("openvino", "openvino-genai", "nncf", "torch", "transformers")
 
     def supports(self, device: DeviceInfo, spec: EngineSpec) -> str | None:
         """None, or the reason why this engine cannot be built for `device`."""
@@ -82,19 +88,11 @@ class OpenVinoBuilder:
         return greedy_answers(OpenVinoEngine(out, manifest, order.settings), prompts, tokens)
 
 
-class TransformersBuilder:
+class TransformersBuilder(_LocalBuilder):
     """The checkpoint itself, in float32."""
 
     name = "transformers"
     _packages = ("torch", "transformers")
-
-    def version(self) -> str:
-        """Versions of everything that decides the engine's bytes."""
-        return _joined(installed(*self._packages))
-
-    def environment(self) -> tuple[Environment, ...]:
-        """None beside ragray's own."""
-        return ()
 
     def supports(self, device: DeviceInfo, spec: EngineSpec) -> str | None:
         """None, or the reason why this engine cannot be built for `device`."""

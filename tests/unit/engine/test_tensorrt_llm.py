@@ -6,7 +6,6 @@ What stands in for TensorRT-LLM has its recorded interface and arithmetic for a 
 import json
 import stat
 import sys
-import venv
 from pathlib import Path
 
 import pytest
@@ -156,16 +155,6 @@ def test_a_checkpoint_that_would_be_read_as_another_model_is_refused(model_folde
     assert "no rank0.safetensors" in said
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Python whose tensorrt_llm is the stand-in."""
-    folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, with_pip=False, symlinks=True)
-    site = next(folder.glob("lib/python3*/site-packages"))
-    (site / "stand_in.pth").write_text(f"{HERE / 'stand_in'}\n")
-    return str(folder / "bin" / "python")
-
-
 @pytest.fixture
 def modelopt_python(tmp_path: Path, model_folder: Path) -> str:
     """A program that takes the place of ModelOpt's Python: it writes what the task script would."""
@@ -218,19 +207,19 @@ def manifest_of(builder, order: BuildOrder, built, folder: Path) -> EngineManife
 
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_an_engine_is_quantized_compiled_checked_recorded_and_answers(
-    model_folder: Path, tmp_path: Path, environment: str, modelopt_python: str, lora: LoraLimits | None
+    model_folder: Path, tmp_path: Path, stand_in_python: str, modelopt_python: str, lora: LoraLimits | None
 ) -> None:
     builder, out = TensorRtLlmBuilder(lora), tmp_path / "artifact" / "engine"
     out.mkdir(parents=True)
-    order = order_for(builder, model_folder, tmp_path, {"modelopt": modelopt_python, "tensorrt_llm": environment})
+    order = order_for(builder, model_folder, tmp_path, {"modelopt": modelopt_python, "tensorrt_llm": stand_in_python})
     built = builder.build(order, out)
     assert sorted(path.name for path in out.iterdir()) == ["engine", "model"] and not list(out.parent.glob(".work*"))
     assert built.format == "tensorrt" and built.quantization == "FP8" and built.calibration == "ab" * 32
     assert built.versions == {"nvidia-modelopt": "0.47.0", "tensorrt_llm": VERSION}
-    assert [command[0] for command in built.commands] == [modelopt_python, environment]
+    assert [command[0] for command in built.commands] == [modelopt_python, stand_in_python]
     assert (built.lora or {}).get("max_rank") == (lora and 8)
     log = order.log.read_text()
-    assert "calibrated" in log and "$ " + environment in log and "Total time of building all engines" in log
+    assert "calibrated" in log and "$ " + stand_in_python in log and "Total time of building all engines" in log
     manifest = manifest_of(builder, order, built, out.parent)
     manifest.write(tmp_path)
     assert EngineManifest.read(tmp_path) == manifest
@@ -240,11 +229,11 @@ def test_an_engine_is_quantized_compiled_checked_recorded_and_answers(
 
 
 def test_the_pytorch_lines_engine_is_the_quantized_checkpoint(
-    model_folder: Path, tmp_path: Path, environment: str, modelopt_python: str
+    model_folder: Path, tmp_path: Path, stand_in_python: str, modelopt_python: str
 ) -> None:
     builder, out = TensorRtLlmTorchBuilder(), tmp_path / "artifact" / "engine"
     out.mkdir(parents=True)
-    names = {"modelopt": modelopt_python, "tensorrt_llm_torch": environment}
+    names = {"modelopt": modelopt_python, "tensorrt_llm_torch": stand_in_python}
     order = order_for(builder, model_folder, tmp_path, names)
     built = builder.build(order, out)
     assert built.format == "huggingface_modelopt" and len(built.commands) == 1

@@ -5,7 +5,6 @@ The other process runs ragray's own runtime script; what stands in for TensorRT-
 
 import json
 import shutil
-import venv
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,19 +18,8 @@ from ragray.engine.protocol import DeviceInfo, Limits, SamplingParams
 from ragray.engine.tensorrt_llm_engine import TensorRtLlmEngine, cache_tokens
 from ragray.errors import EngineError
 
-HERE = Path(__file__).parent
 LIMITS = Limits(max_batch_size=4, max_input_tokens=300, max_sequence_tokens=340, max_num_tokens=1200)
 LORA = {"max_rank": 8, "modules": ["attn_q"]}
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Python whose tensorrt_llm is the stand-in."""
-    folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, with_pip=False, symlinks=True)
-    site = next(folder.glob("lib/python3*/site-packages"))
-    (site / "stand_in.pth").write_text(f"{HERE / 'stand_in'}\n")
-    return str(folder / "bin" / "python")
 
 
 @pytest.fixture
@@ -61,8 +49,10 @@ def continued(prompt: list[int], tokens: int, adapter: int = 0) -> tuple[int, ..
     return tuple(whole[: whole.index(2)] if 2 in whole else whole)
 
 
-def test_many_requests_share_the_batch_and_keep_their_order(python: str, files: Path, manifest: EngineManifest) -> None:
-    engine = TensorRtLlmEngine(files, manifest, EngineConfig(), python)
+def test_many_requests_share_the_batch_and_keep_their_order(
+    stand_in_python: str, files: Path, manifest: EngineManifest
+) -> None:
+    engine = TensorRtLlmEngine(files, manifest, EngineConfig(), stand_in_python)
     prompts = [[n, n + 1, 3 * n] for n in range(5, 30)]
     answers = engine.generate(prompts, SamplingParams(max_new_tokens=7))
     assert [answer.token_ids for answer in answers] == [continued(prompt, 7) for prompt in prompts]
@@ -78,16 +68,20 @@ def test_many_requests_share_the_batch_and_keep_their_order(python: str, files: 
         engine.submit([5], SamplingParams())
 
 
-def test_a_stop_token_ends_an_answer_before_its_limit(python: str, files: Path, manifest: EngineManifest) -> None:
-    engine = TensorRtLlmEngine(files, manifest, EngineConfig(), python)
+def test_a_stop_token_ends_an_answer_before_its_limit(
+    stand_in_python: str, files: Path, manifest: EngineManifest
+) -> None:
+    engine = TensorRtLlmEngine(files, manifest, EngineConfig(), stand_in_python)
     stopped = engine.generate([[297]], SamplingParams(max_new_tokens=20))[0]  # 297 298 299 0 1 then 2, a stop token
     assert stopped.token_ids == (297, 298, 299, 0, 1) and stopped.finish_reason == "stop"
     assert engine.generate([[50]], SamplingParams(max_new_tokens=3))[0].finish_reason == "length"
     engine.close()
 
 
-def test_text_comes_piece_by_piece_and_cancelling_keeps_it(python: str, files: Path, manifest: EngineManifest) -> None:
-    engine = TensorRtLlmEngine(files, manifest, EngineConfig(), python)
+def test_text_comes_piece_by_piece_and_cancelling_keeps_it(
+    stand_in_python: str, files: Path, manifest: EngineManifest
+) -> None:
+    engine = TensorRtLlmEngine(files, manifest, EngineConfig(), stand_in_python)
     handle = engine.submit([10], SamplingParams(max_new_tokens=300, temperature=0.7, top_p=0.9, seed=3))
     first = handle.read(timeout_s=20)
     handle.cancel()
@@ -99,7 +93,7 @@ def test_text_comes_piece_by_piece_and_cancelling_keeps_it(python: str, files: P
 
 
 def test_several_adapters_answer_beside_the_model_alone(
-    python: str, files: Path, manifest: EngineManifest, tmp_path: Path
+    stand_in_python: str, files: Path, manifest: EngineManifest, tmp_path: Path
 ) -> None:
     adapters = {}
     for name in ("first", "second"):
@@ -110,18 +104,20 @@ def test_several_adapters_answer_beside_the_model_alone(
         if kind == "tensorrt_llm_torch":
             (files / "model" / "model.safetensors").write_bytes(b"x")
         told = replace(manifest, builder=kind, format=form)
-        engine = TensorRtLlmEngine(files, told, EngineConfig(), python, adapters)
+        engine = TensorRtLlmEngine(files, told, EngineConfig(), stand_in_python, adapters)
         handles = [engine.submit([50], SamplingParams(max_new_tokens=4), adapter=name) for name in (None, *adapters)]
         assert [handle.completion().token_ids for handle in handles] == [continued([50], 4, n) for n in range(3)]
         with pytest.raises(EngineError, match="no adapter 'third'"):
             engine.submit([50], SamplingParams(), adapter="third")
         engine.close()
     with pytest.raises(EngineError, match="takes no LoRA adapters"):
-        TensorRtLlmEngine(files, replace(manifest, lora=None), EngineConfig(), python, adapters)
+        TensorRtLlmEngine(files, replace(manifest, lora=None), EngineConfig(), stand_in_python, adapters)
 
 
-def test_a_prompt_beyond_the_engines_limit_is_refused(python: str, files: Path, manifest: EngineManifest) -> None:
-    engine = TensorRtLlmEngine(files, manifest, EngineConfig(), python)
+def test_a_prompt_beyond_the_engines_limit_is_refused(
+    stand_in_python: str, files: Path, manifest: EngineManifest
+) -> None:
+    engine = TensorRtLlmEngine(files, manifest, EngineConfig(), stand_in_python)
     with pytest.raises(EngineError, match="301 tokens; this engine was built for 300"):
         engine.submit([5] * 301, SamplingParams())
     assert engine.submit([5] * 300, SamplingParams(max_new_tokens=500)).completion().finish_reason in ("length", "stop")
@@ -129,17 +125,19 @@ def test_a_prompt_beyond_the_engines_limit_is_refused(python: str, files: Path, 
 
 
 def test_an_engine_of_another_release_is_refused_by_its_environment(
-    python: str, files: Path, manifest: EngineManifest
+    stand_in_python: str, files: Path, manifest: EngineManifest
 ) -> None:
     other = replace(manifest, versions={"tensorrt_llm": "1.2.0"})
     with pytest.raises(EngineError, match=r"built by tensorrt_llm 1\.2\.0; .* has 1\.2\.1"):
-        TensorRtLlmEngine(files, other, EngineConfig(), python)
+        TensorRtLlmEngine(files, other, EngineConfig(), stand_in_python)
 
 
-def test_a_process_that_cannot_load_or_dies_says_why(python: str, files: Path, manifest: EngineManifest) -> None:
+def test_a_process_that_cannot_load_or_dies_says_why(
+    stand_in_python: str, files: Path, manifest: EngineManifest
+) -> None:
     with pytest.raises(EngineError, match="/no/python cannot be started"):
         TensorRtLlmEngine(files, manifest, EngineConfig(), "/no/python")
-    engine = TensorRtLlmEngine(files, manifest, EngineConfig(), python)
+    engine = TensorRtLlmEngine(files, manifest, EngineConfig(), stand_in_python)
     handle = engine.submit([5], SamplingParams(max_new_tokens=300))
     engine._worker._process.kill()
     with pytest.raises(EngineError, match="the TensorRT-LLM process ended"):
@@ -147,7 +145,7 @@ def test_a_process_that_cannot_load_or_dies_says_why(python: str, files: Path, m
     engine.close()
     shutil.rmtree(files / "engine")
     with pytest.raises(EngineError, match=r"(?s)process ended.*no engine"):
-        TensorRtLlmEngine(files, manifest, EngineConfig(), python)
+        TensorRtLlmEngine(files, manifest, EngineConfig(), stand_in_python)
 
 
 def test_the_cache_is_counted_in_tokens_and_must_hold_a_sequence(
@@ -161,8 +159,8 @@ def test_the_cache_is_counted_in_tokens_and_must_hold_a_sequence(
         TensorRtLlmEngine(files, big, EngineConfig(), "/no/python")
 
 
-def test_closing_ends_the_process_at_once(python: str, files: Path, manifest: EngineManifest) -> None:
-    engine = TensorRtLlmEngine(files, manifest, EngineConfig(), python)
+def test_closing_ends_the_process_at_once(stand_in_python: str, files: Path, manifest: EngineManifest) -> None:
+    engine = TensorRtLlmEngine(files, manifest, EngineConfig(), stand_in_python)
     process = engine._worker._process
     handle = engine.submit([5], SamplingParams(max_new_tokens=300))
     engine.close()
