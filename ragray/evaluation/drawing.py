@@ -58,6 +58,6 @@ def add_grid(axes: Axes, axis: Literal["x", "y"]) -> None:
     axes.set_axisbelow(True)
 
 
-def add_legend(figure: Figure) -> None:
+def add_legend(figure: Figure, columns: int = 3) -> None:
     """The legend below the axes."""
-    figure.legend(loc="lower center", ncols=3, frameon=False, fontsize=8.5)
+    figure.legend(loc="lower center", ncols=columns, frameon=False, fontsize=8.5)

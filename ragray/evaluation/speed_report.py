@@ -5,6 +5,7 @@ In: measured settings as plain figures. Out: `speed.json`, and a report in both 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -81,7 +82,8 @@ def speed_report(name: str, engines: Sequence[EngineSpeed], prices: Mapping[str,
         prices: of an hour, by device type.
         currency: of the prices.
     """
-    sections = [_memory_section(engines)]
+    note = "Up and to the right: more clients at once. The number at a point is that of the clients."
+    sections = [Section("Latency against throughput", note, (), (), "latency"), _memory_section(engines)]
     sections += [_engine_section(engine, prices.get(engine.device), currency) for engine in engines]
     return Report(
         title=f"Speed: {name}",
@@ -136,7 +138,7 @@ def _engine_section(engine: EngineSpeed, price: float | None, currency: str) -> 
         if price is not None:
             row.append(f"{cost_per_million(cell, price):.3f}")
         rows.append(tuple(row))
-    return Section(engine.name, "Lengths in tokens.", header, tuple(rows), "latency")
+    return Section(engine.name, "Lengths in tokens.", header, tuple(rows))
 
 
 def _milliseconds(values: Sequence[float]) -> str:
@@ -148,6 +150,8 @@ def _mib(size: int) -> str:
 
 
 def _draw_latency(engines: Sequence[EngineSpeed]) -> str:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     def plot(figure: Figure) -> None:
         axes = figure.add_subplot(xlabel="generated tokens a second", ylabel="ms between tokens, 95th percentile")
         lines: dict[tuple[str, int, int, int], list[SpeedCell]] = {}
@@ -171,12 +175,16 @@ def _draw_latency(engines: Sequence[EngineSpeed]) -> str:
             for cell in cells:
                 place = (cell.tokens_per_s, cell.each_token_s[1] * 1000)
                 axes.annotate(str(cell.concurrency), place, (3, 3), textcoords="offset points", fontsize=7.5)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        for axis, set_scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
+            set_scale("log")
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+            axis.set_minor_formatter(NullFormatter())
         add_grid(axes, "y")
-        add_legend(figure)
+        add_legend(figure, columns=2)
 
-    return draw_svg(plot, 4.2, below=0.15 * (1 + len({c.prompt_tokens for e in engines for c in e.cells})))
+    rows = math.ceil(len({(e.name, c.batch_size, c.prompt_tokens, c.new_tokens) for e in engines for c in e.cells}) / 2)
+    return draw_svg(plot, 3.9 + 0.2 * rows, below=0.2 * rows)
 
 
 def _draw_memory(engines: Sequence[EngineSpeed]) -> str:
