@@ -16,8 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow.parquet as pq
-
 from ragray.artifact import Artifact
 from ragray.config import RunConfig
 from ragray.distributed.cell_runs import Asked, answer_cells
@@ -32,11 +30,11 @@ from ragray.distributed.evaluated import (
     write_timings,
 )
 from ragray.distributed.judging import judge_answers, judge_endpoint, verdicts
+from ragray.distributed.questions import held_out_questions
 from ragray.distributed.replies import REPLIES_FOLDER
 from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
 from ragray.distributed.task_errors import run_tasks
-from ragray.errors import DataError
 from ragray.evaluation.judge import PROMPT_DIGEST, Judgement
 from ragray.evaluation.predictions import Prediction
 from ragray.evaluation.results import AS_WRITTEN, Results, write_results
@@ -46,7 +44,7 @@ from ragray.evaluation.significance import Resampling
 from ragray.evaluation.summary import CELLS, SERVED_CELL, summarize
 from ragray.manifest import code_digest
 from ragray.retrieval.index import HybridIndex
-from ragray.schema import EvalQuestion, Passage, records_of, stable_digest
+from ragray.schema import EvalQuestion, Passage
 
 if TYPE_CHECKING:
     from ragray.distributed.endpoint import Endpoint
@@ -60,7 +58,9 @@ def build(job: Job) -> None:
         RagrayError: retrieval or a cell failed.
         WorkError: a worker was lost more often than it is started again.
     """
-    questions = _questions(job)
+    questions = held_out_questions(
+        job.inputs["prepare"], "evaluate", job.config.evaluate.max_questions, job.config.seed
+    )
     passages = list(HybridIndex.open(job.inputs["index"].folder).corpus.passages())
     qrels = relevant_documents(questions, passages)
     settings, seed = job.config.evaluate, job.config.seed
@@ -187,18 +187,6 @@ def _base_model(train: Artifact) -> str:
     return str(Path(path).resolve()) if Path(path).is_dir() else path
 
 
-def _questions(job: Job) -> list[EvalQuestion]:
-    questions = records_of(EvalQuestion, pq.read_table(job.inputs["prepare"].file("questions.parquet")))
-    if not questions:
-        raise DataError(
-            "evaluate: there are no held-out questions",
-            "set evaluate.questions to a JSONL file of questions, or raise data.split.test",
-        )
-    limit = job.config.evaluate.max_questions or len(questions)
-    chosen = sorted(questions, key=lambda q: stable_digest("evaluate", job.config.seed, q.query_id))[:limit]
-    return sorted(chosen, key=lambda q: q.query_id)
-
-
 def _headline(artifact: Artifact) -> str:
     metrics = artifact.manifest.metrics
     return f"F1 {_short(metrics['f1'])} (base {_short(metrics['f1_base'])})"
@@ -233,6 +221,7 @@ STAGE = Stage(
         "dataprep.speech", "dataprep.spelling", "dataprep.switching", "dataprep.wording", "dataprep.wording_en",
         "dataprep.wording_zh", "distributed.asking", "distributed.cells", "distributed.cell_runs",
         "distributed.endpoint", "distributed.evaluate", "distributed.evaluated", "distributed.judging",
+        "distributed.questions",
     ),
     settings=_settings,
     build=build,

@@ -19,7 +19,8 @@ from ragray.artifact import Artifact
 from ragray.config import RunConfig
 from ragray.config_quantize import QuantizeConfig
 from ragray.distributed.folder_task import FolderTask, collect_all, local_folder, start
-from ragray.distributed.quantize_material import Trial, chosen_questions, make_trial, predictions_of
+from ragray.distributed.quantize_material import Trial, make_trial, predictions_of
+from ragray.distributed.questions import held_out_questions
 from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Stage
 from ragray.distributed.task_errors import run_tasks
@@ -34,7 +35,7 @@ from ragray.evaluation.quantize_report import ModelFigures, write_quantize_repor
 from ragray.evaluation.retrieval import relevant_documents
 from ragray.evaluation.significance import Resampling
 from ragray.retrieval.index import HybridIndex
-from ragray.schema import EvalQuestion, records_of
+from ragray.schema import EvalQuestion
 
 QUANTIZE_JSON, GATE_JSON, TIMINGS_JSON = "quantize.json", "gate.json", "timings.json"
 _REPORT = ("report.md", "report.html", "charts/size.svg", "charts/speed.svg")
@@ -132,8 +133,8 @@ def _work(method: Method, merged: Artifact, trial: Trial, config: RunConfig, out
 
 def _questions(job: Job) -> tuple[list[EvalQuestion], list[tuple[str, ...]]]:
     """The questions to ask, and the ids of the passages that answer each."""
-    rows = records_of(EvalQuestion, pq.read_table(job.inputs["prepare"].file("questions.parquet")))
-    questions = chosen_questions(rows, job.config.quantize.max_questions, job.config.seed)
+    most = job.config.quantize.max_questions
+    questions = held_out_questions(job.inputs["prepare"], "quantize", most, job.config.seed)
     passages = list(HybridIndex.open(job.inputs["index"].folder).corpus.passages())
     qrels = relevant_documents(questions, passages)
     return questions, [tuple(qrels.get(question.query_id, {})) for question in questions]
@@ -223,7 +224,7 @@ STAGE = Stage(
     needs=("prepare", "index", "augment", "calibrate", "merge"),
     code=(
         "schema", "prompt", "retrieval", "evaluation", "engine", "train.examples", "train.template",
-        "distributed.folder_task", "distributed.quantize", "distributed.quantize_material",
+        "distributed.folder_task", "distributed.quantize", "distributed.quantize_material", "distributed.questions",
     ),
     settings=_settings,
     build=_build,

@@ -40,21 +40,6 @@ class Trial:
     material: Material  # its prompts are those of the retrieved questions that are answerable
 
 
-def chosen_questions(questions: Sequence[EvalQuestion], most: int | None, seed: int) -> list[EvalQuestion]:
-    """At most so many questions, chosen by digest, in the order of their ids.
-
-    Raises:
-        DataError: there are none.
-    """
-    if not questions:
-        raise DataError(
-            "quantize: there are no test questions to choose a model by",
-            "set evaluate.questions to a JSONL file of questions, or raise data.split.test",
-        )
-    drawn = sorted(questions, key=lambda q: stable_digest("quantize", seed, q.query_id))[:most]
-    return sorted(drawn, key=lambda q: q.query_id)
-
-
 def make_trial(
     inputs: Mapping[str, Artifact],
     questions: Sequence[EvalQuestion],

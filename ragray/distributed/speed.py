@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import resource
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +27,7 @@ from ragray.distributed.stage import Job, Stage
 from ragray.distributed.task_errors import TASK_RETRIES, plain_errors
 from ragray.engine.device import CPU, device_here
 from ragray.engine.load_test import Load, LoadResult, Prompts, sweep
+from ragray.engine.process_memory import peak_bytes, resident_bytes
 from ragray.engine.protocol import Engine
 from ragray.evaluation.sections import write_report
 from ragray.evaluation.speed_report import EngineSpeed, SpeedCell, percentiles, speed_report
@@ -95,7 +94,7 @@ def _measure_here(subject: _Subject, settings: EngineConfig, speed: SpeedConfig,
     began = time.perf_counter()
     engine = _load(subject.kind, folder, settings)
     try:
-        load_s, loaded = time.perf_counter() - began, _resident_bytes()
+        load_s, loaded = time.perf_counter() - began, resident_bytes()
         prompts = Prompts(engine.tokenizer(text, add_special_tokens=False)["input_ids"])
         cells = tuple(_cell(result, settings.max_batch_size) for result in sweep(engine, _loads(speed), prompts))
         return EngineSpeed(
@@ -105,7 +104,7 @@ def _measure_here(subject: _Subject, settings: EngineConfig, speed: SpeedConfig,
             disk_bytes=sum(path.stat().st_size for path in (folder / subject.kind).rglob("*") if path.is_file()),
             load_s=load_s,
             loaded_bytes=loaded,
-            peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_bytes=peak_bytes(),
             cells=cells,
         )
     finally:
@@ -166,12 +165,6 @@ def _text(index: Artifact) -> str:
         if chars >= _TEXT_CHARS:
             break
     return "\n\n".join(parts)
-
-
-def _resident_bytes() -> int:
-    """Of this process, as Linux counts them."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _settings(config: RunConfig) -> Mapping[str, Any]:

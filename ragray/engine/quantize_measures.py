@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import gc
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ragray.engine.process_memory import peak_bytes, resident_bytes
 from ragray.engine.quantize_protocol import HeldOut, LocalMethod, Measured, Reply, Request, Scorer
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ragray.engine.protocol import Engine
-
-_STATUS = Path("/proc/self/status")
 
 
 @dataclass
@@ -98,13 +94,13 @@ def measure(method: LocalMethod, request: Request, full: LocalMethod) -> Measure
         EngineError: what was written cannot be loaded.
     """
     _warm_up()
-    before = _resident()
+    before = resident_bytes()
     started = time.perf_counter()
     engine = method.load(request)
     load_s = time.perf_counter() - started
-    resident = _resident()
+    resident = resident_bytes()
     answers, generate_s = _answer(engine, request)
-    peak = _peak()
+    peak = peak_bytes()
     scorer = method.scorer(request, engine)
     reference = engine if method.name == full.name else full.load(replace(request, out=request.model))
     try:
@@ -143,25 +139,6 @@ def _warm_up() -> None:
 
     gc.collect()
     torch.zeros(8, 8) @ torch.zeros(8, 8)
-
-
-def _resident() -> int:
-    """Bytes of memory that this process holds now."""
-    return _status("VmRSS") or _peak()
-
-
-def _peak() -> int:
-    """The most bytes that this process ever held."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _status(name: str) -> int | None:
-    """A figure of Linux's status of this process, in bytes; None elsewhere."""
-    if not _STATUS.exists():
-        return None
-    lines = (line.partition(":") for line in _STATUS.read_text(encoding="ascii").splitlines())
-    return next((int(value.split()[0]) * 1024 for key, _, value in lines if key == name), None)
 
 
 def _perplexity(log_likelihood: float, tokens: int) -> float:

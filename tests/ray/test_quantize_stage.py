@@ -201,7 +201,7 @@ def test_a_method_that_cannot_work_is_refused_before_anything_starts(
 def test_without_questions_there_is_nothing_to_choose_by(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     store, empty = Store(str(tmp_path / "empty")), table_of(EvalQuestion, [])
     none = save(store, "prepare", lambda draft: pq.write_table(empty, draft.folder / "questions.parquet"))
-    with pytest.raises(DataError, match="there are no test questions") as caught:
+    with pytest.raises(DataError, match="quantize: there are no held-out questions") as caught:
         run(config_below(tmp_path / "runs", ("bitsandbytes_int8",)), inputs | {"prepare": none})
     assert "evaluate.questions" in caught.value.fix
 
