@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import ragray
-from ragray import cli_against, cli_engine, cli_inspect, cli_live, cli_tune
+from ragray import cli_against, cli_engine, cli_inspect, cli_keys, cli_live, cli_tune
 from ragray.cli_inspect import ConfigOption, SetOption
 from ragray.cli_run import JsonOption, bring_stages, show_outcomes
 from ragray.cli_run import run_stages as _run
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DEMO_CONFIG = "configs/demo.yaml"
 DEMO_QUESTIONS = (
     "训练中断了怎么接着跑？",
-    "Which port does the API listen on, and how do I change it?",
+    "How do I change the port of the API?",
     "What will the weather be like in Paris tomorrow?",
 )
 
@@ -45,6 +45,7 @@ app = typer.Typer(
 
 app.add_typer(cli_inspect.app, name="inspect")
 app.add_typer(cli_live.app, name="live")
+app.add_typer(cli_keys.app, name="keys")
 app.command("tune")(cli_tune.tune)
 app.command("build-engine")(cli_engine.build_engine)
 

@@ -18,10 +18,14 @@ from pydantic import (
     model_validator,
 )  # fmt: skip
 
+from ragray.config_cache import CacheConfig
 from ragray.config_data import AugmentConfig, DataConfig, Positive, Section, Share
 from ragray.config_engine import EngineConfig as EngineConfig  # for those who import it from here
 from ragray.config_evaluate import EvaluateConfig
+from ragray.config_feedback import UserFeedbackConfig
+from ragray.config_limits import LimitsConfig
 from ragray.config_quantize import QuantizeConfig
+from ragray.config_replicas import PlacementConfig, PlacementsConfig
 from ragray.config_speed import SpeedConfig
 from ragray.config_train import TrainConfig
 from ragray.config_words import check_synonyms, check_words, read_lines
@@ -194,10 +198,62 @@ class ServeConfig(Section):
     index_store: str | None = Field(
         None, description="folder of a changing index (`ragray live`) to search and follow, made of the run's index"
     )
-    answer_cache_entries: int = Field(1024, ge=0, description="answers kept in memory")
-    retriever_replicas: Positive = 1
+    cache: CacheConfig = CacheConfig()
+    retriever: Literal["ingress", "deployment"] = Field(
+        "ingress", description="where searches run: in each ingress replica, or in replicas of their own"
+    )
+    generator: Literal["ingress", "deployment"] = Field(
+        "deployment", description="where the engine runs: in replicas of its own, or in each ingress replica"
+    )
+    retriever_batch_size: Positive = Field(1, description="searches run together, with retriever: deployment")
+    retriever_batch_wait_ms: float = Field(
+        2.0, ge=0.0, allow_inf_nan=False, description="how long a search waits for others to join it, milliseconds"
+    )
+    ingress_replicas: Positive = 1
+    retriever_replicas: Positive = Field(1, description="with retriever: deployment")
     generator_replicas: Positive = 1
-    generator_gpus: float = Field(0.0, ge=0, description="GPUs of each generator replica")
+    generator_gpus: float = Field(0.0, ge=0, description="GPUs of each replica that holds the engine")
+    stream_every_ms: float = Field(
+        50.0, ge=0.0, allow_inf_nan=False, description="least time between two pieces of a stream, milliseconds"
+    )
+    condense: Literal["none", "rule"] = Field(
+        "rule",
+        description="rule: a question that needs the conversation is searched with words of the question before it",
+    )
+    feedback: UserFeedbackConfig = UserFeedbackConfig()
+    limits: LimitsConfig = LimitsConfig()
+    placement: PlacementsConfig = PlacementsConfig()
+    drain_s: float = Field(
+        30.0, ge=0.0, allow_inf_nan=False, description="how long a replica that ends may finish its answers, seconds"
+    )
+    fast_http: bool = Field(
+        True, description="`ragray serve` on a Ray of its own: HAProxy and Serve's throughput settings, on Linux"
+    )
+
+    def most_ingresses(self) -> int:
+        """Replicas of the ingress that there may be at once."""
+        scale = self.placement.ingress.autoscaling
+        return self.ingress_replicas if scale is None else scale.max_replicas
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> ServeConfig:
+        apart = self.retriever_replicas > 1 or self.retriever_batch_size > 1
+        if self.retriever == "ingress" and (apart or self.placement.retriever != PlacementConfig()):
+            raise ValueError(
+                "serve.retriever: replicas, batches and placement of the retriever need `deployment`; the ingress, "
+                "which holds it by default, has ingress_replicas and placement.ingress"
+            )
+        if self.generator == "ingress" and (
+            self.generator_replicas > 1 or self.placement.generator != PlacementConfig()
+        ):
+            raise ValueError(
+                "serve.generator: replicas and placement of the generator need `deployment`; an ingress that holds it "
+                "has ingress_replicas and placement.ingress"
+            )
+        self.placement.check_start("ingress", self.ingress_replicas)
+        self.placement.check_start("retriever", self.retriever_replicas)
+        self.placement.check_start("generator", self.generator_replicas)
+        return self
 
 
 class RunConfig(Section):

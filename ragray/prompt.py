@@ -12,8 +12,11 @@ thing that the model decides, and the citation comes with every answer.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from ragray.dataprep.normalize import remove_invisible
 
 TEMPLATE_VERSION = 1
 
@@ -28,6 +31,21 @@ DECLINE = {
     "zh": "文档没有回答这个问题。",
 }
 
+# The first character of a control token, which a space after it breaks.
+_CONTROL = re.compile(
+    r"[<＜](?=[|｜])|[|｜](?=[>＞])"  # <|im_start|> of Qwen, Phi, Llama 3 and our own; <｜User｜> of DeepSeek
+    r"|[<＜](?=/?(?:s|unk|pad|bos|eos|start_of_turn|end_of_turn|think|tool_call|tool_response)[>＞])"  # Llama 2, Gemma
+    r"|[<＜](?=[<＜]/?SYS[>＞])"
+    r"|[\[［](?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)[\]］])"  # Mistral
+)
+_TAGS = re.compile("[\U000e0000-\U000e007f]")  # an unseen copy of ASCII, in which instructions are hidden
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\ufe00-\ufe0f\U000e0080-\U000e0fff]")
+_NUMBERED = re.compile(r"\s*\[\s*\d{1,2}\s*\]")
+_BRACKET = re.compile(r"[\[\]［］﹇﹈]")
+_ASKS = re.compile(r"\s*(?:question|问题|問題)\s*:", re.IGNORECASE)
+_COLON = re.compile(r"[:：︓﹕]")
+_ROLE = re.compile(r"\s*###\s*(?:system|instruction|input|response|user|human|assistant)\s*(?::|$)", re.IGNORECASE)
+_HASH = re.compile(r"[#＃﹟]")
 _CITATION = re.compile(r"^\s*\[(\d{1,2})\]\s*")
 _ANY_CITATION = re.compile(r"\[(\d{1,2})\]")
 
@@ -47,9 +65,26 @@ def template_language(lang: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that cannot pose as a control token or as another passage's number."""
-    text = text.replace("<|", "< |").replace("|>", "| >")
-    return re.sub(r"^(\s*)\[(\d{1,2})\]", r"\1(\2)", text, flags=re.MULTILINE)
+    """Text that cannot pose as a control token, as another passage's number or as the question.
+
+    Control tokens of common model families are broken by a space, and lines that begin as those of a passage or of the
+    question are changed, however they are spelt: characters that nobody sees are left out or not looked at, and forms
+    that NFKC makes equal count as equal.
+    """
+    text = _CONTROL.sub(r"\g<0> ", _TAGS.sub("", remove_invisible(text)))
+    return "\n".join(map(_harmless, text.split("\n")))
+
+
+def _harmless(line: str) -> str:
+    """A line that does not begin as one of the template's does."""
+    seen = line if line.isascii() else _UNSEEN.sub("", unicodedata.normalize("NFKC", line))
+    if _NUMBERED.match(seen):
+        return _BRACKET.sub(lambda bracket: ")" if bracket[0] in "]］﹈" else "(", line, count=2)
+    if _ASKS.match(seen):
+        return _COLON.sub(" -", line, count=1)
+    if _ROLE.match(seen):  # of Alpaca and Vicuna, which have no control tokens
+        return _HASH.sub(r"\g<0> ", line, count=1)
+    return line
 
 
 def cut(text: str, limit: int) -> str:

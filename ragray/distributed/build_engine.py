@@ -21,13 +21,15 @@ from ragray.artifact import Artifact, Store
 from ragray.config import EngineConfig, RunConfig
 from ragray.distributed.devices import ask_device, chosen_types, no_place, placement
 from ragray.distributed.folder_task import local_folder, start
+from ragray.distributed.quantize_material import calibration_examples
 from ragray.distributed.session import connect
 from ragray.distributed.stage import Job, Outcome, Report, Stage, bring
 from ragray.engine.build import BUILD_LOG, Build, Target, build_engine, choose_target
 from ragray.engine.device import CPU, device_here, this_device
 from ragray.engine.manifest import ENGINE_FOLDER, ENGINE_JSON, EngineManifest, more_precise, shortfall
+from ragray.engine.tokens import load_tokenizer
 from ragray.engine.verification import Reference, make_reference
-from ragray.errors import EngineError, RagrayError, WorkError
+from ragray.errors import ArtifactError, EngineError, RagrayError, WorkError
 
 _REFERENCE_LIMIT_S = 3600.0
 
@@ -60,7 +62,7 @@ def build_engines(
         RagrayError: not all engines could be built; those that could are kept.
     """
     connect()
-    reference = _Once(lambda: _reference(merged, config.engine, report))
+    reference = _Once(lambda: _reference(merged, config, report))
     outcomes: dict[str, Outcome] = {}
     failures: dict[str, Exception] = {}
 
@@ -134,14 +136,16 @@ class _Once:
             return self._made
 
 
-def _reference(merged: Artifact, settings: EngineConfig, report: Report) -> Reference:
+def _reference(merged: Artifact, config: RunConfig, report: Report) -> Reference:
     """The merged model's answers, made in ragray's own environment: a builder's may not read this model."""
+    settings = config.engine
     report("the merged model answers the fixed prompts")
     task = start(
         "the merged model's answers",
         _reference_here,
         merged,
-        settings.cpu_threads,
+        _augmented(merged, report),
+        config,
         options=placement(CPU, settings.device(CPU)),
         limit_s=_REFERENCE_LIMIT_S,
         wait_s=settings.wait_s,
@@ -151,8 +155,28 @@ def _reference(merged: Artifact, settings: EngineConfig, report: Report) -> Refe
         return task.collect(Path(nothing))
 
 
-def _reference_here(merged: Artifact, threads: int, out: Path) -> Reference:
-    return make_reference(local_folder(merged) / "model", threads)
+def _augmented(merged: Artifact, report: Report) -> Artifact | None:
+    """The artifact with the examples that the model was trained on; None where its lineage does not lead there."""
+    found = merged
+    try:
+        for kind in ("train", "augment"):
+            source = found.manifest.inputs[kind]
+            found = Store(source.uri.rsplit("/", 2)[0]).open(source.uri)
+            if found.digest != source.digest:
+                raise ArtifactError(f"{source.uri}: changed since then", "run the chain again")
+    except (ArtifactError, KeyError) as error:
+        report(f"builders calibrate on the fixed prompts, as the training examples are not there: {error}")
+        return None
+    return found
+
+
+def _reference_here(merged: Artifact, augmented: Artifact | None, config: RunConfig, out: Path) -> Reference:
+    model = local_folder(merged) / "model"
+    reference = make_reference(model, config.engine.cpu_threads)
+    if augmented is None:
+        return reference
+    examples = local_folder(augmented) / "examples.parquet"
+    return replace(reference, calibration=calibration_examples(examples, load_tokenizer(model), config))
 
 
 def _build(job: Job, target: Target | None = None, reference: Callable[[], Reference] | None = None) -> None:
@@ -253,12 +277,13 @@ STAGE = Stage(
     needs=("merge",),
     code=(
         "prompt", "engine.batching", "engine.build", "engine.builders", "engine.device", "engine.environment",
-        "engine.manifest", "engine.openvino_export", "engine.openvino_runtime", "engine.protocol", "engine.runtime",
-        "engine.tokens", "engine.transformers_runtime", "engine.verification", "engine.weight_format",
+        "engine.manifest", "engine.openvino_export", "engine.openvino_runtime", "engine.openvino_settings",
+        "engine.protocol", "engine.runtime",
+        "engine.repeats", "engine.tokens", "engine.transformers_runtime", "engine.verification", "engine.weight_format",
         "engine.commands", "engine.compat", "engine.compat_config", "engine.gpu_policy", "engine.modelopt",
         "engine.modelopt_task", "engine.tensorrt_llm", "engine.tensorrt_llm_builders", "engine.tensorrt_llm_engine",
         "engine.tensorrt_llm_runtime", "evaluation.answers", "train.examples", "train.template",
-        "distributed.build_engine", "distributed.folder_task",
+        "distributed.build_engine", "distributed.folder_task", "distributed.quantize_material",
     ),
     settings=_settings,
     build=_build,

@@ -1,9 +1,10 @@
 """Stage calibrate: learn when the passages do not answer, so that the assistant can say so.
 
 In: prepare (records of the train and validation splits, never those of evaluation), index, augment (variants).
-Out: `confidence.json`. Every question is asked twice: as it is, and with its answer hidden from the index, which
-makes it a question on the subject that nothing answers. Questions are reworded far more than variants are,
-because people's rephrasings share about half of their words with the question in the FAQ.
+Out: `confidence.json`, and `semantic.json` for the semantic cache (`retrieval.false_hits`). For the confidence every
+question is asked twice: as it is, and with its answer hidden from the index, which makes it a question on the subject
+that nothing answers. Questions are reworded far more than variants are, because people's rephrasings share about half
+of their words with the question in the FAQ.
 
 Where test questions are withheld from the index, the questions used here are withheld too, in an index made
 for this: they must meet what the test questions will meet.
@@ -27,12 +28,15 @@ from ragray.config import RetrievalConfig, RunConfig
 from ragray.distributed.index import withholds_test_questions
 from ragray.distributed.stage import Job, Stage
 from ragray.retrieval.confidence import HITS, Examples, coverage, features, fit
+from ragray.retrieval.false_hits import FalseHits, measure
 from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.paraphrase import HUMAN, UNRELATED, WordSources, content_words, imitate
+from ragray.retrieval.similar import wording_of
 from ragray.retrieval.writing import build_index
 from ragray.schema import QARecord, records_of, stable_digest
 
 MAX_RECORDS = 400  # records asked about, chosen by digest
+MAX_QUESTIONS = 2000  # of a language, whose nearest other questions tell when the semantic cache may answer
 _FOLDS = 5
 _HIDE_COVERAGE = 0.6  # a passage that holds so much of an answer answers too
 _HIDE_DEPTH = 20  # passages examined for that
@@ -60,8 +64,28 @@ def _build(job: Job) -> None:
         examples = _examples(job, index, records, _reworded(index, chosen, job))
     confidence = fit(examples, job.config.retrieval.max_false_declines, job.inputs["index"].digest)
     confidence.write(job.draft.folder)
+    _false_hits(index, records, job).write(job.draft.folder)
     job.draft.counts.update(records=len(chosen), **confidence.counts)
     job.draft.metrics.update(confidence.metrics, threshold=confidence.threshold)
+
+
+def _false_hits(index: HybridIndex, records: Sequence[QARecord], job: Job) -> FalseHits:
+    """How alike questions of different groups are, and questions and their variants; one question of each group."""
+    ordered = sorted((stable_digest(job.config.seed, "semantic", r.id), r.id, r) for r in records if r.split != "test")
+    chosen: dict[str, dict[str, QARecord]] = defaultdict(dict)  # by language, by group
+    for _, _, record in ordered:
+        of_lang = chosen[record.lang]
+        if len(of_lang) < MAX_QUESTIONS:
+            of_lang.setdefault(record.group, record)
+    variants = records_of(QARecord, pq.read_table(job.inputs["augment"].file("variants.parquet")))
+    reworded = {variant.parent: variant.question for variant in variants}  # the last one of each record
+    languages = {}
+    for lang, of_lang in sorted(chosen.items()):
+        questions = [(wording_of(index, record.question), group) for group, record in of_lang.items()]
+        places = {record.id: place for place, record in enumerate(of_lang.values())}
+        same = [(wording_of(index, reworded[name]), places[name]) for name in places if name in reworded]
+        languages[lang] = measure(questions, same)
+    return FalseHits(languages)
 
 
 def _choose(records: Sequence[QARecord], seed: int) -> list[QARecord]:

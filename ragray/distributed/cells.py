@@ -120,7 +120,9 @@ def _with_retrieval(engine: Engine, max_new_tokens: int, retrieved: Sequence[Ret
     from ragray.engine.protocol import SamplingParams
 
     prompts = [prompt_tokens(engine.tokenizer, r) for r in retrieved if r.answerable]
-    completions = iter(engine.generate(prompts, SamplingParams(max_new_tokens=max_new_tokens)) if prompts else [])
+    completions = iter(
+        engine.generate(prompts, SamplingParams(max_new_tokens=max_new_tokens, stop_repeats=True)) if prompts else []
+    )
     return [_with_citations(r, next(completions) if r.answerable else None) for r in retrieved]
 
 
@@ -138,7 +140,7 @@ def _closed_book(engine: Engine, max_new_tokens: int, questions: Sequence[EvalQu
     from ragray.engine.protocol import SamplingParams
 
     prompts = [closed_book_tokens(engine.tokenizer, q.question) for q in questions]
-    completions = engine.generate(prompts, SamplingParams(max_new_tokens=max_new_tokens))
+    completions = engine.generate(prompts, SamplingParams(max_new_tokens=max_new_tokens, stop_repeats=True))
     answered = []
     for completion in completions:
         parsed = parse_answer(completion.text)

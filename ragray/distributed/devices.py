@@ -12,6 +12,7 @@ from typing import Any
 
 from ragray.config_engine import DeviceEngineConfig
 from ragray.distributed.folder_task import Report, start
+from ragray.distributed.session import living_nodes
 from ragray.engine.device import CPU, device_here
 from ragray.engine.protocol import DeviceInfo
 from ragray.errors import WorkError
@@ -23,9 +24,7 @@ _ASKING_LIMIT_S = 300.0
 
 def device_types() -> list[str]:
     """The device types of the nodes that are alive now: "cpu" first, then accelerators by name."""
-    import ray
-
-    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    resources = living_nodes()
     accelerators = {name.removeprefix(_PREFIX) for owned in resources for name in owned if name.startswith(_PREFIX)}
     return [CPU] * any(owned.get("CPU", 0) >= 1 for owned in resources) + sorted(accelerators)
 

@@ -21,7 +21,7 @@ from ragray.config_quantize import QuantizeConfig
 from ragray.distributed.folder_task import FolderTask, collect_all, local_folder, start
 from ragray.distributed.quantize_material import Trial, make_trial, predictions_of
 from ragray.distributed.questions import held_out_questions
-from ragray.distributed.session import connect
+from ragray.distributed.session import connect, living_nodes
 from ragray.distributed.stage import Job, Stage
 from ragray.distributed.task_errors import run_tasks
 from ragray.engine.quantize import LOG, QuantizationRecord, measure_full, quantize, weight_bytes
@@ -98,10 +98,7 @@ def _run_methods(job: Job, methods: Sequence[Method], plans: Sequence[Plan], tri
 
 def without_room(methods: Sequence[Method], plans: Sequence[Plan], settings: QuantizeConfig) -> list[str]:
     """A sentence for each method that no node of the cluster has room for now: it waits for one."""
-    import ray
-
-    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    nodes = [node["Resources"] for node in known if node["Alive"]]
+    nodes = living_nodes()
     return [
         f"quantize {method.name}: waits for a node with {settings.cpus} CPUs and {plan.memory_bytes / 2**30:.1f} GiB "
         f"of memory; none of {len(nodes)} has that"

@@ -67,7 +67,7 @@ def make_trial(
     confidence = Confidence.open(local_folder(inputs["calibrate"]))
     retrieved = retrieve_batch(index, confidence, [question.question for question in questions])
     material = Material(
-        calibration=_calibration(local_folder(inputs["augment"]) / "examples.parquet", tokenizer, config),
+        calibration=calibration_examples(local_folder(inputs["augment"]) / "examples.parquet", tokenizer, config),
         held_out=_held_out(questions, right, retrieved, tokenizer, config),
         prompts=tuple(tuple(prompt_tokens(tokenizer, each)) for each in retrieved if each.answerable),
     )
@@ -121,8 +121,16 @@ def _prediction(
     )
 
 
-def _calibration(path: Path, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> tuple[tuple[int, ...], ...]:
-    """Training examples chosen by digest: prompt and answer, as the model was trained on them."""
+def calibration_examples(
+    path: Path, tokenizer: PreTrainedTokenizerBase, config: RunConfig
+) -> tuple[tuple[int, ...], ...]:
+    """Training examples chosen by digest: prompt and answer as token ids, as the model was trained on them.
+
+    Args:
+        path: `examples.parquet` of stage augment.
+        tokenizer: of the model.
+        config: says how many, and how long they may be.
+    """
     from ragray.train.examples import tokenize_rows
 
     table: pa.Table = pq.read_table(path, filters=pc.field("split") == "train")

@@ -11,6 +11,13 @@ import os
 from ragray.errors import WorkError
 
 
+def living_nodes() -> list[dict[str, float]]:
+    """The resources of each node of the cluster that is alive, by Ray's names."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
 def connect() -> None:
     """Connect this process to Ray once; start a local Ray where no cluster is named.
 

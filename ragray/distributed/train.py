@@ -260,7 +260,10 @@ def check_leakage(prepared: Artifact, most: float) -> None:
 
 
 def _settings(config: RunConfig) -> Mapping[str, Any]:
-    return {"train": config.train.model_dump(mode="json", exclude=set(ANY_VALUE))}
+    any_value = set(ANY_VALUE)
+    if config.train.lora.dropout:  # each worker draws its own
+        any_value.remove("num_workers")
+    return {"train": config.train.model_dump(mode="json", exclude=any_value)}
 
 
 def _sources(config: RunConfig) -> Mapping[str, Source]:
@@ -290,6 +293,7 @@ STAGE = Stage(
         "engine.validation",
         "engine.transformers_runtime",
         "engine.batching",
+        "engine.repeats",
         "engine.tokens",
         "evaluation.answers",
     ),

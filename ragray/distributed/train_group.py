@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragray.config_train import TrainConfig
-from ragray.distributed.session import connect
+from ragray.distributed.session import connect, living_nodes
 from ragray.distributed.task_errors import plain_errors
+from ragray.engine.weight_format import FULL, weights_of
 from ragray.errors import ConfigError, RagrayError, WorkError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def train_on_ray(run: TrainRun) -> None:
 
     settings, source = run.settings, token_source(run)
     connect()
-    nodes = check_cluster(settings)
+    check_cluster(settings)
     if source.parts > 1:  # a single one is made by the first worker
         make_tokens(source, Path(run.work_folder))
     import ray.train
@@ -50,7 +51,7 @@ def train_on_ray(run: TrainRun) -> None:
 
     trainer = TorchTrainer(
         _work,  # type: ignore[arg-type]
-        train_loop_config={**asdict(run), "settings": settings.model_dump(mode="json"), "nodes": nodes},
+        train_loop_config={**asdict(run), "settings": settings.model_dump(mode="json")},
         torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
         scaling_config=_scaling(settings),
         run_config=ray.train.RunConfig(
@@ -104,19 +105,15 @@ def worker_device(settings: TrainConfig) -> Device:
     return found
 
 
-def check_cluster(settings: TrainConfig) -> int:
+def check_cluster(settings: TrainConfig) -> None:
     """Check that the cluster can ever hold all workers, or the least number of them, at once.
-
-    Returns:
-        The nodes that can hold a worker.
 
     Raises:
         ConfigError: it cannot; without this check Ray would wait for ever.
     """
     wanted = worker_resources(settings)
-    nodes = _living_nodes()
-    rooms = [fits(node, wanted) for node in nodes]
-    room = sum(rooms)
+    nodes = living_nodes()
+    room = sum(fits(node, wanted) for node in nodes)
     least = settings.least_workers
     if room < least:
         total = {name: sum(node.get(name, 0.0) for node in nodes) for name in wanted}
@@ -126,14 +123,6 @@ def check_cluster(settings: TrainConfig) -> int:
             f"train.num_workers: {least} workers of {want} each do not fit in this cluster ({have})",
             f"set train.num_workers to at most {room}" if room else "add nodes, or ask for less per worker",
         )
-    return sum(each > 0 for each in rooms)
-
-
-def _living_nodes() -> list[dict[str, float]]:
-    """The resources of each node."""
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def explain(error: Exception) -> RagrayError:
@@ -155,7 +144,7 @@ def _work(config: dict[str, Any]) -> RagrayError | None:
     """What each Ray Train worker runs; an error that all workers raise alike is returned: Ray retries raised ones."""
     settings = TrainConfig.model_validate(config["settings"])
     _use_threads(settings)
-    if settings.quantization == "none":
+    if settings.quantization == "none" and weights_of(Path(config["model_folder"])) == FULL:
         sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # PEFT would import it, for a second
     from ray.train import get_context
 
@@ -163,9 +152,10 @@ def _work(config: dict[str, Any]) -> RagrayError | None:
     from ragray.train.loop import TrainRun, train
     from ragray.train.monitor import write_progress
 
-    nodes = config.pop("nodes")
     run = TrainRun(**{**config, "settings": settings})
-    rank = get_context().get_world_rank()
+    group = get_context()
+    rank = group.get_world_rank()
+    nodes = math.ceil(group.get_world_size() / group.get_local_world_size())
     sinks = [RayMetricsSink(Path(run.work_folder).name, rank)] if settings.monitor.prometheus else []
     try:
         _check_plan(run, nodes)
@@ -177,6 +167,10 @@ def _work(config: dict[str, Any]) -> RagrayError | None:
 
 def _check_plan(run: TrainRun, nodes: int) -> None:
     """Check that this worker fits in its own device, before it loads anything.
+
+    Args:
+        run: of the group.
+        nodes: as if all had as many workers as this one.
 
     Raises:
         ConfigError: it does not, or another worker does not.

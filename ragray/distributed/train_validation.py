@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragray.config_train import TrainConfig
-from ragray.distributed.session import connect
+from ragray.distributed.session import connect, living_nodes
 from ragray.distributed.task_errors import TASK_RETRIES, plain_errors
 from ragray.distributed.train_group import fits, worker_resources
 from ragray.errors import ConfigError, RagrayError
@@ -190,7 +190,7 @@ def check_room(settings: TrainConfig) -> None:
         ConfigError: no node has what it asks for; without this check Ray would wait for ever.
     """
     wanted = _wanted(settings)
-    if not any(fits(node, wanted) for node in _nodes()):
+    if not any(fits(node, wanted) for node in living_nodes()):
         want = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
         raise ConfigError(
             f"train.validation: no node of this cluster has {want}",
@@ -200,7 +200,7 @@ def check_room(settings: TrainConfig) -> None:
 
 def has_room_beside(settings: TrainConfig) -> bool:
     """Whether a validation fits beside the workers now."""
-    return fits_beside(_nodes(), worker_resources(settings), settings.most_workers, _wanted(settings))
+    return fits_beside(living_nodes(), worker_resources(settings), settings.most_workers, _wanted(settings))
 
 
 def fits_beside(
@@ -220,12 +220,6 @@ def fits_beside(
         if fits(node, wanted)
     ]
     return bool(lost) and sum(fits(node, worker) for node in nodes) - max(lost) >= workers
-
-
-def _nodes() -> list[Mapping[str, float]]:
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _wanted(settings: TrainConfig) -> dict[str, float]:

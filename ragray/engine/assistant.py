@@ -169,7 +169,7 @@ class Assistant:
         self.index = index
         self.confidence = confidence
         self.engine = engine
-        self.params = params or SamplingParams()
+        self.params = params or SamplingParams(stop_repeats=True)
 
     def ask(self, question: str) -> Answer:
         """Answer one question."""

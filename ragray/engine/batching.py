@@ -10,11 +10,12 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from ragray.engine.protocol import Completion, FinishReason, SamplingParams, Timing
+from ragray.engine.repeats import RepeatWatch
 from ragray.engine.tokens import TextStream
 from ragray.errors import EngineError
 
@@ -33,6 +34,7 @@ class Request:
         self.tokens: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.error: EngineError | None = None  # why this request cannot be completed
+        self._repeats = RepeatWatch() if params.stop_repeats else None
         self._submitted_at = time.perf_counter()
         self._timing: Timing | None = None
 
@@ -42,7 +44,7 @@ class Request:
         return self.finish_reason is not None or self.error is not None
 
     def push(self, token: int, stops: frozenset[int]) -> None:
-        """Take the next token; a stop token or the length limit ends the request."""
+        """Take the next token; a stop token, the length limit or a loop ends the request."""
         if token in stops and not self.params.ignore_stop:
             self.finish_reason = "stop"
             return
@@ -51,6 +53,8 @@ class Request:
         self._timing = Timing(self._timing.first_token_s if self._timing else passed, passed)
         if len(self.tokens) >= self.params.max_new_tokens:
             self.finish_reason = "length"
+        elif self._repeats is not None and self._repeats.loops(self.tokens):
+            self.finish_reason = "stop"
 
     def completion(self, text: str) -> Completion:
         """The finished request as a completion with this text."""
@@ -80,6 +84,8 @@ class RequestHandle:
         self._stream = TextStream(tokenizer)
         self._streamed = 0
         self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._put: Callable[[str | None], None] = self._pieces.put
+        self._changing = threading.Lock()  # of `_put`
         self._text: list[str] = []
         self._ended = threading.Event()
         self._error: EngineError | None = None
@@ -95,6 +101,13 @@ class RequestHandle:
             if self._error is not None:
                 raise self._error
         return piece
+
+    def listen(self, listener: Callable[[str | None], None]) -> None:
+        """Give the listener each piece in place of `read`, and None at the end."""
+        with self._changing:
+            while not self._pieces.empty():
+                listener(self._pieces.get())
+            self._put = listener
 
     def cancel(self) -> None:
         """Stop at the next step."""
@@ -127,11 +140,13 @@ class RequestHandle:
     def _give(self, piece: str) -> None:
         if piece:
             self._text.append(piece)
-            self._pieces.put(piece)
+            with self._changing:
+                self._put(piece)
 
     def _end(self) -> None:
         self._ended.set()
-        self._pieces.put(None)
+        with self._changing:
+            self._put(None)
 
 
 class BatchingLoop:

@@ -50,6 +50,7 @@ class Target:
             "builder": self.builder.version(),
             "weights": self.plan.weights,
             "device": self.device.type,
+            "arch": self.device.arch,
             "compute_capability": self.device.compute_capability,
             "limits": [
                 limits.max_batch_size, limits.max_input_tokens, limits.max_sequence_tokens, limits.max_num_tokens
@@ -119,7 +120,8 @@ def build_engine(
     _note(log, f"{target.builder.name} {target.builder.version()} for {target.device}")
     _note(log, f"plan: {target.plan}")
     interpreters = checked_interpreters(target.builder, settings, target.device.type)
-    order = BuildOrder(checkpoint, target.device, target.spec, target.plan, settings, log, interpreters)
+    examples = reference.calibration if reference else ()
+    order = BuildOrder(checkpoint, target.device, target.spec, target.plan, settings, log, interpreters, examples)
     started = time.perf_counter()
     (out / ENGINE_FOLDER).mkdir()
     built = target.builder.build(order, out / ENGINE_FOLDER)

@@ -89,15 +89,15 @@ class OpenVinoBuilder(_LocalBuilder):
 
 
 class TransformersBuilder(_LocalBuilder):
-    """The checkpoint itself, in float32."""
+    """The checkpoint itself, in float32: on CPUs the reference, on NVIDIA GPUs what is left where no other runs."""
 
     name = "transformers"
     _packages = ("torch", "transformers")
 
     def supports(self, device: DeviceInfo, spec: EngineSpec) -> str | None:
         """None, or the reason why this engine cannot be built for `device`."""
-        if device.type != CPU:
-            return f"the transformers engine is built for CPUs only, not for {device.type}"
+        if device.type != CPU and device.compute_capability is None:
+            return f"the transformers engine runs on CPUs and NVIDIA GPUs; {device.type} tells no compute capability"
         if spec.weights not in (None, "fp32"):
             return f"the transformers engine keeps fp32 weights, not {spec.weights}"
         return None
@@ -127,7 +127,8 @@ class TransformersBuilder(_LocalBuilder):
         """Load what was built and answer the prompts greedily."""
         from ragray.engine.transformers_runtime import load_model_folder
 
-        return greedy_answers(load_model_folder(out, len(prompts), order.settings.cpu_threads), prompts, tokens)
+        engine = load_model_folder(out, len(prompts), order.settings.cpu_threads, device_type=order.device.type)
+        return greedy_answers(engine, prompts, tokens)
 
 
 def greedy_answers(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int) -> list[tuple[int, ...]]:
@@ -141,7 +142,7 @@ def greedy_answers(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int
 # By the engine's kind. The first that supports a device is taken where the settings name none.
 BUILDERS: dict[str, Builder] = {
     builder.name: builder
-    for builder in (OpenVinoBuilder(), TransformersBuilder(), TensorRtLlmBuilder(), TensorRtLlmTorchBuilder())
+    for builder in (OpenVinoBuilder(), TensorRtLlmBuilder(), TensorRtLlmTorchBuilder(), TransformersBuilder())
 }
 
 

@@ -50,11 +50,21 @@ def checked_interpreters(builder: Builder, settings: EngineConfig, device_type: 
     Raises:
         ConfigError: one cannot be run, or has not the packages that are needed.
     """
-    named = settings.device(device_type).interpreters
-    found = {each.name: named.get(each.name, sys.executable) for each in builder.environment()}
+    check_named(builder, settings, device_type)
+    found: dict[str, str] = {}
     for environment in builder.environment():
-        check_environment(environment, found[environment.name], device_type)
+        python = python_of(environment.name, settings, device_type)
+        assert python is not None  # named, as was checked
+        check_environment(environment, python, device_type)
+        found[environment.name] = python
     return found
+
+
+def python_of(environment: str, settings: EngineConfig, device_type: str) -> str | None:
+    """The Python of an environment on machines of a type, this one where the whole task has one; None: not named."""
+    wanted = settings.device(device_type)
+    whole = wanted.py_executable or wanted.image_uri
+    return wanted.interpreters.get(environment, sys.executable if whole else None)
 
 
 def check_environment(environment: Environment, python: str, device_type: str) -> None:

@@ -112,12 +112,12 @@ class Prompts:
     def _next(self, length: int) -> list[int]:
         begin = self._begin
         self._begin = (begin + self._step) % len(self._text)
-        return list(itertools.islice(itertools.cycle(self._text), begin, begin + length))
+        return [self._text[(begin + place) % len(self._text)] for place in range(length)]
 
 
-def sweep(engine: Engine, loads: Iterable[Load], prompts: Prompts, warm_up: int = 1) -> Iterator[LoadResult]:
-    """Run loads one after the other, each after a few requests for each client that are not measured."""
+def sweep(engine: Engine, loads: Iterable[Load], prompts: Prompts) -> Iterator[LoadResult]:
+    """Run loads one after the other, each after a request of each client that is not measured."""
     for load in loads:
-        before = Load(load.concurrency, load.prompt_tokens, load.new_tokens, warm_up * load.concurrency)
+        before = Load(load.concurrency, load.prompt_tokens, load.new_tokens, load.concurrency)
         run_load(engine, before, prompts.take(before.requests, load.prompt_tokens))
         yield run_load(engine, load, prompts.take(load.requests, load.prompt_tokens))

@@ -1,7 +1,9 @@
 """The default engine on CPUs: OpenVINO GenAI with continuous batching and prefix cache.
 
 In: a folder with `openvino_model.xml` and a tokenizer. Out: an `Engine`. One thread calls the pipeline;
-requests that share the beginning of their prompt share its attention cache.
+requests that share the beginning of their prompt share its attention cache. Answers from passages repeat their words,
+so a step may guess several tokens and confirm them together: prompt lookup decoding, a form of speculative decoding
+without a draft model (Leviathan, Kalman and Matias 2023, arXiv 2211.17192; Saxena 2023, "Prompt Lookup Decoding").
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ import openvino_genai as genai
 from ragray.config import EngineConfig
 from ragray.engine.batching import BatchingLoop, Request, RequestHandle, checked_request
 from ragray.engine.manifest import EngineManifest
+from ragray.engine.openvino_settings import CPU_PROPERTIES
 from ragray.engine.protocol import Completion, EngineInfo, SamplingParams
 from ragray.engine.signal_stack import kept_signal_stack
 from ragray.engine.tokens import load_tokenizer, stop_tokens
 from ragray.errors import EngineError
 
-_PRECISION = "f32"  # of arithmetic, on every CPU: bfloat16 where the CPU has it would change answers
+_LOOKUP_NGRAM = 2  # tokens that must repeat before those behind them are taken for a guess
+_STEP_TOKENS = 512  # read in one step at most: a usual prompt whole; running answers wait for no longer one
 
 
 class OpenVinoEngine:
@@ -46,7 +50,8 @@ class OpenVinoEngine:
             digest=manifest.digest,
         )
         self._context = manifest.model.context_tokens
-        decoder = PipelineDecoder(_pipeline(files, manifest.kv_cache, settings), stop_tokens(files, self.tokenizer))
+        pipeline = _pipeline(files, manifest.kv_cache, settings)
+        decoder = PipelineDecoder(pipeline, stop_tokens(files, self.tokenizer), settings.prompt_lookup_tokens)
         self._loop = BatchingLoop(decoder, self.tokenizer, settings.max_batch_size)
 
     def submit(self, token_ids: Sequence[int], params: SamplingParams) -> RequestHandle:
@@ -68,11 +73,18 @@ class OpenVinoEngine:
 
 
 class PipelineDecoder:
-    """A continuous-batching pipeline as a `batching.Decoder`."""
+    """A continuous-batching pipeline as a `batching.Decoder`.
 
-    def __init__(self, pipeline: genai.ContinuousBatchingPipeline, stops: frozenset[int]) -> None:
+    Args:
+        pipeline: the compiled model.
+        stops: tokens that end an answer.
+        lookup: tokens guessed in each step from what prompt and answer repeat, as the pipeline was made for; 0: none.
+    """
+
+    def __init__(self, pipeline: genai.ContinuousBatchingPipeline, stops: frozenset[int], lookup: int) -> None:
         self._pipeline = pipeline
         self._stops = stops
+        self._lookup = lookup
         self._ids = count()
         self._running: dict[Request, genai.GenerationHandle] = {}
 
@@ -88,7 +100,7 @@ class PipelineDecoder:
         for request, handle in list(self._running.items()):
             self._read(request, handle)
             if request.ended:
-                del self._running[request]
+                self.drop(request)  # without effect where the pipeline ended it, too
 
     def drop(self, request: Request) -> None:
         """Cancel a sequence."""
@@ -111,6 +123,8 @@ class PipelineDecoder:
     def _generation(self, params: SamplingParams) -> genai.GenerationConfig:
         config = genai.GenerationConfig()
         config.max_new_tokens = params.max_new_tokens
+        if self._lookup:
+            config.num_assistant_tokens, config.max_ngram_size = self._lookup, _LOOKUP_NGRAM
         if params.ignore_stop:
             config.ignore_eos = True
         else:
@@ -127,13 +141,15 @@ def _pipeline(files: Path, kv_cache: str, settings: EngineConfig) -> genai.Conti
     scheduler = genai.SchedulerConfig()
     scheduler.enable_prefix_caching = True
     scheduler.cache_size = settings.kv_cache_gib
+    scheduler.max_num_batched_tokens = _STEP_TOKENS
     scheduler.max_num_seqs = settings.max_batch_size
-    properties = {
+    properties: dict[str, str | int | bool] = {
         "KV_CACHE_PRECISION": kv_cache,
-        "INFERENCE_PRECISION_HINT": _PRECISION,
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # compressed weights only: activations keep their precision
+        **CPU_PROPERTIES,
         "INFERENCE_NUM_THREADS": settings.cpu_threads or os.cpu_count() or 1,
     }
+    if settings.prompt_lookup_tokens:
+        properties["prompt_lookup"] = True
     try:
         with kept_signal_stack():
             return genai.ContinuousBatchingPipeline(str(files), scheduler, "CPU", properties)

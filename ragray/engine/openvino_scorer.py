@@ -16,14 +16,11 @@ from ragray.engine.build import model_facts
 from ragray.engine.device import this_device
 from ragray.engine.manifest import EngineManifest, SourceDigests
 from ragray.engine.openvino_export import MODEL_XML, model_inputs
+from ragray.engine.openvino_settings import CPU_PROPERTIES
 from ragray.engine.quantize_protocol import Scorer
 from ragray.errors import EngineError
 
-_PROPERTIES = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    "KV_CACHE_PRECISION": "f32",
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # compressed weights only: activations keep their precision
-}
+_PROPERTIES = {"KV_CACHE_PRECISION": "f32", **CPU_PROPERTIES}
 
 
 def load_scorer(folder: Path, threads: int) -> Scorer:

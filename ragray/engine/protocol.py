@@ -6,7 +6,7 @@ Token ids, not text, cross this border: the prompt is rendered once, by the toke
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -28,6 +28,7 @@ class SamplingParams:
     temperature: float = 0.0
     top_p: float = 1.0  # smallest set of tokens with this probability, 1.0 keeps all
     seed: int = 0
+    stop_repeats: bool = False  # end an answer that only repeats itself, see `engine.repeats`
     ignore_stop: bool = False  # go on behind stop tokens, so that `max_new_tokens` come: for measuring
 
     def __post_init__(self) -> None:
@@ -58,7 +59,7 @@ class Completion:
 class EngineInfo:
     """What is running: for lineage in answers and reports."""
 
-    kind: str  # "openvino" or "transformers"
+    kind: str  # the builder's name, such as "openvino"
     device: str  # "cpu", or the accelerator's type
     weights: str  # "fp32", "int8", ...
     model: str  # name of the model's architecture and size
@@ -74,6 +75,13 @@ class Handle(Protocol):
         Raises:
             TimeoutError: nothing came within `timeout_s` seconds.
             EngineError: the engine failed or was closed.
+        """
+
+    def listen(self, listener: Callable[[str | None], None]) -> None:
+        """Give the listener each piece as it comes, in place of `read`, and None at the end.
+
+        Called once, before any `read`. The listener runs in the engine's thread and must return at once; pieces that
+        are there already it gets in the caller's. A failure ends the pieces, and `completion` raises it.
         """
 
     def cancel(self) -> None:
@@ -178,6 +186,7 @@ class BuildOrder:
     settings: EngineConfig  # threads, batch size and cache size for loading
     log: Path  # append here what happens: commands, their output; kept with the engine
     interpreters: Mapping[str, str] = field(default_factory=dict)  # environment's name -> its Python, checked
+    calibration: tuple[tuple[int, ...], ...] = ()  # training examples as token ids; none: the fixed prompts
 
 
 @dataclass(frozen=True, slots=True)

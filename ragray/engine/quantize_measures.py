@@ -78,7 +78,8 @@ def compare(examples: Iterable[HeldOut], full: Scorer, found: Scorer) -> Diverge
     """Read both models' predictions of all examples, one example at a time."""
     total = Divergence()
     for example in examples:
-        total.add(example, full(example.token_ids), found(example.token_ids))
+        wanted = full(example.token_ids)
+        total.add(example, wanted, wanted if found is full else found(example.token_ids))
     return total
 
 
@@ -102,9 +103,11 @@ def measure(method: LocalMethod, request: Request, full: LocalMethod) -> Measure
     answers, generate_s = _answer(engine, request)
     peak = peak_bytes()
     scorer = method.scorer(request, engine)
-    reference = engine if method.name == full.name else full.load(replace(request, out=request.model))
+    itself = method.name == full.name
+    reference = engine if itself else full.load(replace(request, out=request.model))
     try:
-        found = compare(request.material.held_out, full.scorer(request, reference), scorer)
+        expected = scorer if itself else full.scorer(request, reference)
+        found = compare(request.material.held_out, expected, scorer)
     finally:
         engine.close()
         reference.close()
@@ -127,7 +130,11 @@ def _answer(engine: Engine, request: Request) -> tuple[tuple[Reply, ...], float]
 
     prompts: Sequence[Sequence[int]] = request.material.prompts
     started = time.perf_counter()
-    found = engine.generate(prompts, SamplingParams(max_new_tokens=request.max_new_tokens)) if prompts else []
+    found = (
+        engine.generate(prompts, SamplingParams(max_new_tokens=request.max_new_tokens, stop_repeats=True))
+        if prompts
+        else []
+    )
     seconds = time.perf_counter() - started
     return tuple(Reply(each.token_ids, "stop" if each.finish_reason == "stop" else "length") for each in found), seconds
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ragray.config import EngineConfig
 from ragray.engine.device import device_for
+from ragray.engine.environment import python_of
 from ragray.engine.manifest import BUILD, ENGINE_FOLDER, EngineManifest, verified_manifest
 from ragray.engine.protocol import Engine
 from ragray.errors import EngineError
@@ -42,7 +43,9 @@ def start_engine(files: Path, manifest: EngineManifest, settings: EngineConfig) 
         case "transformers":
             from ragray.engine.transformers_runtime import load_model_folder
 
-            return load_model_folder(files, settings.max_batch_size, settings.cpu_threads, manifest.digest)
+            return load_model_folder(
+                files, settings.max_batch_size, settings.cpu_threads, manifest.digest, manifest.device.type
+            )
         case "tensorrt_llm" | "tensorrt_llm_torch" as kind:
             from ragray.engine.tensorrt_llm_engine import TensorRtLlmEngine
 
@@ -53,7 +56,7 @@ def start_engine(files: Path, manifest: EngineManifest, settings: EngineConfig) 
 
 def _python(settings: EngineConfig, device_type: str, environment: str) -> str:
     """The Python of an engine's own environment, on machines with its type of device."""
-    found = settings.device(device_type).interpreters.get(environment)
+    found = python_of(environment, settings, device_type)
     if found is None:
         raise EngineError(
             f"{environment} engines run in an environment of their own, which the settings do not name",

@@ -178,7 +178,7 @@ def planned(kind: str, device: DeviceInfo, spec: EngineSpec) -> BuildPlan:
 def run_modelopt(order: BuildOrder, work: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Quantize the merged model into `work/checkpoint`; ModelOpt's facts and the command.
 
-    Calibrated on the fixed prompts of verification, in the shape that users' questions take.
+    Calibrated on the order's training examples, else on the fixed prompts of verification.
 
     Raises:
         EngineError: ModelOpt's environment or the model does not suit, or the command failed.
@@ -194,7 +194,7 @@ def run_modelopt(order: BuildOrder, work: Path) -> tuple[dict[str, Any], tuple[s
         "method": FORMATS[order.plan.weights].method,
         "model": str(order.checkpoint.resolve()),
         "out": str(out.resolve()),
-        "calibration": fixed_prompts(load_tokenizer(order.checkpoint)),
+        "calibration": order.calibration or fixed_prompts(load_tokenizer(order.checkpoint)),
         "threads": order.settings.cpu_threads,
     }
     asked.write_text(json.dumps(request), encoding="utf-8")

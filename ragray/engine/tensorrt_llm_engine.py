@@ -252,7 +252,7 @@ class WorkerDecoder:
             self._worker.send(
                 op="submit", id=number, tokens=list(request.prompt), max_tokens=params.max_new_tokens,
                 temperature=params.temperature, top_p=params.top_p, seed=params.seed,
-                adapter=getattr(request, "adapter", None),
+                ignore_stop=params.ignore_stop, adapter=getattr(request, "adapter", None),
             )  # fmt: skip
 
     def step(self) -> None:

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 ENGINE_KIND = "tensorrt_llm"
+_NO_TOKEN = -1  # as the end's id: nothing ends an answer but its length
 
 
 class Events:
@@ -150,8 +151,9 @@ def sampling(message: Mapping[str, Any], stops: Sequence[int]) -> Any:
         chosen = {key: message[key] for key in ("temperature", "top_p", "seed")}
     else:
         chosen = {"top_k": 1}
+    end, *more = [_NO_TOKEN] if message["ignore_stop"] else stops
     return SamplingParams(
-        end_id=stops[0], pad_id=stops[0], stop_token_ids=list(stops[1:]) or None, max_tokens=message["max_tokens"],
+        end_id=end, pad_id=stops[0], stop_token_ids=more or None, max_tokens=message["max_tokens"],
         detokenize=False, add_special_tokens=False, **chosen,
     )  # fmt: skip
 

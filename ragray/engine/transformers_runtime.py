@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ragray.artifact import folder_digest
 from ragray.engine.batching import BatchingLoop, Request, RequestHandle, checked_request
+from ragray.engine.device import CPU
 from ragray.engine.protocol import Completion, EngineInfo, SamplingParams
 from ragray.engine.tokens import decode, load_tokenizer, stop_tokens
 from ragray.engine.weight_format import INT8_WEIGHT_ONLY, NF4, check_loadable, weights_of
@@ -29,27 +30,35 @@ _PACKED_ROWS = 32
 
 
 def load_model_folder(
-    folder: Path | str, batch_size: int, threads: int, digest: str | None = None
+    folder: Path | str, batch_size: int, threads: int, digest: str | None = None, device_type: str = CPU
 ) -> TransformersEngine:
-    """The reference engine on a Hugging Face folder, in float32 on the CPU.
+    """The reference engine on a Hugging Face folder, in float32.
 
     Args:
         folder: config.json, safetensors and tokenizer; quantized checkpoints keep their own number format.
         batch_size: sequences generated at once.
         threads: CPU threads of the whole process, 0: as torch decides.
         digest: sha256 that identifies the folder; computed from its files by default.
+        device_type: "cpu", or the accelerator's type: the model goes to the first GPU that torch sees.
 
     Raises:
-        EngineError: the folder cannot be loaded.
+        EngineError: the folder cannot be loaded, or torch sees no GPU.
     """
+    if device_type != CPU and not torch.cuda.is_available():
+        raise EngineError(
+            f"torch {torch.__version__} sees no GPU, and this engine was made for {device_type}",
+            "install torch's CUDA build there, or build an engine for the CPU: `ragray build-engine --for cpu`",
+        )
     folder = Path(folder)
     if threads > 0:
         torch.set_num_threads(threads)
     tokenizer = load_tokenizer(folder)
     model = load_model(folder)
+    if device_type != CPU:
+        model.to("cuda")  # type: ignore[arg-type]  # its annotation is that of a decorator
     info = EngineInfo(
         kind="transformers",
-        device=model.device.type,
+        device=device_type,
         weights=weights_of(folder),
         model=f"{model.config.model_type}-{model.num_parameters()}",
         digest=digest or folder_digest(folder),
@@ -226,7 +235,7 @@ class BatchDecoder:
         samplers = self._samplers[-len(requests) :]
         for row, (request, sampler) in enumerate(zip(requests, samplers, strict=True)):
             if request.params.temperature > 0:
-                chosen[row] = sample(logits[row], request.params, sampler)
+                chosen[row] = sample(logits[row].cpu(), request.params, sampler)
         for request, token in zip(requests, chosen.tolist(), strict=True):
             request.push(token, self._stops)
         return chosen

@@ -156,7 +156,7 @@ def _generate(
     base.set_attn_implementation("sdpa")
     engine = TransformersEngine(plain, tokenizer, stop_tokens(folder, tokenizer), info, settings.batch_size)
     try:
-        return engine.generate(prompts, SamplingParams(max_new_tokens=settings.max_new_tokens))
+        return engine.generate(prompts, SamplingParams(max_new_tokens=settings.max_new_tokens, stop_repeats=True))
     finally:
         engine.close()
         base.set_attn_implementation(packed)

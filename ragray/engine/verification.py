@@ -71,6 +71,7 @@ class Reference:
     languages: tuple[str, ...]  # of the prompts
     answers: tuple[tuple[int, ...], ...]
     source: SourceDigests  # of the merged model
+    calibration: tuple[tuple[int, ...], ...] = ()  # training examples, for builders that look at activations
 
 
 def fixed_prompts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

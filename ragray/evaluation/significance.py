@@ -91,7 +91,7 @@ class Resampling:
         """As `compare`, where a run may leave questions out (None): the difference of means over what each counts.
 
         Resamples and swaps are of whole questions, counted or not. `n` is of the questions that either run counts.
-        Without any None it is what `compare` gives.
+        Without any None its mean is what `compare` gives, its p within what resampling varies.
 
         Raises:
             ValueError: the runs differ in length, or one of them counts no question.

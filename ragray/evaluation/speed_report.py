@@ -1,6 +1,6 @@
 """The performance analysis: throughput against latency, memory and cost of each engine.
 
-In: measured settings as plain figures. Out: `speed.json`, and a report in both forms with charts.
+In: measured settings as plain figures. Out: a report in both forms with charts.
 """
 
 from __future__ import annotations

@@ -10,12 +10,20 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 # Parameters of OpenAI's API that are taken only with a value that asks for nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
-    "stop": ([], ""),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "frequency_penalty": (0,),
@@ -35,6 +43,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "store": (False,),
     "metadata": ({},),
 }
+
+_MOST_CHARS = 400  # of an error's message
 
 
 class ApiError(Exception):
@@ -69,8 +79,18 @@ class ApiError(Exception):
         kind = "rate_limit_error" if self.status == 429 else "invalid_request_error"
         if self.status >= 500:
             kind = "server_error"
-        message, param = _encodable(self.message), self.param and _encodable(self.param)
+        message, param = _shown(self.message), self.param and _shown(self.param)
         return {"error": {"message": message, "type": kind, "param": param, "code": self.code}}
+
+
+def _shown(text: str) -> str:
+    """Text for an answer, cut where it repeats what was sent at length."""
+    return _encodable(text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}…")
+
+
+def busy() -> ApiError:
+    """The error where a queue is full."""
+    return ApiError(429, "the server is busy; try again", code="busy", retry_after_s=1)
 
 
 def _encodable(text: str) -> str:
@@ -95,6 +115,23 @@ def _joined_parts(content: Any) -> Any:
         if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
             raise ValueError('parts other than {"type": "text", "text": "..."} are not supported')
     return "\n".join(part["text"] for part in content)
+
+
+def _listed_stops(stop: Any) -> Any:
+    """Stop strings as a list; none at all is spelled in several ways."""
+    return ([stop] if stop else []) if isinstance(stop, str) or stop is None else stop
+
+
+MAX_STOPS = 4  # as OpenAI's API
+StopText = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
+_STOP_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "maxLength": 256},
+        {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 256}, "maxItems": MAX_STOPS},
+        {"type": "null"},
+    ],
+    "title": "Stop",
+}
 
 
 class ChatMessage(BaseModel):
@@ -133,6 +170,9 @@ class ChatRequest(BaseModel):
     top_p: float | None = Field(None, gt=0.0, le=1.0, allow_inf_nan=False)
     max_tokens: int | None = Field(None, ge=1, description="longest answer, tokens")
     max_completion_tokens: int | None = Field(None, ge=1, description="the newer name of max_tokens")
+    stop: Annotated[list[StopText], BeforeValidator(_listed_stops), WithJsonSchema(_STOP_SCHEMA)] = Field(
+        [], max_length=MAX_STOPS, description="a string or up to four; the answer ends before the first that comes"
+    )
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="makes sampling repeatable")
     user: str | None = Field(None, description="accepted for OpenAI's clients; not stored")
     cache: bool = Field(True, description="false: do not use the answer cache")
@@ -163,6 +203,10 @@ class ChatRequest(BaseModel):
             raise ApiError(400, "messages holds no message with the role user", param="messages")
         return check_text(texts[-1], max_chars, "messages")
 
+    def turns(self, max_chars: int) -> list[str]:
+        """What the user said, in order, each text cut to `max_chars` characters; the last one is the question."""
+        return [(message.content or "")[:max_chars] for message in self.messages if message.role == "user"]
+
     def token_limit(self, most: int) -> int:
         """The longest answer asked for, tokens; `most` by default.
 
@@ -189,6 +233,32 @@ class SearchRequest(BaseModel):
     query: Text = Field(description="what to look for")
     top_k: int = Field(10, ge=1, le=100, description="hits to return")
     explain: bool = Field(False, description="also what each term adds to a hit's scores by BM25 and TF-IDF")
+
+
+class FeedbackRequest(BaseModel):
+    """`POST /v1/feedback`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"completion_id": "chatcmpl-8c1f", "rating": "up"},
+                {
+                    "rating": "down",
+                    "question": "Which port does the server use?",
+                    "answer": "Port 80.",
+                    "corrected_answer": "Port 8000 on the loopback address.",
+                },
+            ]
+        },
+    )
+
+    rating: Literal["up", "down"] = Field(description="whether the answer helped")
+    completion_id: Text | None = Field(None, max_length=200, description="id of the answer, as the server sent it")
+    corrected_answer: Text | None = Field(None, max_length=8000, description="what the answer should have been")
+    comment: Text | None = Field(None, max_length=2000, description="anything else; kept, never trained on")
+    question: Text | None = Field(None, description="with answer, for an id that the server no longer remembers")
+    answer: Text | None = Field(None, max_length=8000, description="the answer that was shown")
 
 
 def check_text(text: str, max_chars: int, param: str) -> str:

@@ -1,4 +1,4 @@
-"""The served application: from typed arguments to three deployments.
+"""The served application: from typed arguments to a running service.
 
 In: the `args` of a Serve file (`serve run serve_configs/local.yaml`) or a `RunConfig` (`ragray serve`).
 Out: a running API and page. Artifacts are checked before any replica starts.
@@ -7,6 +7,7 @@ Out: a running API and page. Artifacts are checked before any replica starts.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import time
@@ -20,21 +21,29 @@ from ragray.config import EngineConfig, RunConfig, ServeConfig
 from ragray.config_data import Section
 from ragray.config_loading import load_config, validate_section
 from ragray.errors import ConfigError, WorkError
-from ragray.serve.artifacts import Served, open_artifact, open_index, open_store
+from ragray.serve import throughput
+from ragray.serve.artifacts import Parts, Served, open_artifact, open_index, open_store
+from ragray.serve.deployments import application
+from ragray.serve.exposure import check_exposure
 
 if TYPE_CHECKING:
     from ray.serve import Application
 
 APP_NAME = "ragray"
-_REQUESTS_PER_INGRESS = 1000  # open at once; streams wait for the engine most of the time
+_NEEDED: dict[Parts, tuple[str, ...]] = {
+    "full": ("index", "confidence", "engine"),
+    "retrieval": ("index",),
+    "generation": ("engine",),
+}
+_STAGES = {"index": "index", "confidence": "calibrate", "engine": "engine"}
 
 
 class ArtifactArgs(Section):
     """Artifact folders, each `<store>/<stage>/<name>`, also s3:// or gs://."""
 
-    index: str = Field(description="folder of the index stage, or of a changing index, which is followed")
-    confidence: str = Field(description="folder of the calibrate stage")
-    engine: str = Field(description="folder of the engine stage")
+    index: str | None = Field(None, description="folder of the index stage, or of a changing index, which is followed")
+    confidence: str | None = Field(None, description="folder of the calibrate stage; with index and engine alone")
+    engine: str | None = Field(None, description="folder of the engine stage")
 
 
 class AppArgs(Section):
@@ -43,6 +52,7 @@ class AppArgs(Section):
     config: str | None = Field(None, description="a run's YAML; its finished artifacts are served")
     set: tuple[str, ...] = Field((), description="a.b=c overrides of that configuration")
     artifacts: ArtifactArgs | None = Field(None, description="the artifacts to serve, instead of config")
+    parts: Parts = Field("full", description="retrieval: searches alone; generation: answers without an index")
     model: str = Field("ragray", description="the model's id in the API")
     serve: ServeConfig | None = Field(None, description="by default that of config")
     engine: EngineConfig | None = Field(None, description="by default that of config")
@@ -57,7 +67,17 @@ class AppArgs(Section):
             raise ValueError("args.serve: host and port belong into http_options of the Serve file")
         if self.artifacts is not None and self.serve is not None and self.serve.index_store is not None:
             raise ValueError("args.serve.index_store: name the store as artifacts.index")
+        if self.artifacts is not None:
+            self._check_artifacts(self.artifacts)
         return self
+
+    def _check_artifacts(self, artifacts: ArtifactArgs) -> None:
+        given = {name for name, uri in artifacts.model_dump().items() if uri is not None}
+        needed = set(_NEEDED[self.parts])
+        if missing := sorted(needed - given):
+            raise ValueError(f"args.artifacts: parts: {self.parts} needs {', '.join(missing)}, too")
+        if unused := sorted(given - needed):
+            raise ValueError(f"args.artifacts: parts: {self.parts} does not use {', '.join(unused)}; leave it out")
 
 
 def build(args: AppArgs | Mapping[str, Any]) -> Application:
@@ -69,73 +89,38 @@ def build(args: AppArgs | Mapping[str, Any]) -> Application:
     """
     typed = args if isinstance(args, AppArgs) else validate_section(AppArgs, args, "args")
     if typed.artifacts is not None:
-        served = Served.of(
-            open_index(typed.artifacts.index),
-            open_artifact(typed.artifacts.confidence, "calibrate"),
-            open_artifact(typed.artifacts.engine, "engine"),
-        )
+        served = _opened(typed.artifacts)
         return application(served, typed.model, typed.serve or ServeConfig(), typed.engine or EngineConfig())
     if typed.config is None:
         raise ConfigError("args: neither config nor artifacts", "name a run's YAML as config")
     config = load_config(typed.config, typed.set)
     settings = typed.serve or config.serve
-    served = served_by(config, settings.index_store)
+    served = served_by(config, settings.index_store, typed.parts)
     return application(served, typed.model, settings, typed.engine or config.engine)
 
 
-def served_by(config: RunConfig, index_store: str | None) -> Served:
+def _opened(artifacts: ArtifactArgs) -> Served:
+    return Served.of(
+        None if artifacts.index is None else open_index(artifacts.index),
+        None if artifacts.confidence is None else open_artifact(artifacts.confidence, "calibrate"),
+        None if artifacts.engine is None else open_artifact(artifacts.engine, "engine"),
+    )
+
+
+def served_by(config: RunConfig, index_store: str | None, parts: Parts = "full") -> Served:
     """The finished artifacts of a run that serving needs, with a changing index in place of the run's if one is named.
 
     Raises:
         ArtifactError: one is not finished, or out of date; the store was not made of the run's index.
+        ConfigError: a store is named for an application without an index.
     """
     from ragray.distributed.pipeline import finished
 
-    found = finished(config, "index", "calibrate", "engine")
-    index = found["index"] if index_store is None else open_store(index_store)
-    return Served.of(index, found["calibrate"], found["engine"])
-
-
-def application(served: Served, model: str, settings: ServeConfig, engine: EngineConfig) -> Application:
-    """Retriever, generator and ingress as three deployments, wired by handles."""
-    from ray import serve
-
-    from ragray.serve.generator import GeneratorReplica
-    from ragray.serve.ingress import Ingress
-    from ragray.serve.retriever import RetrieverReplica
-
-    retriever = serve.deployment(
-        name="Retriever",
-        num_replicas=settings.retriever_replicas,
-        max_ongoing_requests=64,
-        max_queued_requests=256,
-        ray_actor_options={"num_cpus": 0},  # the Serve replicas share the cores of a node
-        max_constructor_retry_count=2,
-        graceful_shutdown_wait_loop_s=0.5,
-    )(RetrieverReplica)
-    generator = serve.deployment(
-        name="Generator",
-        num_replicas=settings.generator_replicas,
-        max_ongoing_requests=engine.max_batch_size,
-        max_queued_requests=4 * engine.max_batch_size,
-        ray_actor_options={"num_cpus": 1, "num_gpus": settings.generator_gpus},
-        max_constructor_retry_count=2,
-        graceful_shutdown_wait_loop_s=0.5,
-    )(GeneratorReplica)
-    ingress = serve.deployment(
-        name="Ingress",
-        max_ongoing_requests=_REQUESTS_PER_INGRESS,
-        ray_actor_options={"num_cpus": 0},
-        max_constructor_retry_count=2,
-        graceful_shutdown_wait_loop_s=0.5,
-    )(serve.ingress()(Ingress))
-    return ingress.bind(
-        retriever.bind(served.index, served.confidence, served.follows),
-        generator.bind(served.engine, engine),
-        model,
-        served,
-        settings,
-    )
+    if index_store is not None and parts == "generation":
+        raise ConfigError("serve.index_store: parts: generation has no index", "leave serve.index_store out")
+    found = finished(config, *(_STAGES[name] for name in _NEEDED[parts]))
+    index = found.get("index") if index_store is None else open_store(index_store)
+    return Served.of(index, found.get("calibrate"), found.get("engine"))
 
 
 def serve_app(config: RunConfig, block: bool = True, report: Callable[[str], None] | None = None) -> None:
@@ -148,26 +133,58 @@ def serve_app(config: RunConfig, block: bool = True, report: Callable[[str], Non
 
     Raises:
         ArtifactError: an artifact is missing or out of date.
+        ConfigError: it would listen beyond loopback without keys.
         WorkError: the port is in use, or a replica cannot start.
         KeyboardInterrupt: it was stopped, by Ctrl-C or SIGTERM.
     """
+    settings = config.serve
+    check_exposure(settings.host, settings.limits)
+    served = served_by(config, settings.index_store)
+    serve_parts(served, config.name, settings, config.engine, block, report)
+
+
+def serve_parts(
+    served: Served,
+    model: str,
+    settings: ServeConfig,
+    engine: EngineConfig,
+    block: bool = True,
+    report: Callable[[str], None] | None = None,
+) -> None:
+    """The same for opened artifacts; `model` is the id in /v1/models.
+
+    A Ray that this starts gets Serve's throughput settings, unless `fast_http` is off; it has ended when this returns
+    or raises, except without `block`.
+    """
+    import ray
+
+    check_exposure(settings.host, settings.limits)
+    check_port(settings.host, settings.port)
+    is_own = not ray.is_initialized() and "RAY_ADDRESS" not in os.environ
+    undo = throughput.apply() if settings.fast_http and is_own else None
+    try:
+        _serve(application(served, model, settings, engine), settings, block, report or _print)
+    except BaseException:
+        if undo is not None:
+            undo()
+        raise
+
+
+def _serve(app: Application, settings: ServeConfig, block: bool, show: Callable[[str], None]) -> None:
     import ray
     from ray import serve
     from ray.serve.config import HTTPOptions
 
     from ragray.distributed.session import connect
 
-    show = report or _print
-    host, port = config.serve.host, config.serve.port
-    app = application(served_by(config, config.serve.index_store), config.name, config.serve, config.engine)
-    check_port(host, port)
     joined = ray.is_initialized()
     connect()
     if block:
         signal.signal(signal.SIGTERM, _interrupt)  # after connect: Ray sets a handler of its own
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its progress lines; replicas keep their own logs
+    host, port = settings.host, settings.port
     try:
-        serve.start(http_options=HTTPOptions(host=host, port=port))
+        serve.start(http_options=HTTPOptions(host=host, port=port), logging_config={"enable_access_log": False})
         _run(app)
         show(f"ragray answers on http://{_shown(host)}:{port}  (page at /, API at /v1; Ctrl-C stops)")
         while block:

@@ -10,13 +10,16 @@ import calendar
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ragray.artifact import Artifact, Store
 from ragray.errors import ArtifactError
 
 if TYPE_CHECKING:
     from ragray.retrieval.store import IndexStore
+
+
+Parts = Literal["full", "retrieval", "generation"]
 
 
 def absolute_uri(uri: str) -> str:
@@ -55,44 +58,71 @@ def open_store(folder: str) -> IndexStore:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What one application answers from, by URI, and where that came from, by digest."""
+    """What one application answers from, by URI, and where that came from, by digest. None: it has no such part."""
 
-    index: str
+    index: str | None
     follows: bool  # the index changes
-    confidence: str
-    engine: str
+    confidence: str | None
+    engine: str | None
     lineage: dict[str, str]
-    created: int  # when the engine was made, seconds since 1970
+    created: int  # when the engine was made, seconds since 1970; 0 without one
+
+    @property
+    def parts(self) -> Parts:
+        """Which application this makes."""
+        if self.engine is None:
+            return "retrieval"
+        return "generation" if self.index is None else "full"
 
     @classmethod
-    def of(cls, index: Artifact | IndexStore, confidence: Artifact, engine: Artifact) -> Served:
-        """Three finished artifacts that fit together; the index may be one that changes.
+    def of(cls, index: Artifact | IndexStore | None, confidence: Artifact | None, engine: Artifact | None) -> Served:
+        """Finished artifacts that fit together; the index may be one that changes.
 
         Raises:
             ArtifactError: the confidence was fitted on another index, or the store cannot be opened.
         """
-        if isinstance(index, Artifact):
-            where, made_of, digest = index.uri, index.digest, index.digest
-            fix = "name the two that belong together, or run `ragray run` again"
-        else:
-            where, made_of, digest = str(index.root), index.origin, index.open().digest
-            fix = "create the store again from the run's index: `ragray live create`"
-        fitted = confidence.manifest.inputs.get("index")
-        if fitted is None or fitted.digest != made_of:
-            raise ArtifactError(f"{confidence.uri}: fitted on another index than {where}", fix)
+        if index is not None and confidence is not None:
+            _check_fitted(index, confidence)
         return cls(
-            index=absolute_uri(where),
-            follows=not isinstance(index, Artifact),
-            confidence=absolute_uri(confidence.uri),
-            engine=absolute_uri(engine.uri),
-            lineage=_lineage(digest, confidence, engine),
-            created=calendar.timegm(time.strptime(engine.manifest.created, "%Y-%m-%dT%H:%M:%SZ")),
+            index=None if index is None else absolute_uri(_place(index)),
+            follows=index is not None and not isinstance(index, Artifact),
+            confidence=None if confidence is None else absolute_uri(confidence.uri),
+            engine=None if engine is None else absolute_uri(engine.uri),
+            lineage=_lineage(index, confidence, engine),
+            created=0 if engine is None else _seconds(engine.manifest.created),
         )
 
 
-def _lineage(index: str, confidence: Artifact, engine: Artifact) -> dict[str, str]:
+def _place(index: Artifact | IndexStore) -> str:
+    return index.uri if isinstance(index, Artifact) else str(index.root)
+
+
+def _seconds(created: str) -> int:
+    return calendar.timegm(time.strptime(created, "%Y-%m-%dT%H:%M:%SZ"))
+
+
+def _check_fitted(index: Artifact | IndexStore, confidence: Artifact) -> None:
+    if isinstance(index, Artifact):
+        made_of, fix = index.digest, "name the two that belong together, or run `ragray run` again"
+    else:
+        made_of, fix = index.origin, "create the store again from the run's index: `ragray live create`"
+    fitted = confidence.manifest.inputs.get("index")
+    if fitted is None or fitted.digest != made_of:
+        raise ArtifactError(f"{confidence.uri}: fitted on another index than {_place(index)}", fix)
+
+
+def _lineage(
+    index: Artifact | IndexStore | None, confidence: Artifact | None, engine: Artifact | None
+) -> dict[str, str]:
     """Digests of what answers; model and adapter as far as the engine's manifest leads to them."""
-    lineage = {"index": index, "confidence": confidence.digest, "engine": engine.digest}
+    lineage = {}
+    if index is not None:
+        lineage["index"] = index.digest if isinstance(index, Artifact) else index.open().digest
+    if confidence is not None:
+        lineage["confidence"] = confidence.digest
+    if engine is None:
+        return lineage
+    lineage["engine"] = engine.digest
     merged = engine.manifest.inputs.get("merge")
     if merged is None:
         return lineage

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ray.exceptions import RayActorError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from ragray.serve.api import ApiError
+from ragray.serve.api import ApiError, busy
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentResponse, DeploymentResponseGenerator
@@ -58,7 +58,7 @@ def _cluster_faults_explained() -> Iterator[None]:
     try:
         yield
     except BackPressureError:
-        raise ApiError(429, "the server is busy; try again", code="busy", retry_after_s=1) from None
+        raise busy() from None
     except (RayActorError, DeploymentUnavailableError, TaskCancelledError):
         message = "a part of the server is restarting; try again"
         raise ApiError(503, message, code="restarting", retry_after_s=2) from None

@@ -7,29 +7,44 @@ Both ways give the same text. No HTTP and no Ray here: the ingress brings both.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from ragray.engine.assistant import Answer, Retrieved, compose
 from ragray.engine.protocol import Completion, SamplingParams
 from ragray.errors import EngineError
-from ragray.serve.cache import LruCache, answer_key, normalise_question
+from ragray.prompt import parse_answer
+from ragray.retrieval.similar import Wording
+from ragray.serve.answers import Caches, Recalled, Stored
+from ragray.serve.cache import Place, normalise_question, place_of
 from ragray.serve.generator import Generation
 from ragray.serve.retriever import Retrieval
 from ragray.serve.stream import AnswerText
 
-CacheUse = Literal["hit", "miss", "off"]
+CacheUse = Literal["hit", "semantic", "miss", "off"]  # semantic: the answer to a past question that asks for the same
+_NOT_PARAMETERS = {"question", "cache", "asked"}  # of what is asked: all else decides the answer
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question, how to answer it, and whether the cache may be used."""
+    """A question that stands alone, how to answer it, and whether the cache may be used."""
 
     question: str
     params: SamplingParams
     cache: bool = True
+    stop: tuple[str, ...] = ()  # strings before which the answer ends
+    asked: str = ""  # as the user wrote it, where the question was made from the conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """Where an answer from the cache comes from."""
+
+    age_s: float  # since it was made
+    question: str  # to which it was made
+    similarity: float | None  # of that question with this one; None where they are the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +55,7 @@ class Reply:
     finish_reason: Literal["stop", "length"]
     cache: CacheUse
     lineage: Mapping[str, str]  # digests of all that the answer came from
+    cached: Cached | None = None  # None where it was made for this request
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +64,10 @@ class Turn:
 
     ask: Ask
     cache: CacheUse
-    kept: Reply | None
+    kept: Recalled | None
     begun: float  # seconds of `time.perf_counter`
+    of_index: Mapping[str, str] = field(default_factory=dict)  # of an index that changes: the version of the look
+    wording: Wording | None = None  # by which the answer may be found again, with a semantic cache
 
 
 class Chat:
@@ -58,18 +76,25 @@ class Chat:
     Args:
         retriever: finds the passages.
         generator: writes the answer.
-        cache_entries: answers kept; 0 keeps none.
+        caches: answers that were given and passages that were found before.
         lineage: digests of everything that an answer depends on; the retriever has those of an index that changes.
+        seen: hears of each reply, with what the engine wrote for it.
     """
 
     def __init__(
-        self, retriever: Retrieval, generator: Generation, cache_entries: int, lineage: Mapping[str, str]
+        self,
+        retriever: Retrieval,
+        generator: Generation,
+        caches: Caches,
+        lineage: Mapping[str, str],
+        seen: Callable[[Reply, Completion | None], None] = lambda reply, completion: None,
     ) -> None:
         self._retriever = retriever
         self._generator = generator
-        self._cache: LruCache[Reply] = LruCache(cache_entries)
-        self._cache_entries = cache_entries
+        self._answers, self._retrievals = caches
         self._lineage = lineage
+        self._seen = seen
+        self._followed: Mapping[str, str] = {}  # of an index that changes: the version last seen
 
     async def begin(self, ask: Ask) -> Turn:
         """Look into the cache; sampled answers are never cached.
@@ -78,11 +103,19 @@ class Chat:
             ApiError: a part of the server is busy or away.
         """
         begun = time.perf_counter()
-        if not ask.cache or ask.params.temperature > 0 or self._cache_entries == 0:
+        if not ask.cache or ask.params.temperature > 0 or not self._answers.is_on:
             return Turn(ask, "off", None, begun)
         followed = await self._retriever.followed()
-        kept = self._cache.get(self._key(ask, followed.lineage if followed else {}))
-        return Turn(ask, "miss" if kept is None else "hit", kept, begun)
+        of_index = followed.lineage if followed else {}
+        await self._follow(of_index)
+        place = self._place(ask, of_index)
+        if (kept := await self._answers.find(place)) is not None:
+            return Turn(ask, "hit", kept, begun)
+        if not self._answers.is_semantic:
+            return Turn(ask, "miss", None, begun, of_index)
+        wording = await self._retriever.wording(normalise_question(ask.question))
+        kept = await self._answers.find_near(place, wording)
+        return Turn(ask, "miss" if kept is None else "semantic", kept, begun, of_index, wording)
 
     async def answer(self, turn: Turn) -> Reply:
         """The whole answer.
@@ -92,11 +125,11 @@ class Chat:
             EngineError: the engine cannot answer.
         """
         if turn.kept is not None:
-            return _recalled(turn.kept, turn.begun)
-        retrieved = await self._retriever.retrieve(normalise_question(turn.ask.question))
-        completion = await self._generator.complete(retrieved, turn.ask.params) if retrieved.answerable else None
+            return self._recalled(turn)
+        retrieved, ask = await self._retrieve(turn.ask), turn.ask
+        completion = await self._generator.complete(retrieved, ask.params, ask.stop) if retrieved.answerable else None
         clock = _Clock(turn.begun, retrieved.retrieve_ms)
-        return self._reply(turn, retrieved, compose(retrieved, completion), completion, clock)
+        return await self._reply(turn, retrieved, _composed(retrieved, completion, ask), completion, clock)
 
     async def stream(self, turn: Turn) -> AsyncGenerator[str | Reply, None]:
         """Pieces of the answer's text, then the whole answer.
@@ -106,30 +139,45 @@ class Chat:
             EngineError: the engine cannot answer.
         """
         if turn.kept is not None:
-            yield turn.kept.answer.text
-            yield _recalled(turn.kept, turn.begun)
+            yield turn.kept.stored.answer.text
+            yield self._recalled(turn)
             return
-        retrieved = await self._retriever.retrieve(normalise_question(turn.ask.question))
+        retrieved = await self._retrieve(turn.ask)
         clock = _Clock(turn.begun, retrieved.retrieve_ms)
         text = AnswerText(retrieved)
         completion: Completion | None = None
         if retrieved.answerable:
-            async with aclosing(self._generator.stream(retrieved, turn.ask.params)) as items:
+            async with aclosing(self._generator.stream(retrieved, turn.ask.params, turn.ask.stop)) as items:
                 async for item in items:
                     clock.see_first()
                     if isinstance(item, Completion):
                         completion = item
                     elif piece := text.feed(item):
                         yield piece
-        answer = compose(retrieved, completion)
+        answer = _composed(retrieved, completion, turn.ask)
         if piece := text.finish(answer):
             yield piece
-        yield self._reply(turn, retrieved, answer, completion, clock)
+        yield await self._reply(turn, retrieved, answer, completion, clock)
 
-    def _key(self, ask: Ask, of_index: Mapping[str, str]) -> str:
-        return answer_key(normalise_question(ask.question), ask.params, {**self._lineage, **of_index})
+    async def _retrieve(self, ask: Ask) -> Retrieved:
+        question = normalise_question(ask.question)
+        if not ask.cache:
+            return await self._retriever.retrieve(question)
+        return await self._retrievals.retrieve(self._retriever, question)
 
-    def _reply(
+    async def _follow(self, of_index: Mapping[str, str]) -> None:
+        """Free the answers of the version of the index that was followed before."""
+        if of_index != self._followed:
+            former, self._followed = self._followed, of_index
+            if former:
+                await self._answers.retire({**self._lineage, **former})
+
+    def _place(self, ask: Ask, of_index: Mapping[str, str]) -> Place:
+        """Where the answer belongs."""
+        parameters = {name: value for name, value in asdict(ask).items() if name not in _NOT_PARAMETERS}
+        return place_of(normalise_question(ask.question), parameters, {**self._lineage, **of_index})
+
+    async def _reply(
         self, turn: Turn, retrieved: Retrieved, answer: Answer, completion: Completion | None, clock: _Clock
     ) -> Reply:
         reason = "stop" if completion is None else completion.finish_reason
@@ -137,13 +185,34 @@ class Chat:
             raise EngineError("the engine stopped before the answer was complete", "ask again")
         answer = replace(answer, timings_ms=clock.timings_ms())
         reply = Reply(answer, reason, turn.cache, {**self._lineage, **retrieved.lineage})
-        if turn.cache == "miss":  # kept for the version that was searched, which may be newer than that of the turn
-            self._cache.put(self._key(turn.ask, retrieved.lineage), reply)
+        is_current = retrieved.lineage != turn.of_index or turn.of_index == self._followed
+        if turn.cache == "miss" and is_current:
+            place = self._place(turn.ask, retrieved.lineage)  # of the version that was searched, not that of the turn
+            stored = Stored(normalise_question(turn.ask.question), answer, reason, dict(reply.lineage))
+            await self._answers.keep(place, stored, turn.wording)
+        self._seen(reply, completion)
+        return reply
+
+    def _recalled(self, turn: Turn) -> Reply:
+        reply = _recalled(turn)
+        self._seen(reply, None)
         return reply
 
 
-def _recalled(kept: Reply, begun: float) -> Reply:
-    return replace(kept, answer=replace(kept.answer, timings_ms={"total": _ms_since(begun)}), cache="hit")
+def _composed(retrieved: Retrieved, completion: Completion | None, ask: Ask) -> Answer:
+    """The answer; one that a stop string ended before its first word is empty and no decline."""
+    answer = compose(retrieved, completion)
+    if completion is not None and ask.stop and not parse_answer(completion.text).text:
+        return replace(answer, text="", declined=False, declined_by="")
+    return answer
+
+
+def _recalled(turn: Turn) -> Reply:
+    assert turn.kept is not None
+    stored = turn.kept.stored
+    answer = replace(stored.answer, timings_ms={"total": _ms_since(turn.begun)})
+    cached = Cached(turn.kept.age_s, stored.question, turn.kept.similarity)
+    return Reply(answer, stored.finish_reason, turn.cache, stored.lineage, cached)
 
 
 class _Clock:

@@ -8,29 +8,38 @@ deployment handle. Whoever stops reading stops the engine's work on that answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ragray.config import EngineConfig
-from ragray.engine.assistant import Retrieved, prompt_tokens
+from ragray.engine.assistant import Retrieved, closed_book_tokens, prompt_tokens
 from ragray.engine.protocol import Completion, Engine, Handle, SamplingParams
-from ragray.serve.api import ApiError
+from ragray.serve.api import ApiError, busy
 from ragray.serve.artifacts import open_artifact
 from ragray.serve.calls import streaming, unary
+from ragray.serve.metrics import serving_metrics
+from ragray.serve.stopping import StoppingHandle
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 
+_AT_ONCE = 4  # texts: the first ones may be the mark of a passage, which is not shown
+WAITING_BATCHES = 4  # answers that may wait for a generator, in full batches
+
+
 class Generation(Protocol):
     """What the ingress asks of a generator, wherever it runs."""
 
-    def stream(self, retrieved: Retrieved, params: SamplingParams) -> AsyncGenerator[str | Completion, None]:
-        """Pieces of the answer, then its completion."""
+    def stream(
+        self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()
+    ) -> AsyncGenerator[str | Completion, None]:
+        """Pieces of the answer, which ends before any of the strings `stop`, then its completion."""
 
-    async def complete(self, retrieved: Retrieved, params: SamplingParams) -> Completion:
+    async def complete(self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()) -> Completion:
         """The whole answer."""
 
     async def ready(self) -> bool:
@@ -42,42 +51,88 @@ class Generator:
 
     Args:
         engine: a loaded engine.
-        max_batch_size: answers made at once, each read by a thread of its own.
         context_tokens: prompt and answer together that the model can hold.
+        stream_every_s: least time between two pieces of one stream, seconds.
+        most_open: answers that run or wait at once; more are refused. None: whoever calls bounds them.
+        watch: hears "begun" and "ended" of each answer.
     """
 
-    def __init__(self, engine: Engine, max_batch_size: int, context_tokens: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        context_tokens: int,
+        stream_every_s: float = 0.0,
+        most_open: int | None = None,
+        watch: Callable[[str], None] = lambda event: None,
+    ) -> None:
+        self._watch = watch
         self._engine = engine
+        self._every_s = stream_every_s
+        self._most_open = most_open
+        self._open = 0
         self._context_tokens = context_tokens
-        self._readers = ThreadPoolExecutor(max_batch_size, thread_name_prefix="read-answer")
+        self._mail: HandOver | None = None
 
-    async def stream(self, retrieved: Retrieved, params: SamplingParams) -> AsyncGenerator[str | Completion, None]:
+    async def stream(
+        self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()
+    ) -> AsyncGenerator[str | Completion, None]:
         """Pieces of the answer, then its completion. Pieces that wait are joined."""
-        handle = self._engine.submit(self._prompt(retrieved), params)
+        pieces = Pieces(self._every_s)
+        handle = self._submit(retrieved, params, stop)
+        handle.listen(partial(self._hand_over().give, pieces.give))
         finished = False
         try:
-            async for piece in self._pieces(handle):
-                yield piece
+            async for text in pieces.texts():
+                yield text
             finished = True
-            yield handle.completion()
+            yield handle.completion()  # raises what the engine raised
         finally:
+            self._left()
             if not finished:
                 handle.cancel()
 
-    async def complete(self, retrieved: Retrieved, params: SamplingParams) -> Completion:
+    async def complete(self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()) -> Completion:
         """The whole answer."""
-        async with aclosing(self.stream(retrieved, params)) as items:
-            async for item in items:
-                if isinstance(item, Completion):
-                    return item
-        raise AssertionError("a stream ends with its completion")
+        ended = asyncio.Event()
+        hand_over = self._hand_over()
+        handle = self._submit(retrieved, params, stop)
+        handle.listen(lambda piece: hand_over.give(lambda _: ended.set(), None) if piece is None else None)
+        try:
+            await ended.wait()
+        except asyncio.CancelledError:
+            handle.cancel()
+            raise
+        finally:
+            self._left()
+        return handle.completion()  # raises what the engine raised
 
     async def ready(self) -> bool:
         """True once answers can be generated."""
         return True
 
+    def _submit(self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str]) -> Handle:
+        """A request that runs or waits; whoever has it counts `_open` down at its end.
+
+        Raises:
+            ApiError: 429, too many run or wait; 400, the prompt is too long.
+        """
+        if self._most_open is not None and self._open >= self._most_open:
+            raise busy()
+        handle = self._engine.submit(self._prompt(retrieved), params)
+        self._open += 1
+        self._watch("begun")
+        return StoppingHandle(handle, stop, self._engine.tokenizer) if stop else handle
+
+    def _left(self) -> None:
+        self._open -= 1
+        self._watch("ended")
+
     def _prompt(self, retrieved: Retrieved) -> list[int]:
-        tokens = prompt_tokens(self._engine.tokenizer, retrieved)
+        tokenizer = self._engine.tokenizer
+        if retrieved.citations:
+            tokens = prompt_tokens(tokenizer, retrieved)
+        else:  # there is no index
+            tokens = closed_book_tokens(tokenizer, retrieved.question)
         if len(tokens) >= self._context_tokens:
             raise ApiError(
                 400,
@@ -91,27 +146,90 @@ class Generator:
         """The engine's counts: requests, active, prompt_tokens, completion_tokens."""
         return self._engine.stats()
 
-    async def _pieces(self, handle: Handle) -> AsyncGenerator[str, None]:
+    def _hand_over(self) -> HandOver:
         loop = asyncio.get_running_loop()
-        waiting: asyncio.Queue[str | None] = asyncio.Queue()
+        if self._mail is None or self._mail.loop is not loop:
+            self._mail = HandOver(loop)
+        return self._mail
 
-        def pump() -> None:
+
+class HandOver:
+    """Brings pieces from the engine's thread into an event loop: one wake-up for all that a step of the batch made."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._waiting: deque[tuple[Callable[[str | None], None], str | None]] = deque()
+        self._is_called = False  # and has not begun to empty the queue
+
+    def give(self, see: Callable[[str | None], None], piece: str | None) -> None:
+        """Let `see` have a piece, soon, in the loop. Any thread may call this."""
+        self._waiting.append((see, piece))
+        if not self._is_called:
+            self._is_called = True
             try:
-                while (piece := handle.read()) is not None:
-                    loop.call_soon_threadsafe(waiting.put_nowait, piece)
-            finally:
-                loop.call_soon_threadsafe(waiting.put_nowait, None)
+                self.loop.call_soon_threadsafe(self._empty)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                self._waiting.clear()
+                self._is_called = False
 
-        reader = self._readers.submit(pump)
+    def _empty(self) -> None:
+        self._is_called = False  # first: what comes from now on calls again, so nothing is left lying
+        while self._waiting:
+            see, piece = self._waiting.popleft()
+            see(piece)
+
+
+class Pieces:
+    """The pieces of one answer, joined: the first few at once, then those of each interval, and the rest at the end.
+
+    Each text costs a message between replicas and an event of the stream, which with a small model is more than the
+    tokens in it cost; nobody reads faster than a few times a second.
+
+    Args:
+        every_s: least time between two texts, seconds.
+    """
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[str] = []
+        self._ready = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_at = 0.0  # of the loop's clock
+        self._at_once = _AT_ONCE
+        self._ended = False
+
+    def give(self, piece: str | None) -> None:
+        """Take the next piece, None at the end; called in the loop."""
+        if piece is None:
+            self._ended = True
+            self._ready.set()
+            return
+        self._waiting.append(piece)
+        if self._timer is None and not self._ready.is_set():
+            if self._loop.time() >= self._next_at:
+                self._ready.set()
+            else:
+                self._timer = self._loop.call_at(self._next_at, self._due)
+
+    async def texts(self) -> AsyncGenerator[str, None]:
+        """The joined texts until the end."""
         ended = False
         while not ended:
-            items = [await waiting.get()]
-            while not waiting.empty():
-                items.append(waiting.get_nowait())
-            ended = items[-1] is None
-            if text := "".join(item for item in items if item is not None):
+            await self._ready.wait()
+            self._ready.clear()
+            ended = self._ended
+            text = "".join(self._waiting)
+            self._waiting.clear()
+            self._at_once -= 1
+            if self._at_once <= 0:
+                self._next_at = self._loop.time() + self._every_s
+            if text:
                 yield text
-        await asyncio.wrap_future(reader)  # raises what the engine raised
+
+    def _due(self) -> None:
+        self._timer = None
+        self._ready.set()
 
 
 class GeneratorReplica(Generator):
@@ -120,19 +238,24 @@ class GeneratorReplica(Generator):
     Args:
         engine_uri: an `engine` artifact.
         settings: threads, batch size and memory of the engine.
+        stream_every_s: least time between two pieces of one stream, seconds.
+        most_open: answers that run or wait at once; more are refused. None: whoever calls bounds them.
 
     Raises:
         ArtifactError: the artifact is missing or damaged.
         EngineError: the engine does not run on this device.
     """
 
-    def __init__(self, engine_uri: str, settings: EngineConfig) -> None:
+    def __init__(
+        self, engine_uri: str, settings: EngineConfig, stream_every_s: float, most_open: int | None = None
+    ) -> None:
         from ragray.engine.manifest import EngineManifest
         from ragray.engine.runtime import load_engine
 
         folder = open_artifact(engine_uri, "engine").folder
         context_tokens = EngineManifest.read(folder).model.context_tokens
-        super().__init__(load_engine(folder, settings), settings.max_batch_size, context_tokens)
+        watch = serving_metrics().generation
+        super().__init__(load_engine(folder, settings), context_tokens, stream_every_s, most_open, watch)
 
 
 class RemoteGenerator:
@@ -142,18 +265,51 @@ class RemoteGenerator:
         self._handle = handle
         self._streaming = handle.options(stream=True)
 
-    async def stream(self, retrieved: Retrieved, params: SamplingParams) -> AsyncGenerator[str | Completion, None]:
+    async def stream(
+        self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()
+    ) -> AsyncGenerator[str | Completion, None]:
         """Pieces of the answer, then its completion."""
-        response = self._streaming.stream.remote(retrieved, params)
+        response = self._streaming.stream.remote(retrieved, params, tuple(stop))
         async with aclosing(streaming(cast("DeploymentResponseGenerator[Any]", response))) as items:
             async for item in items:
                 yield item
 
-    async def complete(self, retrieved: Retrieved, params: SamplingParams) -> Completion:
+    async def complete(self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()) -> Completion:
         """The whole answer."""
-        completion: Completion = await unary(self._handle.complete.remote(retrieved, params))
+        completion: Completion = await unary(self._handle.complete.remote(retrieved, params, tuple(stop)))
         return completion
 
     async def ready(self) -> bool:
         """True once answers can be generated."""
         return bool(await unary(self._handle.ready.remote()))
+
+
+def no_generator() -> ApiError:
+    """What a server that only searches says to whoever wants an answer. Not 5xx: a client would ask again."""
+    return ApiError(404, "this server has no generator; it only answers POST /v1/search", code="not_served")
+
+
+class NoGenerator:
+    """Stands for a generator in a server that only searches."""
+
+    async def stream(
+        self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()
+    ) -> AsyncGenerator[str | Completion, None]:
+        """Refuses.
+
+        Raises:
+            ApiError: always.
+        """
+        yield await self.complete(retrieved, params, stop)
+
+    async def complete(self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()) -> Completion:
+        """Refuses.
+
+        Raises:
+            ApiError: always.
+        """
+        raise no_generator()
+
+    async def ready(self) -> bool:
+        """True: there is nothing to wait for."""
+        return True

@@ -11,26 +11,39 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 import ragray
-from ragray.config import ServeConfig
+from ragray.config import EngineConfig, ServeConfig
 from ragray.engine.protocol import SamplingParams
 from ragray.errors import RagrayError
-from ragray.serve.api import ApiError, ChatRequest, SearchRequest, check_text, explain_invalid
-from ragray.serve.chat import Ask, Chat, Reply
-from ragray.serve.generator import Generation, RemoteGenerator
-from ragray.serve.retriever import RemoteRetriever, Retrieval
+from ragray.serve.api import ApiError, ChatRequest, FeedbackRequest, SearchRequest, explain_invalid
+from ragray.serve.artifacts import Parts
+from ragray.serve.cache_open import open_caches
+from ragray.serve.chat import Ask, Cached, Chat, Reply
+from ragray.serve.conversation import standing_alone
+from ragray.serve.exposure import check_exposure, listening_host
+from ragray.serve.feedback import Feedback, add_feedback, lifespan_of
+from ragray.serve.generator import Generation
+from ragray.serve.guard import guarded
+from ragray.serve.held import generation, retrieval
+from ragray.serve.limits import Accounts, RequestContext
+from ragray.serve.metrics import ServingMetrics, serving_metrics
+from ragray.serve.openapi import describe
+from ragray.serve.page_files import add_page
+from ragray.serve.retriever import Retrieval
+from ragray.serve.search import add_search, refuse_chat
+from ragray.serve.shared_limits import accounts_of
+from ragray.serve.status import add_status
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -39,20 +52,8 @@ if TYPE_CHECKING:
     from ragray.serve.generator import Generator
     from ragray.serve.retriever import Retriever
 
-MAX_BODY_BYTES = 1 << 20
 READY_TIMEOUT_S = 5.0
 CACHE_HEADER = "x-ragray-cache"
-_PAGE = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-}
-_HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
 
 logger = logging.getLogger("ray.serve")
 
@@ -68,63 +69,96 @@ class Door:
     created: int  # seconds since 1970
     lineage: dict[str, str]
     limits: ServeConfig
+    parts: Parts = "full"
+    feedback: Feedback | None = None
 
 
 class Ingress:
     """The deployment that answers HTTP; the answer cache lives here.
 
     Args:
-        retriever: handle of the retriever's deployment.
-        generator: handle of the generator's deployment.
+        retriever: handle of the retriever's deployment; None: it is held here, or there is none.
+        generator: the same of the generator.
         model: the id in /v1/models.
         served: the artifacts behind the two.
-        limits: longest question and answer, size of the cache.
+        limits: longest question and answer, size of the cache, keys and limits of callers.
+        engine: settings of an engine that is held here.
+
+    Raises:
+        ConfigError: Serve listens beyond loopback, and no keys are asked for.
     """
 
     def __init__(
         self,
-        retriever: DeploymentHandle[Retriever],
-        generator: DeploymentHandle[Generator],
+        retriever: DeploymentHandle[Retriever] | None,
+        generator: DeploymentHandle[Generator] | None,
         model: str,
         served: Served,
         limits: ServeConfig,
+        engine: EngineConfig,
     ) -> None:
-        near, far = RemoteRetriever(retriever, served.follows), RemoteGenerator(generator)
-        chat = Chat(near, far, limits.answer_cache_entries, served.lineage)
-        self._door = Door(near, far, chat, model, served.created, served.lineage, limits)
+        check_exposure(listening_host(), limits.limits)
+        metrics = serving_metrics()
+        near, far = retrieval(retriever, served), generation(generator, served, engine, limits)
+        chat = Chat(
+            near, far, open_caches(limits.cache, served, limits.most_ingresses()), served.lineage, metrics.answered
+        )
+        self._accounts = accounts_of(limits.limits, limits.most_ingresses())
+        feedback = Feedback.of(limits.feedback)
+        self._door = Door(near, far, chat, model, served.created, served.lineage, limits, served.parts, feedback)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application of this replica; Serve calls it after the constructor."""
-        return http_api(self._door)
+        return http_api(self._door, self._accounts, behind_proxy=True, metrics=serving_metrics())
 
 
-def http_api(door: Door) -> FastAPI:
-    """The whole HTTP API and the page, answering through `door`."""
-    api = FastAPI(title="ragray", version=ragray.__version__, docs_url=None, redoc_url=None)
-    api.add_middleware(_Guard)
+def http_api(
+    door: Door, accounts: Accounts | None = None, behind_proxy: bool = False, metrics: ServingMetrics | None = None
+) -> ASGIApp:
+    """The whole HTTP API and the page, answering through `door`, behind its guard.
+
+    Args:
+        door: the parts behind it.
+        accounts: where the callers' requests and tokens are counted; by default in this process.
+        behind_proxy: Ray Serve's proxy is in front.
+        metrics: where requests are counted; None: nowhere.
+    """
+    about: dict[str, Any] = {"title": "ragray", "version": ragray.__version__, "docs_url": None, "redoc_url": None}
+    api = FastAPI(**about, redirect_slashes=False, lifespan=lifespan_of(door.feedback))
     _handle_errors(api)
-    _add_chat(api, door)
-    _add_search(api, door)
+    if door.parts == "retrieval":
+        refuse_chat(api)
+    else:
+        _add_chat(api, door)
+    add_search(api, door)
     _add_health(api, door)
-    _add_page(api)
-    return api
+    add_feedback(api, door.feedback, door.limits.max_question_chars)
+    add_status(api, door)
+    add_page(api)
+    describe(api)
+    return guarded(api, door.limits.limits, accounts, behind_proxy, metrics)
 
 
 def _add_chat(api: FastAPI, door: Door) -> None:
     @api.post("/v1/chat/completions", response_model=None)
-    async def chat_completions(request: ChatRequest) -> Response:
+    async def chat_completions(request: ChatRequest, http: Request) -> Response:
         """Answer the last user message from the documents."""
         _check_model(request.model, door.model)
-        ask = _ask(request, door.limits)
+        ask = await _ask(request, door)
+        context: RequestContext = http.state.ragray
+        await context.reserve(ask.question, ask.params.max_new_tokens)
         turn = await door.chat.begin(ask)
         headers: dict[str, str] = {CACHE_HEADER: turn.cache}
         if not request.stream:
-            return JSONResponse(_completion(await door.chat.answer(turn), door), headers=headers)
-        events = door.chat.stream(turn)
+            reply = await door.chat.answer(turn)
+            await context.settle(reply)
+            return JSONResponse(_completion(ask, reply, door), headers=headers)
+        events = context.settled(door.chat.stream(turn))
         first = await anext(events)  # a refusal before the first token still gets its own status
         usage = request.stream_options is not None and request.stream_options.include_usage
         headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamingResponse(_sse(first, events, door, usage), media_type="text/event-stream", headers=headers)
+        pieces = _sse(ask, first, events, door, usage)
+        return StreamingResponse(pieces, media_type="text/event-stream", headers=headers)
 
     @api.get("/v1/models")
     async def list_models() -> dict[str, Any]:
@@ -138,22 +172,6 @@ def _add_chat(api: FastAPI, door: Door) -> None:
         return _model(door)
 
 
-def _add_search(api: FastAPI, door: Door) -> None:
-    @api.post("/v1/search")
-    async def search(request: SearchRequest) -> dict[str, Any]:
-        """Find passages, with their rank and score in each list, and what each term adds if that is asked for."""
-        begun = time.perf_counter()
-        query = check_text(request.query, door.limits.max_question_chars, "query")
-        found = await door.retriever.search(query, request.top_k, request.explain)
-        return {
-            "object": "search.result",
-            "query": query,
-            "hits": [hit.to_json() for hit in found.hits],
-            "lineage": {"index": door.lineage["index"], **found.lineage},
-            "timings_ms": {"total": round((time.perf_counter() - begun) * 1e3, 3)},
-        }
-
-
 def _add_health(api: FastAPI, door: Door) -> None:
     @api.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -163,27 +181,14 @@ def _add_health(api: FastAPI, door: Door) -> None:
     @api.get("/readyz")
     async def readyz() -> Response:
         """200 once retriever and generator answer, else 503; of an index that changes, the version searched."""
-        parts = {"retriever": door.retriever.ready(), "generator": door.generator.ready()}
-        states = await asyncio.gather(*(_is_ready(part) for part in parts.values()))
+        parts = {"retriever": door.retriever.ready} if door.parts != "generation" else {}
+        parts |= {"generator": door.generator.ready} if door.parts != "retrieval" else {}
+        states = await asyncio.gather(*(_is_ready(ready()) for ready in parts.values()))
         body: dict[str, Any] = {"status": "ready" if all(states) else "not ready"}
         body |= dict(zip(parts, states, strict=True))
-        if states[0] and (followed := await door.retriever.followed()):
+        if body.get("retriever") and (followed := await door.retriever.followed()):
             body["index"] = {"version": followed.version, "current": followed.is_current}
         return JSONResponse(body, status_code=200 if all(states) else 503)
-
-
-def _add_page(api: FastAPI) -> None:
-    folder = files("ragray.serve") / "page"
-    for path, (name, media_type) in _PAGE.items():
-        content = (folder / name).read_bytes()
-        api.get(path, include_in_schema=False)(_page_file(content, media_type))
-
-
-def _page_file(content: bytes, media_type: str) -> Callable[[], Awaitable[Response]]:
-    async def page_file() -> Response:
-        return Response(content, media_type=media_type, headers={"cache-control": "no-cache"})
-
-    return page_file
 
 
 async def _is_ready(part: Awaitable[bool]) -> bool:
@@ -198,14 +203,18 @@ def _check_model(asked: str | None, served: str) -> None:
         raise ApiError(404, f"no model {asked!r}; this server has {served!r}", param="model", code="model_not_found")
 
 
-def _ask(request: ChatRequest, limits: ServeConfig) -> Ask:
+async def _ask(request: ChatRequest, door: Door) -> Ask:
+    limits = door.limits
     params = SamplingParams(
         max_new_tokens=request.token_limit(limits.max_new_tokens),
         temperature=request.temperature or 0.0,
         top_p=1.0 if request.top_p is None else request.top_p,
         seed=request.seed or 0,
+        stop_repeats=True,
     )
-    return Ask(request.question(limits.max_question_chars), params, request.cache)
+    asked = request.question(limits.max_question_chars)
+    question = await standing_alone(request.turns(limits.max_question_chars), door.retriever, limits)
+    return Ask(question, params, request.cache, tuple(request.stop), asked)
 
 
 def _model(door: Door) -> dict[str, Any]:
@@ -222,15 +231,22 @@ def _envelope(door: Door, kind: str) -> dict[str, Any]:
     }
 
 
-def _provenance(reply: Reply, door: Door) -> dict[str, Any]:
+def _shown(cached: Cached) -> dict[str, Any]:
+    """Where a cached answer comes from, without the words of whoever asked for it first."""
+    return {"age_s": cached.age_s, "similarity": cached.similarity}
+
+
+def _provenance(ask: Ask, reply: Reply) -> dict[str, Any]:
     """What ragray adds to OpenAI's answer."""
     answer = reply.answer
     return {
+        "retrieval_query": ask.question,
         "citations": [asdict(citation) for citation in answer.citations],
         "declined": answer.declined,
         "declined_by": answer.declined_by,
         "probability": round(answer.probability, 4),
         "cache": reply.cache,
+        "cached": None if reply.cached is None else _shown(reply.cached),
         "lineage": reply.lineage,
         "timings_ms": answer.timings_ms,
     }
@@ -241,19 +257,22 @@ def _usage(reply: Reply) -> dict[str, int]:
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
-def _completion(reply: Reply, door: Door) -> dict[str, Any]:
+def _completion(ask: Ask, reply: Reply, door: Door) -> dict[str, Any]:
+    envelope = _envelope(door, "chat.completion")
+    if door.feedback is not None:
+        door.feedback.remember(envelope["id"], ask, reply)
     message = {"role": "assistant", "content": reply.answer.text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish_reason}
     return {
-        **_envelope(door, "chat.completion"),
+        **envelope,
         "choices": [choice],
         "usage": _usage(reply),
-        **_provenance(reply, door),
+        **_provenance(ask, reply),
     }
 
 
 async def _sse(
-    first: str | Reply, events: AsyncGenerator[str | Reply, None], door: Door, include_usage: bool
+    ask: Ask, first: str | Reply, events: AsyncGenerator[str | Reply, None], door: Door, include_usage: bool
 ) -> AsyncGenerator[str, None]:
     """Server-sent events in OpenAI's form; leaving early stops the generation."""
     envelope = _envelope(door, "chat.completion.chunk")
@@ -268,7 +287,9 @@ async def _sse(
             event: str | Reply | None = first
             while event is not None:
                 if isinstance(event, Reply):
-                    yield chunk({}, event.finish_reason, **_provenance(event, door))
+                    if door.feedback is not None:
+                        door.feedback.remember(envelope["id"], ask, event)
+                    yield chunk({}, event.finish_reason, **_provenance(ask, event))
                     if include_usage:
                         yield _event({**envelope, "choices": [], "usage": _usage(event)})
                 else:
@@ -292,10 +313,12 @@ def _failure(error: RagrayError) -> ApiError:
 
 
 def _handle_errors(api: FastAPI) -> None:
-    fields = [*ChatRequest.model_fields, *SearchRequest.model_fields]
+    requests = (ChatRequest, SearchRequest, FeedbackRequest)
+    fields = [name for request in requests for name in request.model_fields]
 
     @api.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> Response:
+        request.state.ragray.code = error.code
         headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
         return JSONResponse(error.body(), status_code=error.status, headers=headers)
 
@@ -317,32 +340,3 @@ def _handle_errors(api: FastAPI) -> None:
     @api.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         return await refused(request, ApiError(500, "the server failed; its log says why", code="internal_error"))
-
-
-class _Guard:
-    """Refuses large bodies and adds the security headers to every answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        received = 0
-
-        async def limited_receive() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > MAX_BODY_BYTES:
-                raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
-            return message
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                extra = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *extra]}
-            await send(message)
-
-        await self._app(scope, limited_receive, send_with_headers)

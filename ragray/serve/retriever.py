@@ -1,31 +1,40 @@
 """Retrieval as a part of the served application.
 
 In: questions. Out: what is shown to the model (`Retrieved`), or hits with their rank and score in each list, and for an
-index that changes the version that gave them. `Retriever` is a plain class: a Serve deployment wraps it, and an ingress
-may hold it in process; `RemoteRetriever` is the same interface over a deployment handle.
+index that changes the version that gave them. `Retriever` is a plain class: the ingress holds one in process, or a
+deployment wraps it, which may also search in batches; `RemoteRetriever` is the same interface over a deployment handle.
+`ClosedBook` stands where there is no index.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
-from ragray.engine.assistant import Retrieved, retrieve
+from ragray.engine.assistant import Retrieved, retrieve_batch
+from ragray.retrieval.index import Hit
+from ragray.schema import Passage
 from ragray.serve.artifacts import open_artifact
 from ragray.serve.calls import unary
+from ragray.serve.conversation import Word, weigh
+from ragray.serve.together import Together
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
     from ragray.retrieval.confidence import Confidence
     from ragray.retrieval.current import CurrentIndex
-    from ragray.retrieval.index import Hit, HybridIndex, TermContribution
+    from ragray.retrieval.index import HybridIndex, TermContribution
     from ragray.retrieval.postings import QueryTerms
+    from ragray.retrieval.similar import Wording
 
+
+_TOGETHER = 32  # questions of one search: at 16 each costs a third of what it costs alone, and more gain little
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,10 +64,16 @@ class FoundPassage:
 
     def to_json(self) -> dict[str, Any]:
         """The hit as a JSON object."""
-        tree = asdict(self)
-        if self.terms is None:
-            del tree["terms"]
+        tree = {name: getattr(self, name) for name in _PLAIN}
+        if self.terms is not None:
+            tree["terms"] = [{"term": one.term, "bm25": one.bm25, "tfidf": one.tfidf} for one in self.terms]
         return tree
+
+
+_PLAIN = tuple(field.name for field in fields(FoundPassage) if field.name != "terms")
+_OF_PASSAGE = tuple(field.name for field in fields(Passage))
+_OF_HIT = tuple(field.name for field in fields(Hit) if field.name != "doc_id")  # the passage has it, too
+_KEPT_PASSAGES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,32 +105,51 @@ class Retrieval(Protocol):
     async def followed(self) -> Followed | None:
         """The version that the next question is answered from; None for an index that never changes."""
 
+    async def words(self, texts: Sequence[str]) -> list[list[Word]]:
+        """The words of some texts, weighed by the index."""
+
+    async def wording(self, question: str) -> Wording:
+        """A question as the semantic cache compares it with others, by the index's terms and weights."""
+
     async def ready(self) -> bool:
         """True once questions can be answered."""
 
 
 class Retriever:
-    """The hybrid index with its calibrated confidence. A question is answered from one version of the index."""
+    """The hybrid index with its calibrated confidence. A question is answered from one version of the index.
 
-    def __init__(self, index: HybridIndex | CurrentIndex, confidence: Confidence) -> None:
+    Questions that come in one turn of the event loop are searched together, which costs a third; each gets
+    what it would get alone.
+
+    Args:
+        index: what is searched.
+        confidence: says whether passages answer a question; None where only searches are asked for.
+    """
+
+    def __init__(self, index: HybridIndex | CurrentIndex, confidence: Confidence | None) -> None:
         from ragray.retrieval.current import CurrentIndex
 
         self._current = index if isinstance(index, CurrentIndex) else None
         self._index = index.index if isinstance(index, CurrentIndex) else index
         self._confidence = confidence
+        self._passages = _Passages(self._index)
+        self._retrieved: Callable[[str], Awaitable[tuple[HybridIndex, Retrieved]]]
+        self._hits: Callable[[tuple[str, int]], Awaitable[tuple[HybridIndex, list[Hit]]]]
+        self._retrieved, self._hits = Together(self._retrieve_all, _TOGETHER), Together(self._search_all, _TOGETHER)
 
     async def retrieve(self, question: str) -> Retrieved:
         """The passages that the model reads, and whether they answer the question."""
-        index = await self._latest()
-        found = await _aside(index, retrieve, index, self._confidence, question)
+        index, found = await self._retrieved(question)
         return replace(found, lineage=self._lineage(index))
 
     async def search(self, query: str, top_k: int, explain: bool = False) -> Found:
         """The best `top_k` passages, with `explain` also what each term adds to their scores."""
-        index = await self._latest()
-        hits = await _aside(index, index.search, query, top_k)
+        index, hits = await self._hits((query, top_k))
         terms = index.query_terms(query) if explain else None
-        return Found(tuple(_found(index, hit, terms) for hit in hits), self._lineage(index))
+        if self._passages.index is not index:
+            self._passages = _Passages(index)
+        told = self._passages.told
+        return Found(tuple(_found(index, hit, told(hit.doc_id), terms) for hit in hits), self._lineage(index))
 
     async def followed(self) -> Followed | None:
         """The version that the next question is answered from; None for an index that never changes."""
@@ -126,9 +160,34 @@ class Retriever:
         index = await self._latest()
         return Followed(version_of(index), self._lineage(index), not self._current.failure)
 
+    async def words(self, texts: Sequence[str]) -> list[list[Word]]:
+        """The words of some texts, weighed by the index."""
+        index = await self._latest()
+        return [weigh(index, text) for text in texts]
+
+    async def wording(self, question: str) -> Wording:
+        """A question as the semantic cache compares it with others."""
+        from ragray.retrieval.similar import wording_of
+
+        return wording_of(await self._latest(), question)
+
     async def ready(self) -> bool:
         """True once questions can be answered."""
         return len(await self._latest()) > 0
+
+    async def _retrieve_all(self, questions: Sequence[str]) -> list[tuple[HybridIndex, Retrieved]]:
+        index = await self._latest()
+        found = await _aside(index, retrieve_batch, index, self._confidence, questions)
+        return [(index, one) for one in found]
+
+    async def _search_all(self, asked: Sequence[tuple[str, int]]) -> list[tuple[HybridIndex, list[Hit]]]:
+        index = await self._latest()
+        found: dict[int, list[Hit]] = {}
+        for top_k in {top_k for _, top_k in asked}:
+            places = [place for place, (_, wanted) in enumerate(asked) if wanted == top_k]
+            hits = await _aside(index, index.search_batch, [asked[place][0] for place in places], top_k)
+            found |= dict(zip(places, hits, strict=True))
+        return [(index, found[place]) for place in range(len(asked))]
 
     async def _latest(self) -> HybridIndex:
         """The index; a new version is opened beside the one that other questions are answered from meanwhile."""
@@ -151,10 +210,22 @@ async def _aside(index: HybridIndex, call: Callable[P, R], *args: P.args, **kwar
     return await asyncio.to_thread(call, *args, **kwargs) if index.runs_models else call(*args, **kwargs)
 
 
-def _found(index: HybridIndex, hit: Hit, query: QueryTerms | None) -> FoundPassage:
+class _Passages:
+    """The passages of an index as a hit shows them. Those found last are kept: ten cost half as much as the search."""
+
+    def __init__(self, index: HybridIndex) -> None:
+        self.index = index
+        self.told = lru_cache(_KEPT_PASSAGES)(self._read)
+
+    def _read(self, doc_id: str) -> dict[str, Any]:
+        passage = self.index.passage(doc_id)
+        return {name: getattr(passage, name) for name in _OF_PASSAGE}
+
+
+def _found(index: HybridIndex, hit: Hit, passage: dict[str, Any], query: QueryTerms | None) -> FoundPassage:
     """A hit with its passage, and with what each term adds where a query is given."""
     terms = None if query is None else tuple(index.contributions(query, hit.doc_id))
-    return FoundPassage(**{**asdict(index.passage(hit.doc_id)), **asdict(hit)}, terms=terms)
+    return FoundPassage(**passage, **{name: getattr(hit, name) for name in _OF_HIT}, terms=terms)
 
 
 class RetrieverReplica(Retriever):
@@ -162,14 +233,14 @@ class RetrieverReplica(Retriever):
 
     Args:
         index_uri: an `index` artifact, or the folder of an index that changes.
-        confidence_uri: the `calibrate` artifact that was fitted on it, or on what it was made of.
+        confidence_uri: the `calibrate` artifact that was fitted on it, or on what it was made of; None: searches alone.
         follows: whether the index changes.
 
     Raises:
         ArtifactError: one of them is missing or damaged.
     """
 
-    def __init__(self, index_uri: str, confidence_uri: str, follows: bool) -> None:
+    def __init__(self, index_uri: str, confidence_uri: str | None, follows: bool) -> None:
         from ragray.retrieval.confidence import Confidence
         from ragray.retrieval.current import WARM_UP, CurrentIndex
         from ragray.retrieval.index import HybridIndex
@@ -180,7 +251,29 @@ class RetrieverReplica(Retriever):
         else:
             index = HybridIndex.open(open_artifact(index_uri, "index").folder)
             index.search(WARM_UP, 1)  # what it loads is there when the first question comes
-        super().__init__(index, Confidence.open(open_artifact(confidence_uri, "calibrate").folder))
+        confidence = None
+        if confidence_uri is not None:
+            confidence = Confidence.open(open_artifact(confidence_uri, "calibrate").folder)
+        super().__init__(index, confidence)
+
+
+class BatchedRetriever(RetrieverReplica):
+    """The same where questions wait for others, so that more of them are searched together.
+
+    Args:
+        batch_size: questions of one search at most.
+        wait_s: how long a question waits for others, seconds.
+    """
+
+    def __init__(
+        self, index_uri: str, confidence_uri: str | None, follows: bool, batch_size: int, wait_s: float
+    ) -> None:
+        from ray import serve
+
+        super().__init__(index_uri, confidence_uri, follows)
+        together = serve.batch(max_batch_size=batch_size, batch_wait_timeout_s=wait_s)
+        self._retrieved = together(self._retrieve_all)
+        self._hits = together(self._search_all)
 
 
 class RemoteRetriever:
@@ -211,6 +304,16 @@ class RemoteRetriever:
             return None  # a cached answer needs no call
         followed: Followed | None = await unary(self._handle.followed.remote())
         return followed
+
+    async def words(self, texts: Sequence[str]) -> list[list[Word]]:
+        """The words of some texts, weighed by the index."""
+        words: list[list[Word]] = await unary(self._handle.words.remote(list(texts)))
+        return words
+
+    async def wording(self, question: str) -> Wording:
+        """A question as the semantic cache compares it with others."""
+        wording: Wording = await unary(self._handle.wording.remote(question))
+        return wording
 
     async def ready(self) -> bool:
         """True once questions can be answered."""

@@ -11,11 +11,10 @@ from typing import Any, get_args
 
 from ragray.config_train import TrainConfig
 from ragray.errors import ConfigError
-from ragray.train.device import Choice, Device
+from ragray.train.device import AMPERE, Choice, Device
 from ragray.train.varlen import Kernel, here
 
 _LARGEST_HEAD = 256
-_OLDEST_GPU = (8, 0)  # compute capability: Ampere
 _FLASH: tuple[Kernel, ...] = ("varlen", "flash_attention_2")  # the first comes with PyTorch
 _WHAT = {
     "sdpa": "torch's scaled_dot_product_attention, sequences of one length together",
@@ -71,7 +70,7 @@ def _why_not(kernel: Kernel, settings: TrainConfig, device: Device, model: Calla
     """What keeps a flash kernel from these rows; None where nothing does."""
     if device.capability is None:
         return "it needs an NVIDIA GPU, and training is on a CPU"
-    if device.capability < _OLDEST_GPU:
+    if device.capability < AMPERE:
         return f"it needs compute capability 8.0, and {device.name} has {'.'.join(map(str, device.capability))}"
     if settings.precision == "fp32":
         return "it needs train.precision bf16 or fp16"

@@ -16,6 +16,7 @@ import torch
 from ragray.errors import ConfigError
 from ragray.train import varlen
 
+AMPERE = (8, 0)  # compute capability: the first with bf16, and with flash attention
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 

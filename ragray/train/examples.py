@@ -7,10 +7,12 @@ whose answer, with the token that ends it, is all that the loss sees.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NO_LOSS = -100
+_SPECIAL: WeakKeyDictionary[PreTrainedTokenizerBase, re.Pattern[str]] = WeakKeyDictionary()
 Wrong = Literal["none", "some", "all"]
 
 
@@ -254,9 +257,26 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[st
 def _render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool
 ) -> str:
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
+    special = _special_tokens(tokenizer)
+    told = [{**message, "content": special.sub(_broken, message["content"])} for message in messages]
+    text = tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=add_generation_prompt)
     assert isinstance(text, str)  # tokenize=False
     return text
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Finds the tokenizer's own control tokens, which no text of a question or a document may hold."""
+    pattern = _SPECIAL.get(tokenizer)
+    if pattern is None:
+        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        longest_first = sorted((token for token in added if len(token) > 1), key=len, reverse=True)
+        pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        _SPECIAL[tokenizer] = pattern
+    return pattern
+
+
+def _broken(token: re.Match[str]) -> str:
+    return f"{token[0][0]} {token[0][1:]}"
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -11,11 +11,10 @@ from pathlib import Path
 from ragray.config_train import TrainConfig
 from ragray.errors import ConfigError
 from ragray.train.attention import choose_attention
-from ragray.train.device import Choice, Device, this_device
+from ragray.train.device import AMPERE, Choice, Device, this_device
 from ragray.train.loading import Precision, load_tokenizer, model_config
 from ragray.train.lora import with_token_ids
 
-_BF16_FROM = (8, 0)  # compute capability; Ampere
 _FP16_FROM = (7, 0)  # tensor cores
 
 
@@ -26,7 +25,7 @@ def choose_precision(settings: TrainConfig, device: Device) -> Choice:
     if device.capability is None:
         return Choice("fp32", "a CPU; bf16 halves the weights' memory, but most CPUs are slower with it")
     version = ".".join(map(str, device.capability))
-    if device.capability >= _BF16_FROM:
+    if device.capability >= AMPERE:
         return Choice("bf16", f"compute capability {version} has bf16, whose range needs no loss scaling")
     if device.capability >= _FP16_FROM:
         return Choice("fp16", f"compute capability {version} has fp16 tensor cores and no bf16")

@@ -16,7 +16,7 @@ from typing import Any, get_args
 from ragray.config_train import Offload, TrainConfig
 from ragray.errors import ConfigError
 from ragray.train.attention import choose_attention
-from ragray.train.device import Choice, Device
+from ragray.train.device import AMPERE, Choice, Device
 from ragray.train.hardware import check_variant, choose_precision, ready_settings
 from ragray.train.loading import model_config
 from ragray.train.losses import wrong_answers
@@ -24,7 +24,6 @@ from ragray.train.memory import Memory, ModelSize, gigabytes, memory_of, row_tok
 from ragray.train.zero_config import check_zero
 
 ANSWER_SHARE = 0.25  # of a row's tokens; assumed where there are no examples
-_BF16_FROM = (8, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +116,14 @@ class Plan:
         }
 
 
-def make_plan(settings: TrainConfig, folder: Path, device: Device, work: Work | None = None, nodes: int = 1) -> Plan:
-    """Plan a training.
+def make_plan(settings: TrainConfig, folder: Path, device: Device, work: Work | None = None) -> Plan:
+    """Plan a training, on one machine.
 
     Args:
         settings: as the user wrote them.
         folder: of the base model.
         device: what its workers compute on.
         work: counted from examples, where they are at hand.
-        nodes: machines that the workers are spread over.
 
     Raises:
         ConfigError: an attention that is named does not fit the device or the model.
@@ -144,7 +142,7 @@ def make_plan(settings: TrainConfig, folder: Path, device: Device, work: Work | 
         attention=choose_attention(asked, device, lambda: model_config(folder)),
         size=size,
         memory=_memory(size, ready, device, share),
-        on_node=_on_node(ready, nodes),
+        on_node=_on_node(ready, 1),
         answer_share=share,
         work=work,
     )
@@ -224,7 +222,7 @@ def _options(plan: Plan) -> Iterator[tuple[str, list[Any]]]:
         yield "zero_stage", list(range(settings.zero_stage + 1, 4))
     if device.kind == "cuda":
         yield "offload", [value for value in get_args(Offload) if value != settings.offload]
-    if settings.precision == "fp32" and device.capability is not None and device.capability >= _BF16_FROM:
+    if settings.precision == "fp32" and device.capability is not None and device.capability >= AMPERE:
         yield "precision", ["bf16"]
     if plan.sharing > 1:
         yield "num_workers", list(range(settings.most_workers - 1, 0, -1))

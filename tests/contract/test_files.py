@@ -13,7 +13,7 @@ from ragray.config_loading import load_config
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
     "prepare", "index", "augment", "calibrate", "train", "merge", "quantize", "build-engine", "evaluate", "run",
-    "demo", "ask", "search", "serve", "inspect", "lineage", "live", "tune",
+    "demo", "ask", "search", "serve", "inspect", "lineage", "live", "tune", "keys",
 }  # fmt: skip
 
 

@@ -122,3 +122,4 @@ def test_a_job_without_the_token_is_refused(cluster: Cluster) -> None:
     command = [*RAY, "job", "list", f"--address={cluster.address}"]
     done = subprocess.run(command, env=cluster_without, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
+    assert "token" in (done.stdout + done.stderr).lower()

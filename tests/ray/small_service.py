@@ -65,6 +65,8 @@ def random_model(folder: Path) -> Path:
     others = [token for token in range(len(tokenizer)) if token not in letters]
     with torch.no_grad():
         model.lm_head.weight[others] = 0.0
+        model.model.embed_tokens.weight[:, 0] = 0.5  # of all tokens, so that every letter is far likelier than
+        model.lm_head.weight[letters, 0] = 4.0  # whatever is none, also at high temperatures
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

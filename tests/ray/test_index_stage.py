@@ -1,5 +1,6 @@
 """Stages index and calibrate on a small prepared corpus."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from ragray.distributed.stage import Job, Stage
 from ragray.errors import DataError
 from ragray.manifest import files_below
 from ragray.retrieval.confidence import Confidence
+from ragray.retrieval.false_hits import FalseHits
 from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.writing import build_index
 from ragray.schema import Passage, QARecord, table_of
@@ -141,6 +143,11 @@ def test_calibrate_keeps_its_promise(store: Store, inputs: dict[str, Artifact], 
     confidence = Confidence.open(first.folder)
     assert confidence.metrics["declined_answerable"] <= config.retrieval.max_false_declines
     assert confidence.index_digest == built.digest
+    groups = {(r.lang, r.group) for r in records() if r.split != "test"}
+    false_hits = FalseHits.open(first.folder)
+    assert false_hits is not None
+    assert {lang: len(of.others) for lang, of in false_hits.languages.items()} == Counter(lang for lang, _ in groups)
+    assert false_hits.thresholds(0.01) == {}  # too few to show so small a budget
     index = HybridIndex.open(built.folder)
 
     def probability(question: str) -> float:

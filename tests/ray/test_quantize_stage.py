@@ -18,9 +18,12 @@ from ragray.artifact import Artifact, Store
 from ragray.config import RetrievalConfig, RunConfig
 from ragray.config_loading import validate_config
 from ragray.distributed import quantize as stage
+from ragray.distributed.build_engine import _augmented, _reference_here
 from ragray.distributed.examples import EXAMPLES
+from ragray.distributed.quantize_material import calibration_examples
 from ragray.distributed.stage import Job
 from ragray.engine.quantize_methods import METHODS, EnvironmentMethod
+from ragray.engine.tokens import load_tokenizer
 from ragray.errors import EXIT_DONE, EXIT_WORK, DataError, EngineError
 from ragray.evaluation.predictions import PREDICTIONS
 from ragray.retrieval.confidence import FEATURES, Confidence
@@ -213,3 +216,29 @@ def test_each_method_asks_for_its_own_resources_and_a_lack_of_room_is_told(tmp_p
     assert stage.placement(plans[0], settings) == {"num_cpus": 2, "memory": plans[0].memory_bytes}
     (line,) = stage.without_room([method, method], plans, settings)
     assert "waits for a node with 2 CPUs and 2793968.7 GiB" in line
+
+
+def derived(store: Store, kind: str, **sources: Artifact) -> Artifact:
+    made_of = {name: artifact.source() for name, artifact in sources.items()}
+    with store.draft(kind, "2" * 64, format_version=1, inputs=made_of, config={}, code="") as draft:
+        if kind == "merge":
+            shutil.copytree(MODEL, draft.folder / "model")
+    assert draft.result is not None
+    return draft.result
+
+
+def test_engines_are_calibrated_on_the_training_examples_that_the_lineage_leads_to(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    store, told = Store(str(tmp_path)), list[str]()
+    merged = derived(store, "merge", train=derived(store, "train", augment=inputs["augment"]))
+    config = config_below(tmp_path, ())
+    augmented = _augmented(merged, told.append)
+    reference = _reference_here(merged, augmented, config, tmp_path)
+    wanted = calibration_examples(
+        inputs["augment"].folder / "examples.parquet", load_tokenizer(merged.folder / "model"), config
+    )
+    assert reference.calibration == wanted and len(wanted) == 1 and not told
+    shutil.rmtree(store.open(merged.manifest.inputs["train"].uri).folder)
+    assert _augmented(merged, told.append) is None and "fixed prompts" in told[0]
+    assert not _reference_here(merged, None, config, tmp_path).calibration

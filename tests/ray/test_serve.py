@@ -96,7 +96,8 @@ def test_bad_requests_get_openai_s_error(url: str, body: bytes, status: int) -> 
 
 def hang_up(url: str, stream: bool) -> None:
     """Ask for thousands of tokens and leave soon."""
-    body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 4000, "stream": stream, "cache": False}
+    messages = [{"role": "user", "content": QUESTION}]  # sampled, as a loop of greedy tokens would be ended
+    body = {"messages": messages, "max_tokens": 4000, "temperature": 1.0, "stream": stream, "cache": False}
     with httpx.Client(timeout=60 if stream else 1.0) as client:
         if not stream:
             with pytest.raises(httpx.ReadTimeout):

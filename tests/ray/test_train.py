@@ -231,6 +231,8 @@ def test_a_run_is_the_same_run_with_other_workers_and_another_stage(inputs, tmp_
     others = {"num_workers": [2, 4], "zero_stage": 3, "threads_per_worker": 2, "gradient_checkpointing": True}
     assert settings("others", **others, max_failures=9, keep_checkpoints=5, monitor={"jsonl": False}) == given
     assert settings("faster", learning_rate=1.0) != given
+    dropped = [settings(f"dropout{n}", lora={"dropout": 0.1}, num_workers=n) for n in (1, 2)]
+    assert dropped[0] != dropped[1], "each worker draws its own"
     assert TrainConfig.model_fields.keys() >= ANY_VALUE
 
 

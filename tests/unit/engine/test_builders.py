@@ -67,6 +67,14 @@ def test_the_cpu_gets_the_engine_of_the_settings() -> None:
     assert "engine.kind" in caught.value.fix
 
 
+def test_a_gpu_that_no_other_builder_supports_is_left_to_transformers() -> None:
+    volta = DeviceInfo(type="V100", arch="x86_64", name="Tesla V100", compute_capability="6.0")
+    target = choose_target(EngineConfig(), volta)
+    assert (target.builder.name, target.plan.weights) == ("transformers", "fp32")
+    with pytest.raises(EngineError, match="X1 tells no compute capability"):
+        choose_target(EngineConfig(kind="transformers"), DeviceInfo(type="X1", arch="x86_64", name="X1"))
+
+
 @pytest.mark.usefixtures("gpu_builder")
 def test_an_accelerator_gets_the_first_builder_that_supports_it() -> None:
     target = choose_target(settings(), H100)

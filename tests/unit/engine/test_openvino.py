@@ -63,6 +63,30 @@ def test_generate_repeats_although_the_second_time_meets_a_warm_prefix_cache(
     assert alone != engine.generate(prompts[:3], GREEDY)
 
 
+def test_guessed_tokens_change_no_answer_and_save_steps(
+    folder: Path, engine: Engine, prompts: Sequence[list[int]]
+) -> None:
+    longer = SamplingParams(max_new_tokens=120)  # long enough for this model to repeat itself
+    plain = load_engine(folder, SETTINGS.model_copy(update={"prompt_lookup_tokens": 0}))
+    assert plain.generate(prompts, longer) == engine.generate(prompts, longer)
+    sampled = [SamplingParams(max_new_tokens=40, temperature=0.3, seed=seed) for seed in range(8)]
+    alone = [[each.generate(prompts[:1], params) for params in sampled] for each in (plain, engine)]
+    assert alone[0] == alone[1] and len({str(answers) for answers in alone[0]}) > 4
+    steps = [count_steps(which, prompts[0], longer) for which in (plain, engine)]
+    tokens = len(plain.generate(prompts[:1], longer)[0].token_ids)
+    plain.close()
+    assert steps[0] == tokens > 2 * steps[1]
+
+
+def count_steps(engine: Engine, prompt: list[int], params: SamplingParams) -> int:
+    decoder = engine._loop._decoder  # type: ignore[attr-defined]
+    step, calls = decoder.step, []
+    decoder.step = lambda: (calls.append(1), step())
+    engine.generate([prompt], params)
+    decoder.step = step
+    return len(calls)
+
+
 def test_streamed_pieces_join_to_the_completion_and_hold_whole_characters(
     engine: Engine, prompts: Sequence[list[int]], expected: list[Completion]
 ) -> None:

@@ -31,6 +31,7 @@ from ragray.errors import EngineError
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 INTERFACE = json.loads((HERE / "trtllm_build_interface.json").read_text())["arguments"]
+CALIBRATION = ((5, 6, 7), (8, 9))
 H100 = DeviceInfo(type="H100", arch="x86_64", name="NVIDIA H100 80GB HBM3", compute_capability="9.0")
 A100 = DeviceInfo(type="A100", arch="x86_64", name="NVIDIA A100-SXM4-40GB", compute_capability="8.0")
 SPEC = EngineSpec(weights=None, max_batch_size=4, max_input_tokens=300, max_new_tokens=40)
@@ -177,7 +178,7 @@ def fake_task(model_folder: Path, isolated: str, script: str, asked: str, told: 
 
     assert isolated == "-I" and Path(script) == TASK
     request = json.loads(Path(asked).read_text())
-    assert request["step"] == "quantize" and len(request["calibration"]) == 8
+    assert request["step"] == "quantize" and request["calibration"] == [list(ids) for ids in CALIBRATION]
     out, config = Path(request["out"]), json.loads((model_folder / "config.json").read_text())
     algorithm = next(made.algorithm for made in FORMATS.values() if made.method == request["method"])
     write_checkpoint(out / "tensorrt_llm", config, algorithm)
@@ -191,7 +192,7 @@ def fake_task(model_folder: Path, isolated: str, script: str, asked: str, told: 
 def order_for(builder, model_folder: Path, folder: Path, interpreters: dict[str, str], spec=SPEC) -> BuildOrder:
     return BuildOrder(
         checkpoint=model_folder, device=H100, spec=spec, plan=builder.plan(H100, spec), settings=EngineConfig(),
-        log=folder / "build.log", interpreters=interpreters,
+        log=folder / "build.log", interpreters=interpreters, calibration=CALIBRATION,
     )  # fmt: skip
 
 

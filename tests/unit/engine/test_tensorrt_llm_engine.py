@@ -75,6 +75,8 @@ def test_a_stop_token_ends_an_answer_before_its_limit(
     stopped = engine.generate([[297]], SamplingParams(max_new_tokens=20))[0]  # 297 298 299 0 1 then 2, a stop token
     assert stopped.token_ids == (297, 298, 299, 0, 1) and stopped.finish_reason == "stop"
     assert engine.generate([[50]], SamplingParams(max_new_tokens=3))[0].finish_reason == "length"
+    measured = engine.generate([[297]], SamplingParams(max_new_tokens=20, ignore_stop=True))[0]
+    assert len(measured.token_ids) == 20 and measured.finish_reason == "length"
     engine.close()
 
 

@@ -98,3 +98,9 @@ def test_no_tokens_can_be_asked_for_in_vain() -> None:
     for wrong in ({"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}):
         with pytest.raises(ValueError):
             SamplingParams(**wrong)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_an_engine_for_a_gpu_says_so_where_torch_sees_none(model_folder: Path) -> None:
+    with pytest.raises(EngineError, match="sees no GPU, and this engine was made for L4"):
+        load_model_folder(model_folder, batch_size=1, threads=1, device_type="L4")

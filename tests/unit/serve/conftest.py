@@ -16,6 +16,7 @@ from ragray.retrieval.current import CurrentIndex
 from ragray.retrieval.index import HybridIndex
 from ragray.retrieval.writing import build_index
 from ragray.schema import Passage
+from ragray.serve.answers import AnswerCache, Caches, KeptRetrievals
 from ragray.serve.chat import Chat
 from ragray.serve.generator import Generator
 from ragray.serve.ingress import Door
@@ -102,6 +103,14 @@ class WrittenHandle:
         self._at += 3
         return piece or None
 
+    def listen(self, listener: Callable[[str | None], None]) -> None:
+        def read_on() -> None:
+            piece: str | None = ""
+            while piece is not None:
+                listener(piece := self.read())
+
+        threading.Thread(target=read_on, daemon=True).start()
+
     def cancel(self) -> None:
         self.cancelled.set()
 
@@ -157,8 +166,8 @@ def make_door(index: HybridIndex, engine: WrittenEngine) -> DoorMaker:
         limits = limits or ServeConfig(max_new_tokens=64, max_question_chars=200)
         searched = index if follow is None else CurrentIndex(follow, look_every_s=0)
         retriever = Retriever(searched, undecided(threshold))
-        generator = Generator(engine, 8, context)
-        chat = Chat(retriever, generator, limits.answer_cache_entries, LINEAGE)
+        generator = Generator(engine, context)
+        chat = Chat(retriever, generator, Caches(AnswerCache(limits.cache), KeptRetrievals(limits.cache)), LINEAGE)
         return Door(retriever, generator, chat, "ragray-test", 1_700_000_000, LINEAGE, limits)
 
     return make
@@ -167,3 +176,21 @@ def make_door(index: HybridIndex, engine: WrittenEngine) -> DoorMaker:
 @pytest.fixture
 def door(make_door: DoorMaker) -> Door:
     return make_door()
+
+
+@pytest.fixture(scope="module")  # while Playwright runs, this thread can run no other event loop
+def browser() -> Iterator[Any]:
+    """A headless Chromium; tests that want one are skipped where there is none."""
+    from browsing import chromium  # type: ignore[import-not-found]
+
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens the page of a door in a context of its own."""
+    from browsing import visits  # type: ignore[import-not-found]
+
+    with visits(browser) as open_page:
+        yield open_page

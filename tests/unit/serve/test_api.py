@@ -42,6 +42,11 @@ def test_the_newer_name_of_the_token_limit_wins() -> None:
         chat(max_tokens=8).token_limit(7)
 
 
+def test_stop_strings_are_one_or_a_list() -> None:
+    assert [chat(stop=stop).stop for stop in (None, "", [], "x", ["x", "文"])] == [[], [], [], ["x"], ["x", "文"]]
+    assert chat().stop == []
+
+
 def test_a_misspelt_parameter_is_recognised() -> None:
     error = refusal(top_pp=1)
     assert (error.param, error.code) == ("top_pp", "unknown_parameter")
@@ -50,7 +55,7 @@ def test_a_misspelt_parameter_is_recognised() -> None:
 
 
 def test_a_parameter_that_is_not_carried_out_is_never_ignored() -> None:
-    for name, value in {"n": 3, "stop": "x", "logit_bias": {"5": 1}, "store": True, "audio": {}}.items():
+    for name, value in {"n": 3, "logit_bias": {"5": 1}, "store": True, "audio": {}}.items():
         with pytest.raises(ApiError) as caught:
             chat(**{name: value})
         assert (caught.value.param, caught.value.code) == (name, "unsupported_parameter")

@@ -6,15 +6,20 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from ragray.config import ServeConfig
+from ragray.config_cache import CacheConfig
+from ragray.config_limits import LimitsConfig
 from ragray.prompt import DECLINE
 from ragray.retrieval.index import HybridIndex
-from ragray.serve.ingress import MAX_BODY_BYTES, Door, http_api
+from ragray.serve import ingress
+from ragray.serve.ingress import Door, http_api
+from ragray.serve.page_files import PAGE_FILES
 
 QUESTION = "How do I install ragray?"
 UNKNOWN = "Who won the chess championship yesterday evening?"
@@ -160,7 +165,7 @@ def test_the_cache_stays_out_of_sampled_and_unwilling_requests(
 
 
 def test_a_server_without_cache_says_so(make_door: Callable[..., Door]) -> None:
-    client = Client(make_door(ServeConfig(answer_cache_entries=0)))
+    client = Client(make_door(ServeConfig(cache=CacheConfig(exact_mib=0))))
     assert [client.chat().headers["x-ragray-cache"] for _ in range(2)] == ["off", "off"]
 
 
@@ -227,7 +232,9 @@ def test_health(client: Client) -> None:
         ({"n": 2}, "n", "not supported"),
         ({"logprobs": True}, "logprobs", "not supported"),
         ({"tools": [{"type": "function"}]}, "tools", "not supported"),
-        ({"stop": ["."]}, "stop", "not supported"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4"),
+        ({"stop": ["a", ""]}, "stop.1", "at least 1"),
+        ({"stop": 3}, "stop", "list"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
         ({"temprature": 1}, "temprature", "did you mean temperature?"),
     ],
@@ -273,7 +280,7 @@ def test_json_sent_as_something_else_is_refused(client: Client) -> None:
 
 
 def test_a_large_body_is_refused(client: Client) -> None:
-    content = b'{"query": "' + b"x" * MAX_BODY_BYTES + b'"}'
+    content = b'{"query": "' + b"x" * LimitsConfig().max_body_bytes + b'"}'
     headers = {"content-type": "application/json"}
     assert error_of(client("POST", "/v1/search", content=content, headers=headers), 413)["code"] == "body_too_large"
 
@@ -296,12 +303,15 @@ def test_the_page_comes_from_the_package_and_asks_nobody_else(client: Client) ->
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
-    for path in ("/page.js", "/page.css"):
-        assert client("GET", path).status_code == 200
-    script = client("GET", "/page.js").text
-    assert "innerHTML" not in script and "https://" not in script + page.text
+    loaded = {name: client("GET", f"/{name}") for name in PAGE_FILES if name != "index.html"}
+    assert {response.status_code for response in loaded.values()} == {200}
+    assert {name.rpartition(".")[2] for name in loaded} == {"js", "css"}
+    for text in (page.text, *(response.text for response in loaded.values())):
+        assert "innerHTML" not in text and "https://" not in text
+    packaged = {path.name for path in (Path(ingress.__file__).parent / "page").iterdir()}
+    assert packaged == set(PAGE_FILES)
 
 
 def test_every_path_is_described(client: Client) -> None:
     paths = client("GET", "/openapi.json").json()["paths"]
-    assert {"/v1/chat/completions", "/v1/search", "/v1/models", "/healthz", "/readyz"} <= set(paths)
+    assert {"/v1/chat/completions", "/v1/search", "/v1/models", "/v1/status", "/healthz", "/readyz"} <= set(paths)

@@ -1,0 +1,162 @@
+"""`ragray serve` with a Ray of its own, as users run it: HAProxy in front, no HTTP of Serve beyond loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from small_service import ENGINE, QUESTION, ask, free_port  # type: ignore[import-not-found]
+
+from ragray.artifact import Artifact
+from ragray.serve.artifacts import Served
+
+SCRIPT = """
+import json, sys
+from ragray.config import EngineConfig, ServeConfig
+from ragray.serve.app import serve_parts
+from ragray.serve.artifacts import Served
+served, settings, engine = (json.loads(argument) for argument in sys.argv[1:])
+serve_parts(Served(**served), "ragray", ServeConfig(**settings), EngineConfig(**engine))
+"""
+LOOPBACK = ("127.0.0.1", "::1")
+
+
+@pytest.fixture(scope="module")
+def service(artifacts: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any]]:
+    """(where it answers, its process)."""
+    served = Served.of(artifacts["index"], artifacts["calibrate"], artifacts["engine"])
+    settings = {"port": free_port(), "max_new_tokens": 4000, "drain_s": 5.0}
+    said = tmp_path_factory.mktemp("alone") / "said.txt"
+    told = [json.dumps(tree) for tree in (asdict(served), settings, ENGINE.model_dump())]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with said.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, *told], env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    url = f"http://127.0.0.1:{settings['port']}"
+    try:
+        wait_for(said, "answers on", process)
+        yield url, process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(120)
+        finally:
+            process.kill()
+
+
+def wait_for(said: Path, words: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 240
+    while words not in (text := said.read_text(encoding="utf-8", errors="replace")):
+        assert process.poll() is None and time.monotonic() < deadline, text[-3000:]
+        time.sleep(0.2)
+
+
+def listening(process: Any) -> list[tuple[psutil.Process, str, int]]:
+    """(process, address, port) of every listening socket of the service's processes."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            sockets = child.net_connections(kind="inet")
+        except psutil.NoSuchProcess:
+            continue
+        found += [(child, one.laddr.ip, one.laddr.port) for one in sockets if one.status == psutil.CONN_LISTEN]
+    return found
+
+
+def speaks_http(port: int) -> bool:
+    """Whether something answers HTTP/1.1 there."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return connection.recv(16).startswith(b"HTTP/")
+    except OSError:
+        return False
+
+
+def test_http_is_on_loopback_only_whatever_stands_in_front(service: tuple[str, Any]) -> None:
+    url, process = service
+    port = int(url.rsplit(":", 1)[1])
+    sockets = listening(process)
+    of_serve = [one for one in sockets if "haproxy" in one[0].name() or "Serve" in one[0].name()
+                or "Proxy" in one[0].name()]  # fmt: skip
+    assert any(place == port and "haproxy" in owner.name() for owner, _, place in of_serve), of_serve
+    haproxy = [(address, place) for owner, address, place in of_serve if "haproxy" in owner.name()]
+    assert len(haproxy) >= 3 and all(address in LOOPBACK for address, _ in haproxy), haproxy
+    http = {(address, place) for _, address, place in of_serve if speaks_http(place)}
+    assert len(http) >= 4, http  # the front, its statistics and metrics, the ingress; Serve's proxy for starting up
+    assert all(address in LOOPBACK for address, _ in http), http
+    others = {place for _, address, place in of_serve if address not in LOOPBACK}
+    assert others  # Ray's own gRPC, which wants a token
+
+
+def test_it_answers_searches_and_streams_through_haproxy(service: tuple[str, Any]) -> None:
+    url, _ = service
+    assert httpx.get(f"{url}/readyz").json()["status"] == "ready"
+    found = httpx.post(f"{url}/v1/search", json={"query": "训练模型"}).json()
+    assert found["hits"][0]["doc_id"] == "train-1"
+    whole, streamed = ask(url, cache=False), ask(url, cache=False, stream=True)
+    lines = [line.removeprefix("data: ") for line in streamed.text.split("\n\n") if line]
+    pieces = [json.loads(line)["choices"][0]["delta"].get("content", "") for line in lines[:-1]]
+    assert "".join(pieces) == whole.json()["choices"][0]["message"]["content"] != ""
+    refused = httpx.post(f"{url}/v1/search", content=b"x" * ((1 << 20) + 1))
+    assert refused.status_code in (400, 413)
+    assert set(refused.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_pieces_of_a_stream_come_while_it_is_written(service: tuple[str, Any]) -> None:
+    body = {
+        "messages": [{"role": "user", "content": QUESTION}],
+        "max_tokens": 3000,
+        "temperature": 1.0,
+        "stream": True,
+        "cache": False,
+    }
+    with httpx.stream("POST", f"{service[0]}/v1/chat/completions", json=body, timeout=60) as response:
+        reads = sum(1 for _, _ in zip(response.iter_raw(), range(5), strict=False))
+    assert reads == 5  # neither HAProxy nor Serve keeps the whole
+
+
+def test_an_ingress_that_is_killed_comes_back(service: tuple[str, Any]) -> None:
+    url, process = service
+    (ingress,) = (
+        child for child in psutil.Process(process.pid).children(recursive=True) if child.name().startswith("ray::Serve")
+        and "Ingress" in " ".join(child.cmdline())
+    )  # fmt: skip
+    ingress.kill()
+    deadline = time.monotonic() + 120
+    statuses = set()
+    while True:
+        try:
+            response = httpx.post(f"{url}/v1/search", json={"query": "ragray"}, timeout=30)
+        except httpx.TransportError:
+            response = None
+        if response is not None:
+            statuses.add(response.status_code)
+            if response.status_code == 200 and not ingress.is_running():
+                break
+        assert time.monotonic() < deadline, statuses
+        time.sleep(0.2)
+
+
+def test_a_service_that_is_killed_frees_its_port(service: tuple[str, Any]) -> None:
+    url, process = service
+    port = int(url.rsplit(":", 1)[1])
+    assert speaks_http(port)
+    process.kill()
+    deadline = time.monotonic() + 60
+    while speaks_http(port):  # HAProxy, which nobody would end if it did not end itself
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
