@@ -199,7 +199,7 @@ class Worker:
     def close(self) -> None:
         """End the process."""
         assert self._process.stdin is not None
-        if not self._process.stdin.closed:
+        with contextlib.suppress(BrokenPipeError):  # it ended by itself, before what was left to write
             self._process.stdin.close()
         try:
             self._process.wait(_CLOSE_S)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ragray.config import EngineConfig
+from ragray.config_engine import DeviceEngineConfig
 from ragray.engine.build import build_engine, choose_target
 from ragray.engine.device import this_device
 from ragray.engine.manifest import EngineManifest, release, verified_manifest
@@ -104,11 +105,24 @@ def test_a_kind_that_this_ragray_does_not_know_is_refused(folder: Path) -> None:
         load_engine(folder, SETTINGS)
 
 
-def test_a_device_that_no_builder_supports_is_refused_before_any_work() -> None:
+@pytest.mark.parametrize("kind", ["openvino", "transformers", "tensorrt_llm"])
+def test_a_gpu_that_tensorrt_llm_does_not_support_gets_the_transformers_engine(kind: str) -> None:
     gpu = replace(this_device(), type="T4", compute_capability="7.5")
+    assert choose_target(EngineConfig(kind=kind), gpu).builder.name == "transformers"
+
+
+def test_a_kind_that_is_named_for_a_device_and_does_not_run_there_is_refused_before_any_work() -> None:
+    gpu = replace(this_device(), type="T4", compute_capability="7.5")
+    for kind, why in (("openvino", "T4"), ("tensorrt_llm", r"this GPU has 7\.5")):
+        with pytest.raises(EngineError, match=why):
+            choose_target(EngineConfig(devices={"T4": DeviceEngineConfig(kind=kind)}), gpu)
+
+
+def test_a_device_that_no_builder_supports_is_refused_before_any_work() -> None:
+    other = replace(this_device(), type="TPU-V4", compute_capability=None)
     for kind in ("openvino", "transformers", "tensorrt_llm"):
-        with pytest.raises(EngineError, match=r"not .*T4.*this GPU has 7\.5"):
-            choose_target(EngineConfig(kind=kind), gpu)
+        with pytest.raises(EngineError, match="TPU-V4 tells no compute capability"):
+            choose_target(EngineConfig(kind=kind), other)
 
 
 def test_release_is_what_an_engine_depends_on() -> None:
