@@ -37,6 +37,7 @@ from ragray.serve.generator import Generation
 from ragray.serve.guard import guarded
 from ragray.serve.held import generation, retrieval
 from ragray.serve.limits import Accounts, RequestContext
+from ragray.serve.logs import write_beside_the_replicas_log
 from ragray.serve.metrics import ServingMetrics, serving_metrics
 from ragray.serve.openapi import describe
 from ragray.serve.page_files import add_page
@@ -98,6 +99,7 @@ class Ingress:
         engine: EngineConfig,
     ) -> None:
         check_exposure(listening_host(), limits.limits)
+        write_beside_the_replicas_log()
         metrics = serving_metrics()
         near, far = retrieval(retriever, served), generation(generator, served, engine, limits)
         chat = Chat(
