@@ -139,7 +139,8 @@ def _start_openvino(args: argparse.Namespace, weights: str, **more: int) -> Work
 
     settings = EngineConfig(weights=weights, cpu_threads=args.threads, max_batch_size=args.batch, **more)
     with tempfile.TemporaryDirectory() as made, tempfile.TemporaryDirectory() as built:
-        folder = Path(built) if args.keep is None else args.keep / weights
+        model = args.shape or Path(args.config or args.model).stem
+        folder = Path(built) if args.keep is None else args.keep / f"{model}-{weights}"
         if not (folder / ENGINE_JSON).exists():
             folder.mkdir(parents=True, exist_ok=True)
             build_engine(model_of(args, Path(made)), settings, folder)

@@ -62,7 +62,10 @@ class Client:
         body = bytearray()
         seen = False
         while not body.endswith(b"\r\n0\r\n\r\n"):
-            body += await reader.read(1 << 16)
+            part = await reader.read(1 << 16)
+            if not part:
+                raise RuntimeError("a stream was cut")
+            body += part
             if not seen and _FIRST_PIECE in body:
                 seen = True
                 self.first_s.append(time.perf_counter() - begun)

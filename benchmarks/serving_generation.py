@@ -50,7 +50,7 @@ def engine_alone(engine: Any, prompts: Sequence[Sequence[int]], concurrency: int
     """All prompts, so many at a time, in this process."""
     from ragray.engine.protocol import SamplingParams
 
-    params = SamplingParams(max_new_tokens=NEW_TOKENS)
+    params = SamplingParams(max_new_tokens=NEW_TOKENS, stop_repeats=True)
     waiting: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
     for prompt in prompts:
         waiting.put(prompt)

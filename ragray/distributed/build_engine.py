@@ -90,7 +90,7 @@ def build_engines(
 def _raise(failures: Mapping[str, Exception], types: int) -> None:
     unknown = [error for error in failures.values() if not isinstance(error, RagrayError)]
     if unknown:
-        raise unknown[0]
+        raise unknown[0] from ExceptionGroup("engines", list(failures.values()))
     known = {name: error for name, error in failures.items() if isinstance(error, RagrayError)}
     if len(known) == 1:
         raise next(iter(known.values()))
@@ -117,22 +117,27 @@ def stage_for(target: Target, reference: Callable[[], Reference]) -> Stage:
     return replace(
         STAGE,
         title=f"{STAGE.name} {target.device.type}",
-        settings=lambda config: target.key(),
+        settings=lambda config: {**target.key(), "calibration_examples": config.quantize.calibration_examples},
         build=partial(_build, target=target, reference=reference),
     )
 
 
 class _Once:
-    """A function's value, made at its first call; other threads wait for it."""
+    """A function's value or error, made at its first call; other threads wait for it."""
 
     def __init__(self, make: Callable[[], Reference]) -> None:
         self._make, self._lock = make, threading.Lock()
-        self._made: Reference | None = None
+        self._made: Reference | Exception | None = None
 
     def __call__(self) -> Reference:
         with self._lock:
             if self._made is None:
-                self._made = self._make()
+                try:
+                    self._made = self._make()
+                except Exception as error:  # noqa: BLE001 - raised below, for each thread that asks
+                    self._made = error
+            if isinstance(self._made, Exception):
+                raise self._made
             return self._made
 
 
@@ -276,7 +281,8 @@ STAGE = Stage(
     format_version=2,
     needs=("merge",),
     code=(
-        "prompt", "engine.batching", "engine.build", "engine.builders", "engine.device", "engine.environment",
+        "prompt", "schema", "dataprep.normalize",
+        "engine.batching", "engine.build", "engine.builders", "engine.device", "engine.environment",
         "engine.manifest", "engine.openvino_export", "engine.openvino_runtime", "engine.openvino_settings",
         "engine.protocol", "engine.runtime",
         "engine.repeats", "engine.tokens", "engine.transformers_runtime", "engine.verification", "engine.weight_format",

@@ -58,6 +58,7 @@ STAGE = Stage(
     needs=("train",),
     code=(
         "prompt",
+        "dataprep.normalize",
         "engine.merge",
         "engine.weight_format",
         "train.adapter",

@@ -220,8 +220,9 @@ STAGE = Stage(
     format_version=2,
     needs=("prepare", "index", "augment", "calibrate", "merge"),
     code=(
-        "schema", "prompt", "retrieval", "evaluation", "engine", "train.examples", "train.template",
-        "distributed.folder_task", "distributed.quantize", "distributed.quantize_material", "distributed.questions",
+        "schema", "prompt", "retrieval", "evaluation", "engine", "dataprep.normalize", "train.examples",
+        "train.template", "distributed.folder_task", "distributed.quantize", "distributed.quantize_material",
+        "distributed.questions",
     ),
     settings=_settings,
     build=_build,

@@ -285,6 +285,7 @@ STAGE = Stage(
     code=(
         "prompt",
         "schema",
+        "dataprep.normalize",
         "train",
         "distributed.train",
         "distributed.train_group",

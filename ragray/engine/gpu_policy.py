@@ -88,21 +88,6 @@ def choose(kind: str, capability: str) -> Choice:
     raise ValueError(passed_over[-1].partition(": ")[2])
 
 
-def markdown_table() -> str:
-    """The policy as a Markdown table: a row for each GPU type, the choice of each line in bold."""
-    head = "| GPU | compute capability | `tensorrt_llm` | `tensorrt_llm_torch` |\n|---|---|---|---|\n"
-    cells = ((gpu, capability, _cell(ENGINE, capability), _cell(TORCH, capability)) for gpu, capability in GPUS.items())
-    return head + "".join(f"| {' | '.join(row)} |\n" for row in cells)
-
-
-def _cell(kind: str, capability: str) -> str:
-    taken = [weights for weights in FORMATS if refusal(kind, weights, capability) is None]
-    if not taken:
-        return "none"
-    chosen = choose(kind, capability).weights
-    return ", ".join(f"**{weights}**" if weights == chosen else weights for weights in taken)
-
-
 def _torch_refusal(weights: str, capability: tuple[int, int]) -> str | None:
     if weights == "int8_smoothquant":
         return "TensorRT-LLM's PyTorch backend has no W8A8 SmoothQuant layers; the engine line (tensorrt_llm) has"

@@ -27,7 +27,8 @@ from ragray.engine.tokens import load_tokenizer, stop_tokens
 from ragray.errors import EngineError
 
 _LOOKUP_NGRAM = 2  # tokens that must repeat before those behind them are taken for a guess
-_STEP_TOKENS = 512  # read in one step at most: a usual prompt whole; running answers wait for no longer one
+_STEP_TOKENS = 512  # of prompts, read in one step at most: a usual one whole; running answers wait for no longer one
+_GUESSED_BESIDE = 5  # tokens that the pipeline reserves for an answer's step beside the guesses, rounded up
 
 
 class OpenVinoEngine:
@@ -141,7 +142,8 @@ def _pipeline(files: Path, kv_cache: str, settings: EngineConfig) -> genai.Conti
     scheduler = genai.SchedulerConfig()
     scheduler.enable_prefix_caching = True
     scheduler.cache_size = settings.kv_cache_gib
-    scheduler.max_num_batched_tokens = _STEP_TOKENS
+    guessed = settings.prompt_lookup_tokens + _GUESSED_BESIDE if settings.prompt_lookup_tokens else 0
+    scheduler.max_num_batched_tokens = _STEP_TOKENS + settings.max_batch_size * guessed
     scheduler.max_num_seqs = settings.max_batch_size
     properties: dict[str, str | int | bool] = {
         "KV_CACHE_PRECISION": kv_cache,

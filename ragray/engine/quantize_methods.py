@@ -167,7 +167,7 @@ class OpenVino(_Here):
         }
 
     def load(self, request: Request) -> Engine:
-        """The engine as it will serve."""
+        """An engine with the default settings."""
         from ragray.config import EngineConfig
         from ragray.engine.openvino_runtime import OpenVinoEngine
         from ragray.engine.openvino_scorer import unverified_manifest

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ragray.config import EngineConfig
 from ragray.engine.device import device_for
-from ragray.engine.environment import python_of
 from ragray.engine.manifest import BUILD, ENGINE_FOLDER, EngineManifest, verified_manifest
 from ragray.engine.protocol import Engine
 from ragray.errors import EngineError
@@ -56,7 +55,8 @@ def start_engine(files: Path, manifest: EngineManifest, settings: EngineConfig) 
 
 def _python(settings: EngineConfig, device_type: str, environment: str) -> str:
     """The Python of an engine's own environment, on machines with its type of device."""
-    found = python_of(environment, settings, device_type)
+    wanted = settings.device(device_type)
+    found = wanted.interpreters.get(environment) or wanted.py_executable  # the image, if any, is not this process's
     if found is None:
         raise EngineError(
             f"{environment} engines run in an environment of their own, which the settings do not name",

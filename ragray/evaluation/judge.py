@@ -70,10 +70,6 @@ class Case:
     lang: str
     material: str  # JSON, what the judge sees
 
-    def messages(self) -> list[dict[str, str]]:
-        """What the judge is asked."""
-        return judge_messages({"criterion": self.criterion, "lang": self.lang, "material": self.material})
-
     def key(self, model: str) -> str:
         """What a reply depends on, as 64 hexadecimal digits."""
         parts = json.dumps([PROMPT_DIGEST, model, self.criterion, self.lang, self.material], ensure_ascii=False)

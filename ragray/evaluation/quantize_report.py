@@ -53,7 +53,7 @@ def write_quantize_report(
     speeds = _speeds(models, gate)
     if speeds:
         charts["speed"] = _draw(speeds, "tokens/s", decision.chosen, gate.metric)
-    sections = [_gate(decision, gate), _costs(models), _losses(models), _answers(models), _front(models, gate, charts)]
+    sections = [_gate(decision, gate), _costs(models), _losses(models), _answers(models), _front(models, gate)]
     if speeds:
         sections.append(_fast(models, gate))
     introduction = f"Result: {decision.reason}."
@@ -129,11 +129,11 @@ def _answers(models: Sequence[ModelFigures]) -> Section:
     return Section("Answers", note, ("Model", *SHOWN), rows)
 
 
-def _front(models: Sequence[ModelFigures], gate: GateConfig, charts: Mapping[str, str]) -> Section:
+def _front(models: Sequence[ModelFigures], gate: GateConfig) -> Section:
     points = _sizes(models, gate)
     front = pareto_front(points)
     note = f"No other model is smaller and answers as well as: {', '.join(front)}."
-    return Section("Quality against size", note, (), (), "size" if "size" in charts else "")
+    return Section("Quality against size", note, (), (), "size")
 
 
 def _fast(models: Sequence[ModelFigures], gate: GateConfig) -> Section:

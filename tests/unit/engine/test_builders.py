@@ -11,6 +11,7 @@ import pytest
 from ragray.config import EngineConfig
 from ragray.config_engine import DeviceEngineConfig
 from ragray.config_loading import load_config
+from ragray.engine import runtime
 from ragray.engine.build import choose_target
 from ragray.engine.builders import BUILDERS, OpenVinoBuilder
 from ragray.engine.device import this_device
@@ -67,8 +68,16 @@ def test_the_cpu_gets_the_engine_of_the_settings() -> None:
     assert "engine.kind" in caught.value.fix
 
 
+def test_an_engine_starts_in_the_interpreter_that_the_settings_name_and_never_in_this_one(tmp_path: Path) -> None:
+    named = EngineConfig(devices={"H100": DeviceEngineConfig(py_executable="/opt/trt/bin/python")})
+    imaged = EngineConfig(devices={"H100": DeviceEngineConfig(image_uri="registry/trt:1")})
+    assert runtime._python(named, "H100", "tensorrt_llm") == "/opt/trt/bin/python"
+    with pytest.raises(EngineError, match="which the settings do not name"):
+        runtime._python(imaged, "H100", "tensorrt_llm")
+
+
 def test_a_gpu_that_no_other_builder_supports_is_left_to_transformers() -> None:
-    volta = DeviceInfo(type="V100", arch="x86_64", name="Tesla V100", compute_capability="6.0")
+    volta = DeviceInfo(type="V100", arch="x86_64", name="Tesla V100", compute_capability="7.0")
     target = choose_target(EngineConfig(), volta)
     assert (target.builder.name, target.plan.weights) == ("transformers", "fp32")
     with pytest.raises(EngineError, match="X1 tells no compute capability"):

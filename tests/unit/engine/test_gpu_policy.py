@@ -4,9 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from ragray.engine.gpu_policy import ENGINE, FORMATS, GPUS, TORCH, choose, markdown_table, refusal
+from ragray.engine.gpu_policy import ENGINE, FORMATS, GPUS, TORCH, choose, refusal
 
 ROOT = Path(__file__).parents[3]
+
+
+def markdown_table() -> str:
+    """The policy as a Markdown table: a row for each GPU type, the choice of each line in bold."""
+    head = "| GPU | compute capability | `tensorrt_llm` | `tensorrt_llm_torch` |\n|---|---|---|---|\n"
+    cells = ((gpu, capability, _cell(ENGINE, capability), _cell(TORCH, capability)) for gpu, capability in GPUS.items())
+    return head + "".join(f"| {' | '.join(row)} |\n" for row in cells)
+
+
+def _cell(kind: str, capability: str) -> str:
+    taken = [weights for weights in FORMATS if refusal(kind, weights, capability) is None]
+    if not taken:
+        return "none"
+    chosen = choose(kind, capability).weights
+    return ", ".join(f"**{weights}**" if weights == chosen else weights for weights in taken)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,16 @@ def test_guessed_tokens_change_no_answer_and_save_steps(
     assert steps[0] == tokens > 2 * steps[1]
 
 
+def test_a_full_batch_of_guesses_leaves_room_to_read_prompts(folder: Path, prompts: Sequence[list[int]]) -> None:
+    engine = load_engine(folder, SETTINGS.model_copy(update={"max_batch_size": 64}))
+    params = SamplingParams(max_new_tokens=200, ignore_stop=True)
+    given = engine.generate([[*prompts[number % len(prompts)], 300 + number] for number in range(64)], params)
+    engine.close()
+    timings = [one.timing for one in given if one.timing is not None]
+    assert len(timings) == 64
+    assert max(one.first_token_s for one in timings) < min(one.last_token_s for one in timings)
+
+
 def count_steps(engine: Engine, prompt: list[int], params: SamplingParams) -> int:
     decoder = engine._loop._decoder  # type: ignore[attr-defined]
     step, calls = decoder.step, []
