@@ -1,11 +1,12 @@
 # The image of Ray's nodes on Kubernetes (deploy/kuberay), for CPUs and for GPUs:
 #
-#   docker build -f deploy/ragray.Dockerfile -t REGISTRY/ragray:0.1.0-cpu .
-#   docker build -f deploy/ragray.Dockerfile -t REGISTRY/ragray:0.1.0-gpu . \
+#   docker build -f deploy/ragray.Dockerfile -t REGISTRY/ragray-cpu:0.1.0 .
+#   docker build -f deploy/ragray.Dockerfile -t REGISTRY/ragray-gpu:0.1.0 . \
 #     --build-arg BASE=nvidia/cuda:13.0.2-devel-ubuntu24.04 --build-arg TORCH_INDEX=https://pypi.org/simple
 #
 # Both have Ubuntu 24.04's Python 3.12 and constraints.txt, so that Ray's nodes agree. torch 2.13.0 of PyPI is built for
-# CUDA 13.0; the -devel base has the compiler that DeepSpeed's operators need. TensorRT-LLM: deploy/tensorrt-llm.Dockerfile.
+# CUDA 13.0; the -devel base has the CUDA compiler that DeepSpeed's operators need. With TensorRT-LLM instead, as image
+# of the GPU workers: deploy/tensorrt-llm.Dockerfile.
 # NOT BUILT in this project's tests: they have no container engine. constraints.txt was verified with Python 3.11.
 ARG BASE=ubuntu:24.04
 FROM ${BASE}
@@ -15,7 +16,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 RUN apt-get update -q \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
-        ca-certificates libgomp1 python3.12 python3.12-venv \
+        ca-certificates g++ libgomp1 python3.12 python3.12-dev python3.12-venv \
     && rm -rf /var/lib/apt/lists/*
 
 # User 1000 of Ubuntu's image is "ubuntu"; the pods run as 1000, too, with a writable /home/ragray and /tmp alone.

@@ -26,4 +26,6 @@ COPY ragray /opt/source/ragray
 RUN python3 -m venv /opt/ragray \
     && /opt/ragray/bin/pip install --no-cache-dir -c /opt/source/constraints.txt "/opt/source[ray,train,serve]"
 
-ENV PATH=/opt/ragray/bin:${PATH}
+# The pods of deploy/kuberay run as user 1000, with a writable /home/ragray and /tmp alone.
+RUN mkdir -p /home/ragray /mnt/ragray && chown 1000:1000 /home/ragray /mnt/ragray
+ENV PATH=/opt/ragray/bin:${PATH} HOME=/home/ragray
