@@ -30,6 +30,8 @@ COPY ragray /opt/source/ragray
 COPY jobs /opt/source/jobs
 RUN /opt/ragray/bin/pip install --no-cache-dir -c /opt/source/constraints.txt "/opt/source[all]"
 
+# KubeRay starts Ray in a login shell, which may set PATH anew.
+RUN echo 'export PATH=/opt/ragray/bin:$PATH' > /etc/profile.d/ragray.sh
 ENV PATH=/opt/ragray/bin:${PATH} HOME=/home/ragray PYTHONUNBUFFERED=1
 USER 1000:1000
 WORKDIR /mnt/ragray

@@ -54,7 +54,7 @@ def test_jobs_fit_the_schemas_and_run_a_job_of_ours(path: Path) -> None:
     program, script, *arguments = job["spec"]["entrypoint"].split()
     assert program == "python" and arguments[0] == "--config"
     assert (ROOT / Path(script).relative_to("/opt/source")).is_file()
-    # KubeRay refuses these for jobs on a cluster that was there before.
+    # These are for a cluster that KubeRay makes for the job; this one was there before.
     assert not {"backoffLimit", "shutdownAfterJobFinishes", "rayClusterSpec"} & set(job["spec"])
 
 
@@ -178,7 +178,7 @@ def test_upgrades_are_what_kuberay_allows(overlay: str) -> None:
     strategy = spec["upgradeStrategy"]
     options = strategy["clusterUpgradeOptions"]
     assert strategy["type"] == INCREMENTAL and spec["rayClusterConfig"]["enableInTreeAutoscaling"] is True
-    assert 0 < options["stepSizePercent"] <= 100 and 0 < options["maxSurgePercent"] <= 100
+    assert 0 < options["stepSizePercent"] <= options["maxSurgePercent"] <= 100
     assert options["intervalSeconds"] > 0 and options["gatewayClassName"]
 
 
