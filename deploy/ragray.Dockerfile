@@ -7,7 +7,7 @@
 # Both have Ubuntu 24.04's Python 3.12 and constraints.txt, so that Ray's nodes agree. torch 2.13.0 of PyPI is built for
 # CUDA 13.0; the -devel base has the CUDA compiler that DeepSpeed's operators need. With TensorRT-LLM instead, as image
 # of the GPU workers: deploy/tensorrt-llm.Dockerfile.
-# NOT BUILT in this project's tests: they have no container engine. constraints.txt was verified with Python 3.11.
+# NOT BUILT in this project's tests: they have no container engine. constraints.txt was verified with 3.11.
 ARG BASE=ubuntu:24.04
 FROM ${BASE}
 
