@@ -26,4 +26,8 @@ COPY ragray /opt/source/ragray
 RUN python3 -m venv /opt/ragray \
     && /opt/ragray/bin/pip install --no-cache-dir -c /opt/source/constraints.txt "/opt/source[ray,train,serve]"
 
-ENV PATH=/opt/ragray/bin:${PATH}
+# KubeRay starts Ray in a login shell, which may set PATH anew.
+RUN echo 'export PATH=/opt/ragray/bin:$PATH' > /etc/profile.d/ragray.sh
+# The pods of deploy/kuberay run as user 1000, with a writable /home/ragray and /tmp alone.
+RUN mkdir -p /home/ragray /mnt/ragray && chown 1000:1000 /home/ragray /mnt/ragray
+ENV PATH=/opt/ragray/bin:${PATH} HOME=/home/ragray

@@ -32,6 +32,13 @@ def test_every_yaml_parses(path: Path) -> None:
     assert list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
 
+def test_files_that_others_rely_on_are_where_they_look() -> None:
+    for name in ("cluster.yaml", ".dockerignore", "constraints.txt", "deploy/node.env", "serve_configs/local.yaml"):
+        assert (ROOT / name).is_file(), name
+    served = {path.stem for path in (ROOT / "serve_configs").glob("*.yaml")} - {"local"}
+    assert served == {path.name for path in (ROOT / "deploy/kuberay/overlays").iterdir()} == {"l4", "a100", "h100"}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "serve_configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_serve_configs_fit_rays_schema_and_the_app(path: Path) -> None:
     from ray.serve.schema import ServeDeploySchema
