@@ -31,8 +31,11 @@ demo: $(STAMP)
 serve: $(STAMP)
 	$(BIN)/ragray serve --config $(CONFIG)
 
+# Those without Ray run beside each other, those with it one after another.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/contract tests/unit \
+	  --numprocesses=logical --maxprocesses=4 --dist=loadfile
+	$(BIN)/python -m pytest tests/ray tests/e2e tests/gpu
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
