@@ -35,7 +35,7 @@ def save(store: Store, kind: str, fill: Fill, inputs: dict[str, Source] | None =
     return draft.result
 
 
-def random_model(folder: Path) -> Path:
+def random_model(folder: Path, seed: int = 0) -> Path:
     """A Llama with random weights that writes letters without end, and a byte-level tokenizer."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -54,7 +54,7 @@ def random_model(folder: Path) -> Path:
         tokenizer_object=raw, eos_token="<|end|>", pad_token="<|pad|>", model_max_length=8192
     )
     tokenizer.chat_template = CHAT_TEMPLATE
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=8192, eos_token_id=tokenizer.eos_token_id,
