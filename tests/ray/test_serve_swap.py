@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,6 +28,7 @@ from small_service import (  # type: ignore[import-not-found]
 from ragray.artifact import Artifact, Source, Store
 from ragray.config import RetrievalConfig
 from ragray.engine.build import build_engine
+from ragray.errors import WorkError
 from ragray.retrieval.confidence import FEATURES, Confidence
 from ragray.retrieval.writing import build_index
 from ragray.serve.app import build
