@@ -14,30 +14,15 @@ from typing import Any
 
 import httpx
 import pytest
-from small_service import (  # type: ignore[import-not-found]
-    ENGINE,
-    PASSAGES,
-    QUESTION,
-    args_for,
-    ask,
-    free_port,
-    random_model,
-    save,
-)  # fmt: skip
+from small_service import QUESTION, args_for, ask, free_port, renewed  # type: ignore[import-not-found]
 
-from ragray.artifact import Artifact, Source, Store
-from ragray.config import RetrievalConfig
-from ragray.engine.build import build_engine
+from ragray.artifact import Artifact
 from ragray.errors import WorkError
-from ragray.retrieval.confidence import FEATURES, Confidence
-from ragray.retrieval.writing import build_index
 from ragray.serve.app import build
 from ragray.serve.artifacts import Served
 from ragray.serve.swap import swap
 
 Seen = list[tuple[str, int, dict[str, str]]]  # what was asked, status, lineage
-APART = {"retriever": "deployment", "retriever_batch_size": 4, "ingress_replicas": 2}
-HELD = {"generator": "ingress"}
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +38,23 @@ def url(ray_local: None) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    """A second index with its confidence, and a second engine."""
-    root = tmp_path_factory.mktemp("others")
-    store = Store(str(root / "artifacts"))
-    passages = [replace(one, text=f"{one.text} Renewed.") for one in PASSAGES]
-    confidence = Confidence(5.0, (0.0,) * len(FEATURES), 0.4, 0.05, {}, {}, ())
-    index = save(store, "index", lambda draft: build_index(passages, RetrievalConfig(), draft.folder))
-    merge = save(
-        store,
-        "merge",
-        lambda draft: (draft.folder / "renewed").touch(),
-        {"train": Source("train", "elsewhere", "b" * 64)},
-    )
-    model = random_model(root / "model", seed=1)
-    calibrated = save(store, "calibrate", lambda d: confidence.write(d.folder), {"index": index.source()})
-    engine = save(store, "engine", lambda d: build_engine(model, ENGINE, d.folder), {"merge": merge.source()})
-    return {"index": index, "calibrate": calibrated, "merge": merge, "engine": engine}
+    found: dict[str, Artifact] = renewed(tmp_path_factory.mktemp("others"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def apart(url: str, artifacts: dict[str, Artifact]) -> Iterator[str]:
+    """An application whose parts are all apart, with two ingresses."""
+    settings = {"retriever": "deployment", "retriever_batch_size": 4, "ingress_replicas": 2}
+    with serving(url, "apart", artifacts, settings) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def held(url: str, artifacts: dict[str, Artifact]) -> Iterator[str]:
+    """One whose ingress holds all."""
+    with serving(url, "held", artifacts, {"generator": "ingress"}) as place:
+        yield place
 
 
 def served_of(artifacts: dict[str, Artifact]) -> Served:
@@ -83,10 +69,12 @@ def swapped(name: str, artifacts: dict[str, Artifact], **more: Any) -> list[str]
 
 
 @contextmanager
-def serving(url: str, name: str, artifacts: dict[str, Artifact], settings: dict[str, Any]) -> Iterator[str]:
+def serving(
+    url: str, name: str, artifacts: dict[str, Artifact], settings: dict[str, Any], **more: Any
+) -> Iterator[str]:
     from ray import serve
 
-    args = args_for(artifacts)
+    args = args_for(artifacts, **more)
     args["serve"] |= settings
     serve.run(build(args), name=name, route_prefix=f"/{name}")
     try:
@@ -132,21 +120,19 @@ def release_of(url: str) -> int:
     return int(httpx.get(f"{url}/readyz").json()["release"])
 
 
-@pytest.mark.parametrize("settings", [APART, HELD], ids=["parts apart", "all in the ingress"])
+@pytest.mark.parametrize("name", ["apart", "held"])
 def test_a_swap_and_the_way_back_fail_no_request(
-    url: str, artifacts: dict[str, Artifact], others: dict[str, Artifact], settings: dict[str, Any]
+    name: str, artifacts: dict[str, Artifact], others: dict[str, Artifact], request: pytest.FixtureRequest
 ) -> None:
     first, second = served_of(artifacts), served_of(others)
-    assert {first.lineage[name] == second.lineage[name] for name in first.lineage} == {False}
-    name = f"swap{len(settings)}"
-    with serving(url, name, artifacts, settings) as place, asked_on(place) as seen:
+    assert {first.lineage[part] == second.lineage[part] for part in first.lineage} == {False}
+    place = request.getfixturevalue(name)
+    with asked_on(place) as seen:
         for number, (following, of_them) in enumerate([(second, others), (first, artifacts)], start=2):
-            time.sleep(1)
             said = swapped(name, of_them)
             assert said[-1].startswith(f"release {number} answers: index {following.lineage['index'][:12]}")
             before = len(seen())
-            while len(seen()) < before + 12:
-                time.sleep(0.05)
+            wait(lambda count=before: len(seen()) >= count + 12)
             after = seen()[before + 3 :]  # what ran when the command returned may still be of the former
             assert lineages(after, "/v1/chat/completions") == {told(following)}
             assert lineages(after, "/v1/search") == {told(following, "index")}
@@ -158,55 +144,26 @@ def test_a_swap_and_the_way_back_fail_no_request(
 
 
 def test_what_cannot_be_loaded_leaves_the_former_release(
-    url: str, artifacts: dict[str, Artifact], others: dict[str, Artifact], tmp_path: Path
+    apart: str, artifacts: dict[str, Artifact], others: dict[str, Artifact], tmp_path: Path
 ) -> None:
     damaged = tmp_path / "artifacts" / "engine" / "damaged"
     shutil.copytree(others["engine"].uri, damaged)
     model = next(damaged.rglob("model.safetensors"))
     model.write_bytes(model.read_bytes()[:-100] + b"x" * 100)
-    first = served_of(artifacts)
-    with serving(url, "damaged", artifacts, {}) as place, asked_on(place) as seen:
-        with pytest.raises(WorkError, match=r"release 1 answers on: Generator#\w+ cannot load it: (.|\n)*Fix: "):
-            swapped("damaged", others, engine=str(damaged))
-        after = len(seen())
-        while len(seen()) < after + 6:
-            time.sleep(0.05)
-        assert lineages(seen(), "/v1/chat/completions") == {told(first)}
-        assert release_of(place) == 1
-        swapped("damaged", others)  # a number is not used twice
-        assert release_of(place) == 3
-    with pytest.raises(WorkError, match="no application 'damaged' of ragray runs"):
-        swapped("damaged", others)
-
-
-def test_replicas_and_records_that_are_lost_come_back_with_the_release(
-    url: str, artifacts: dict[str, Artifact], others: dict[str, Artifact]
-) -> None:
-    import ray
-
-    second = served_of(others)
-    with serving(url, "killed", artifacts, HELD) as place:
-        swapped("killed", others)
-        (record,) = [
-            one["name"] for one in ray.util.list_named_actors(all_namespaces=True)
-            if one["name"].startswith("releases of killed ")
-        ]  # fmt: skip
-        ray.kill(ray.get_actor(record, namespace="ragray"))
-        time.sleep(2)  # another is made, and hears of the release
-        (replica,) = [
-            one for one in ray.util.list_named_actors(all_namespaces=True)
-            if one["namespace"] == "serve" and "killed#Ingress#" in one["name"]
-        ]  # fmt: skip
-        ray.kill(ray.get_actor(replica["name"], namespace="serve"), no_restart=True)
-        deadline = time.monotonic() + 60
-        while (answer := ask(place, cache=False)).status_code != 200:
-            assert time.monotonic() < deadline, answer.text
-            time.sleep(0.2)
-        assert (tuple(sorted(answer.json()["lineage"].items())), release_of(place)) == (told(second), 2)
+    former = release_of(apart)
+    with asked_on(apart) as seen:
+        with pytest.raises(
+            WorkError, match=rf"release {former} answers on: Generator#\w+ cannot load it: (.|\n)*Fix: "
+        ):
+            swapped("apart", others, engine=str(damaged))
+        count = len(seen())
+        wait(lambda: len(seen()) >= count + 6)
+    assert lineages(seen(), "/v1/chat/completions") == {told(served_of(artifacts))}
+    assert release_of(apart) == former
 
 
 def test_a_swap_that_is_interrupted_is_undone(
-    url: str, artifacts: dict[str, Artifact], others: dict[str, Artifact]
+    apart: str, artifacts: dict[str, Artifact], others: dict[str, Artifact]
 ) -> None:
     said: list[str] = []
 
@@ -215,10 +172,55 @@ def test_a_swap_that_is_interrupted_is_undone(
         if "loaded by" in line:
             raise KeyboardInterrupt
 
-    with serving(url, "stopped", artifacts, {}) as place:
-        with pytest.raises(KeyboardInterrupt):
-            swap(lambda parts: served_of(others), "stopped", 60.0, interrupt)
-        assert said[-1] == "release 1 answers on"
-        time.sleep(2)
-        answer = ask(place, cache=False).json()
-        assert (tuple(sorted(answer["lineage"].items())), release_of(place)) == (told(served_of(artifacts)), 1)
+    former = release_of(apart)
+    with pytest.raises(KeyboardInterrupt):
+        swap(lambda parts: served_of(others), "apart", 60.0, interrupt)
+    assert said[-1] == f"release {former} answers on"
+    time.sleep(2)
+    assert (lineage_of(apart), release_of(apart)) == (told(served_of(artifacts)), former)
+
+
+def test_replicas_and_records_that_are_lost_come_back_with_the_release(
+    held: str, artifacts: dict[str, Artifact], others: dict[str, Artifact]
+) -> None:
+    import ray
+
+    former = release_of(held)
+    swapped("held", others)
+    ray.kill(ray.get_actor(name_of("ragray", "releases of held "), namespace="ragray"))
+    time.sleep(2)  # another is made, and hears of the release
+    ray.kill(ray.get_actor(name_of("serve", "held#Ingress#"), namespace="serve"))
+    wait(lambda: ask(held, cache=False).status_code == 200 and release_of(held) == former + 1)
+    assert lineage_of(held) == told(served_of(others))
+    swapped("held", artifacts)
+    assert lineage_of(held) == told(served_of(artifacts))
+
+
+def test_the_record_ends_with_the_application(url: str, artifacts: dict[str, Artifact]) -> None:
+    import ray
+
+    with serving(url, "ended", {"index": artifacts["index"]}, {}, parts="retrieval") as place:
+        assert release_of(place) == 1 and name_of("ragray", "releases of ended ")
+    wait(lambda: not any("releases of ended " in one["name"] for one in ray.util.list_named_actors(True)))
+    with pytest.raises(WorkError, match="no application 'ended' of ragray runs"):
+        swapped("ended", artifacts)
+
+
+def name_of(namespace: str, part: str) -> str:
+    import ray
+
+    found = [one for one in ray.util.list_named_actors(all_namespaces=True) if part in one["name"]]
+    (name,) = [str(one["name"]) for one in found if one["namespace"] == namespace]
+    return name
+
+
+def lineage_of(url: str) -> tuple[tuple[str, str], ...]:
+    """Of an answer that is made now."""
+    return tuple(sorted(ask(url, cache=False).json()["lineage"].items()))
+
+
+def wait(until: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
