@@ -279,14 +279,30 @@ def serve(
     config: ConfigOption,
     set_: SetOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; with --swap, of the service.")] = None,
+    swap: Annotated[
+        bool, typer.Option("--swap", help="Have the running service answer from these artifacts, without a pause.")
+    ] = False,
+    application: Annotated[
+        str | None, typer.Option("--app", help="With --swap: its name in Serve, where there are several.")
+    ] = None,
 ) -> None:
     """Serve the API and the page on the finished artifacts until interrupted."""
-    from ragray.serve.app import serve_app
-
+    if swap and host is not None:
+        raise ConfigError("--host goes without --swap", "name the service's port alone")
+    if application is not None and not swap:
+        raise ConfigError("--app goes with --swap", "leave it out")
     overrides = list(set_ or ())
     overrides += [f"serve.{name}={value}" for name, value in (("host", host), ("port", port)) if value is not None]
-    serve_app(load_config(config, overrides))
+    settings = load_config(config, overrides)
+    if swap:
+        from ragray.serve.swap import swap_app
+
+        swap_app(settings, application)
+    else:
+        from ragray.serve.app import serve_app
+
+        serve_app(settings)
 
 
 @app.command()

@@ -226,6 +226,12 @@ class ServeConfig(Section):
     drain_s: float = Field(
         30.0, ge=0.0, allow_inf_nan=False, description="how long a replica that ends may finish its answers, seconds"
     )
+    swap_timeout_s: float = Field(
+        600.0,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="how long replicas may take to load what `ragray serve --swap` names, seconds",
+    )
     fast_http: bool = Field(
         True, description="`ragray serve` on a Ray of its own: HAProxy and Serve's throughput settings, on Linux"
     )

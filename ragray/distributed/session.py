@@ -18,6 +18,27 @@ def living_nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
+def join(address: str | None = None) -> None:
+    """Connect this process to a Ray that runs; nothing is started.
+
+    Args:
+        address: of its GCS; None: `RAY_ADDRESS` names it.
+
+    Raises:
+        WorkError: it does not answer.
+    """
+    import ray
+
+    try:
+        ray.init(address=address or os.environ.get("RAY_ADDRESS"), logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        said = str(error).partition("\n")[0]
+        raise WorkError(
+            f"the Ray at {address or os.environ.get('RAY_ADDRESS')} cannot be joined: {said}",
+            "check that it runs, RAY_ADDRESS, and the cluster's token",
+        ) from error
+
+
 def connect() -> None:
     """Connect this process to Ray once; start a local Ray where no cluster is named.
 

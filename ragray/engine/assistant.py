@@ -65,7 +65,7 @@ class Retrieved:
     probability: float  # that the passages answer the question
     answerable: bool  # False: declined before any generation
     retrieve_ms: float
-    lineage: dict[str, str] = field(default_factory=dict)  # of an index that changes: what of it answered
+    lineage: dict[str, str] = field(default_factory=dict)  # digests of what found them, when served
 
 
 @dataclass(frozen=True, slots=True)

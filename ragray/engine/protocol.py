@@ -53,6 +53,7 @@ class Completion:
     finish_reason: FinishReason
     prompt_tokens: int
     timing: Timing | None = field(default=None, compare=False)  # None where no token came
+    lineage: Mapping[str, str] = field(default_factory=dict, compare=False)  # digests of what wrote it, when served
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,8 @@ class AnswerCache:
         count: Count = lambda cache, use: None,
     ) -> None:
         self.is_on = settings.exact_mib > 0
-        self._thresholds = dict(thresholds or {}) if settings.semantic else {}
+        self._semantic = settings.semantic
+        self.retune(thresholds or {})
         self._memory = MemoryCache(int(settings.exact_mib * MIB), settings.ttl_s)
         self._layers = Layers(self._memory, shared, lambda: self._tell("shared", "failed"))
         self._count = count
@@ -90,6 +91,10 @@ class AnswerCache:
         found = None if near is None else _recalled(near.entry, round(near.similarity, 4))
         self._tell("semantic", "miss" if found is None else "hit")
         return found
+
+    def retune(self, thresholds: Mapping[str, float]) -> None:
+        """Other thresholds for near questions, as another release answers."""
+        self._thresholds = dict(thresholds) if self._semantic else {}
 
     async def keep(self, place: Place, stored: Stored, wording: Wording | None) -> None:
         """Keep an answer; with a `wording` it may be given to near questions, too."""
@@ -138,6 +143,7 @@ class KeptRetrievals:
         self._memory = MemoryCache(int(settings.retrieval_mib * MIB), settings.ttl_s)
         self._count = count
         self._scope = ""
+        self._of: Retrieval | None = None
         self._adapter = TypeAdapter(Retrieved)
 
     async def retrieve(self, retriever: Retrieval, question: str) -> Retrieved:
@@ -146,19 +152,20 @@ class KeptRetrievals:
             return await retriever.retrieve(question)
         begun = time.perf_counter()
         followed = await retriever.followed()
-        place = place_of(question, {}, followed.lineage if followed else {})
-        if place.scope != self._scope:  # another version of the index
+        looked = followed.lineage if followed else {}
+        place = place_of(question, {}, looked)
+        if place.scope != self._scope or retriever is not self._of:  # another version of the index, or release
             self._memory.retire(self._scope)
-            self._scope = place.scope
+            self._scope, self._of = place.scope, retriever
         if (entry := self._memory.get(place.key)) is not None:
             self._count("retrieval", "hit")
             retrieved = self._adapter.validate_json(entry.value)
             return replace(retrieved, retrieve_ms=(time.perf_counter() - begun) * 1e3)
         self._count("retrieval", "miss")
         retrieved = await retriever.retrieve(question)
-        searched = place_of(question, {}, retrieved.lineage)
-        if searched.scope == self._scope:  # else the version changed meanwhile
-            self._memory.put(Entry(searched, self._adapter.dump_json(retrieved), time.time()))
+        is_of_look = looked.items() <= retrieved.lineage.items()
+        if is_of_look and place.scope == self._scope and retriever is self._of:  # else it changed meanwhile
+            self._memory.put(Entry(place, self._adapter.dump_json(retrieved), time.time()))
         return retrieved
 
     def __len__(self) -> int:

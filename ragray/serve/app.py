@@ -176,6 +176,7 @@ def _serve(app: Application, settings: ServeConfig, block: bool, show: Callable[
     from ray.serve.config import HTTPOptions
 
     from ragray.distributed.session import connect
+    from ragray.serve.running import noted
 
     joined = ray.is_initialized()
     connect()
@@ -186,9 +187,10 @@ def _serve(app: Application, settings: ServeConfig, block: bool, show: Callable[
     try:
         serve.start(http_options=HTTPOptions(host=host, port=port), logging_config={"enable_access_log": False})
         _run(app)
-        show(f"ragray answers on http://{_shown(host)}:{port}  (page at /, API at /v1; Ctrl-C stops)")
-        while block:
-            time.sleep(3600)
+        with noted(port, ray.get_runtime_context().gcs_address):
+            show(f"ragray answers on http://{_shown(host)}:{port}  (page at /, API at /v1; Ctrl-C stops)")
+            while block:
+                time.sleep(3600)
     except BaseException:
         _stop()
         if not joined:

@@ -74,6 +74,17 @@ class Served:
             return "retrieval"
         return "generation" if self.index is None else "full"
 
+    @property
+    def of_retriever(self) -> tuple[object, ...]:
+        """All that decides what a retriever finds; of an index that changes, whatever its version."""
+        index = None if self.follows else self.lineage.get("index")
+        return self.index, self.follows, index, self.confidence, self.lineage.get("confidence")
+
+    @property
+    def of_generator(self) -> tuple[object, ...]:
+        """All that decides what a generator writes."""
+        return self.engine, self.lineage.get("engine"), self.lineage.get("model"), self.lineage.get("adapter")
+
     @classmethod
     def of(cls, index: Artifact | IndexStore | None, confidence: Artifact | None, engine: Artifact | None) -> Served:
         """Finished artifacts that fit together; the index may be one that changes.

@@ -19,7 +19,7 @@ from ragray.prompt import parse_answer
 from ragray.retrieval.similar import Wording
 from ragray.serve.answers import Caches, Recalled, Stored
 from ragray.serve.cache import Place, normalise_question, place_of
-from ragray.serve.generator import Generation
+from ragray.serve.current import Behind, Current
 from ragray.serve.retriever import Retrieval
 from ragray.serve.stream import AnswerText
 
@@ -60,41 +60,41 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question, and what the cache has for it."""
+    """A question, what the cache has for it, and what answers it otherwise."""
 
     ask: Ask
     cache: CacheUse
     kept: Recalled | None
     begun: float  # seconds of `time.perf_counter`
-    of_index: Mapping[str, str] = field(default_factory=dict)  # of an index that changes: the version of the look
+    behind: Behind
+    looked: Mapping[str, str] = field(default_factory=dict)  # lineage of the look into the cache
     wording: Wording | None = None  # by which the answer may be found again, with a semantic cache
+
+    @property
+    def lineage(self) -> Mapping[str, str]:
+        """Of the answer, as far as it is known before it."""
+        return self.behind.lineage if self.kept is None else self.kept.stored.lineage
 
 
 class Chat:
     """Answers questions from the documents.
 
     Args:
-        retriever: finds the passages.
-        generator: writes the answer.
+        current: what finds the passages and writes the answer, and the digests of that.
         caches: answers that were given and passages that were found before.
-        lineage: digests of everything that an answer depends on; the retriever has those of an index that changes.
         seen: hears of each reply, with what the engine wrote for it.
     """
 
     def __init__(
         self,
-        retriever: Retrieval,
-        generator: Generation,
+        current: Current,
         caches: Caches,
-        lineage: Mapping[str, str],
         seen: Callable[[Reply, Completion | None], None] = lambda reply, completion: None,
     ) -> None:
-        self._retriever = retriever
-        self._generator = generator
+        self._current = current
         self._answers, self._retrievals = caches
-        self._lineage = lineage
         self._seen = seen
-        self._followed: Mapping[str, str] = {}  # of an index that changes: the version last seen
+        self._followed: Mapping[str, str] = {}  # the lineage last looked for
 
     async def begin(self, ask: Ask) -> Turn:
         """Look into the cache; sampled answers are never cached.
@@ -104,18 +104,19 @@ class Chat:
         """
         begun = time.perf_counter()
         if not ask.cache or ask.params.temperature > 0 or not self._answers.is_on:
-            return Turn(ask, "off", None, begun)
-        followed = await self._retriever.followed()
-        of_index = followed.lineage if followed else {}
-        await self._follow(of_index)
-        place = self._place(ask, of_index)
-        if (kept := await self._answers.find(place)) is not None:
-            return Turn(ask, "hit", kept, begun)
-        if not self._answers.is_semantic:
-            return Turn(ask, "miss", None, begun, of_index)
-        wording = await self._retriever.wording(normalise_question(ask.question))
-        kept = await self._answers.find_near(place, wording)
-        return Turn(ask, "miss" if kept is None else "semantic", kept, begun, of_index, wording)
+            return Turn(ask, "off", None, begun, self._current.now)
+        with self._current.used(self._current.now) as behind:
+            followed = await behind.retriever.followed()
+            looked = {**behind.lineage, **(followed.lineage if followed else {})}
+            await self._follow(looked)
+            place = self._place(ask, looked)
+            if (kept := await self._answers.find(place)) is not None:
+                return Turn(ask, "hit", kept, begun, behind)
+            if not self._answers.is_semantic:
+                return Turn(ask, "miss", None, begun, behind, looked)
+            wording = await behind.retriever.wording(normalise_question(ask.question))
+            kept = await self._answers.find_near(place, wording)
+            return Turn(ask, "miss" if kept is None else "semantic", kept, begun, behind, looked, wording)
 
     async def answer(self, turn: Turn) -> Reply:
         """The whole answer.
@@ -126,8 +127,11 @@ class Chat:
         """
         if turn.kept is not None:
             return self._recalled(turn)
-        retrieved, ask = await self._retrieve(turn.ask), turn.ask
-        completion = await self._generator.complete(retrieved, ask.params, ask.stop) if retrieved.answerable else None
+        ask, completion = turn.ask, None
+        with self._current.used(turn.behind) as behind:
+            retrieved = await self._retrieve(behind.retriever, ask)
+            if retrieved.answerable:
+                completion = await behind.generator.complete(retrieved, ask.params, ask.stop)
         clock = _Clock(turn.begun, retrieved.retrieve_ms)
         return await self._reply(turn, retrieved, _composed(retrieved, completion, ask), completion, clock)
 
@@ -142,40 +146,42 @@ class Chat:
             yield turn.kept.stored.answer.text
             yield self._recalled(turn)
             return
-        retrieved = await self._retrieve(turn.ask)
-        clock = _Clock(turn.begun, retrieved.retrieve_ms)
-        text = AnswerText(retrieved)
         completion: Completion | None = None
-        if retrieved.answerable:
-            async with aclosing(self._generator.stream(retrieved, turn.ask.params, turn.ask.stop)) as items:
-                async for item in items:
-                    clock.see_first()
-                    if isinstance(item, Completion):
-                        completion = item
-                    elif piece := text.feed(item):
-                        yield piece
+        with self._current.used(turn.behind) as behind:
+            retrieved = await self._retrieve(behind.retriever, turn.ask)
+            clock = _Clock(turn.begun, retrieved.retrieve_ms)
+            text = AnswerText(retrieved)
+            if retrieved.answerable:
+                async with aclosing(behind.generator.stream(retrieved, turn.ask.params, turn.ask.stop)) as items:
+                    async for item in items:
+                        clock.see_first()
+                        if isinstance(item, Completion):
+                            completion = item
+                        elif piece := text.feed(item):
+                            yield piece
         answer = _composed(retrieved, completion, turn.ask)
         if piece := text.finish(answer):
             yield piece
         yield await self._reply(turn, retrieved, answer, completion, clock)
 
-    async def _retrieve(self, ask: Ask) -> Retrieved:
+    async def _retrieve(self, retriever: Retrieval, ask: Ask) -> Retrieved:
         question = normalise_question(ask.question)
         if not ask.cache:
-            return await self._retriever.retrieve(question)
-        return await self._retrievals.retrieve(self._retriever, question)
+            return await retriever.retrieve(question)
+        return await self._retrievals.retrieve(retriever, question)
 
-    async def _follow(self, of_index: Mapping[str, str]) -> None:
-        """Free the answers of the version of the index that was followed before."""
-        if of_index != self._followed:
-            former, self._followed = self._followed, of_index
+    async def _follow(self, lineage: Mapping[str, str]) -> None:
+        """Free the answers of the release, or of the version of the index, that was followed before."""
+        if lineage != self._followed:
+            former, self._followed = self._followed, lineage
             if former:
-                await self._answers.retire({**self._lineage, **former})
+                await self._answers.retire(former)
 
-    def _place(self, ask: Ask, of_index: Mapping[str, str]) -> Place:
+    @staticmethod
+    def _place(ask: Ask, lineage: Mapping[str, str]) -> Place:
         """Where the answer belongs."""
         parameters = {name: value for name, value in asdict(ask).items() if name not in _NOT_PARAMETERS}
-        return place_of(normalise_question(ask.question), parameters, {**self._lineage, **of_index})
+        return place_of(normalise_question(ask.question), parameters, lineage)
 
     async def _reply(
         self, turn: Turn, retrieved: Retrieved, answer: Answer, completion: Completion | None, clock: _Clock
@@ -184,11 +190,12 @@ class Chat:
         if reason == "cancelled":
             raise EngineError("the engine stopped before the answer was complete", "ask again")
         answer = replace(answer, timings_ms=clock.timings_ms())
-        reply = Reply(answer, reason, turn.cache, {**self._lineage, **retrieved.lineage})
-        is_current = retrieved.lineage != turn.of_index or turn.of_index == self._followed
-        if turn.cache == "miss" and is_current:
-            place = self._place(turn.ask, retrieved.lineage)  # of the version that was searched, not that of the turn
-            stored = Stored(normalise_question(turn.ask.question), answer, reason, dict(reply.lineage))
+        wrote = {} if completion is None else completion.lineage
+        lineage = {**turn.behind.lineage, **retrieved.lineage, **wrote}
+        reply = Reply(answer, reason, turn.cache, lineage)
+        if turn.cache == "miss" and (lineage != turn.looked or turn.looked == self._followed):
+            place = self._place(turn.ask, lineage)  # of what answered, not of the look
+            stored = Stored(normalise_question(turn.ask.question), answer, reason, lineage)
             await self._answers.keep(place, stored, turn.wording)
         self._seen(reply, completion)
         return reply

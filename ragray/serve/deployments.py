@@ -48,22 +48,22 @@ def application(served: Served, model: str, settings: ServeConfig, engine: Engin
 
 
 def _retriever(served: Served, settings: ServeConfig) -> Application:
-    from ragray.serve.retriever import BatchedRetriever, RetrieverReplica
+    from ragray.serve.replicas import RetrieverReplica
+    from ragray.serve.retriever import Batches
 
-    of_artifacts = served.index, served.confidence, served.follows
-    batch, wait_s = settings.retriever_batch_size, settings.retriever_batch_wait_ms / 1e3
-    limits = {"open_requests": max(_SEARCHES_PER_RETRIEVER, 2 * batch), "queued": _WAITING_SEARCHES}
-    if batch == 1:
-        return _deployed(RetrieverReplica, "retriever", settings, **limits).bind(*of_artifacts)
-    return _deployed(BatchedRetriever, "retriever", settings, **limits).bind(*of_artifacts, batch, wait_s)
+    size = settings.retriever_batch_size
+    batches = None if size == 1 else Batches(size, settings.retriever_batch_wait_ms / 1e3)
+    limits = {"open_requests": max(_SEARCHES_PER_RETRIEVER, 2 * size), "queued": _WAITING_SEARCHES}
+    return _deployed(RetrieverReplica, "retriever", settings, **limits).bind(served, batches)
 
 
 def _generator(served: Served, settings: ServeConfig, engine: EngineConfig) -> Application:
-    from ragray.serve.generator import WAITING_BATCHES, GeneratorReplica
+    from ragray.serve.generator import WAITING_BATCHES
+    from ragray.serve.replicas import GeneratorReplica
 
     most = engine.max_batch_size
     part = _deployed(GeneratorReplica, "generator", settings, open_requests=most, queued=WAITING_BATCHES * most)
-    return part.bind(served.engine, engine, settings.stream_every_ms / 1e3)
+    return part.bind(served, engine, settings.stream_every_ms / 1e3)
 
 
 def _deployed(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -26,9 +27,14 @@ from ragray.serve.stopping import StoppingHandle
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
+    from ragray.serve.artifacts import Served
+    from ragray.serve.replicas import GeneratorReplica
+
 
 _AT_ONCE = 4  # texts: the first ones may be the mark of a passage, which is not shown
 WAITING_BATCHES = 4  # answers that may wait for a generator, in full batches
+_TRIAL = "Hello"  # a question that a new engine is tried with
+_WRITES = ("engine", "model", "adapter")
 
 
 class Generation(Protocol):
@@ -55,6 +61,7 @@ class Generator:
         stream_every_s: least time between two pieces of one stream, seconds.
         most_open: answers that run or wait at once; more are refused. None: whoever calls bounds them.
         watch: hears "begun" and "ended" of each answer.
+        lineage: digests of what writes here; each answer carries them.
     """
 
     def __init__(
@@ -64,8 +71,10 @@ class Generator:
         stream_every_s: float = 0.0,
         most_open: int | None = None,
         watch: Callable[[str], None] = lambda event: None,
+        lineage: Mapping[str, str] | None = None,
     ) -> None:
         self._watch = watch
+        self._lineage = dict(lineage or {})
         self._engine = engine
         self._every_s = stream_every_s
         self._most_open = most_open
@@ -85,7 +94,7 @@ class Generator:
             async for text in pieces.texts():
                 yield text
             finished = True
-            yield handle.completion()  # raises what the engine raised
+            yield self._told(handle)
         finally:
             self._left()
             if not finished:
@@ -104,7 +113,7 @@ class Generator:
             raise
         finally:
             self._left()
-        return handle.completion()  # raises what the engine raised
+        return self._told(handle)
 
     async def ready(self) -> bool:
         """True once answers can be generated."""
@@ -122,6 +131,17 @@ class Generator:
         self._open += 1
         self._watch("begun")
         return StoppingHandle(handle, stop, self._engine.tokenizer) if stop else handle
+
+    def _told(self, handle: Handle) -> Completion:
+        """The completion, and what wrote it; raises what the engine raised."""
+        return replace(handle.completion(), lineage=self._lineage)
+
+    def close(self) -> bool:
+        """Free the model; False where an answer still runs."""
+        if self._open:
+            return False
+        self._engine.close()
+        return True
 
     def _left(self) -> None:
         self._open -= 1
@@ -232,11 +252,13 @@ class Pieces:
         self._ready.set()
 
 
-class GeneratorReplica(Generator):
-    """A generator that opens its engine itself.
+def open_generator(
+    served: Served, settings: EngineConfig, stream_every_s: float, most_open: int | None = None
+) -> Generator:
+    """Load the engine of a release, and have it write a token.
 
     Args:
-        engine_uri: an `engine` artifact.
+        served: names the engine.
         settings: threads, batch size and memory of the engine.
         stream_every_s: least time between two pieces of one stream, seconds.
         most_open: answers that run or wait at once; more are refused. None: whoever calls bounds them.
@@ -245,43 +267,50 @@ class GeneratorReplica(Generator):
         ArtifactError: the artifact is missing or damaged.
         EngineError: the engine does not run on this device.
     """
+    from ragray.engine.manifest import EngineManifest
+    from ragray.engine.runtime import load_engine
 
-    def __init__(
-        self, engine_uri: str, settings: EngineConfig, stream_every_s: float, most_open: int | None = None
-    ) -> None:
-        from ragray.engine.manifest import EngineManifest
-        from ragray.engine.runtime import load_engine
-
-        folder = open_artifact(engine_uri, "engine").folder
-        context_tokens = EngineManifest.read(folder).model.context_tokens
-        watch = serving_metrics().generation
-        super().__init__(load_engine(folder, settings), context_tokens, stream_every_s, most_open, watch)
+    assert served.engine is not None
+    folder = open_artifact(served.engine, "engine").folder
+    context_tokens = EngineManifest.read(folder).model.context_tokens
+    engine = load_engine(folder, settings)
+    engine.generate([closed_book_tokens(engine.tokenizer, _TRIAL)], SamplingParams(max_new_tokens=1))
+    lineage = {name: digest for name, digest in served.lineage.items() if name in _WRITES}
+    watch = serving_metrics().generation
+    return Generator(engine, context_tokens, stream_every_s, most_open, watch, lineage)
 
 
 class RemoteGenerator:
-    """A `Generator` behind a deployment handle."""
+    """The generator of a release behind a deployment handle.
 
-    def __init__(self, handle: DeploymentHandle[Generator]) -> None:
+    Args:
+        handle: of the deployment.
+        release: number of the release.
+    """
+
+    def __init__(self, handle: DeploymentHandle[GeneratorReplica], release: int) -> None:
         self._handle = handle
         self._streaming = handle.options(stream=True)
+        self._release = release
 
     async def stream(
         self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()
     ) -> AsyncGenerator[str | Completion, None]:
         """Pieces of the answer, then its completion."""
-        response = self._streaming.stream.remote(retrieved, params, tuple(stop))
+        response = self._streaming.stream.remote(retrieved, params, tuple(stop), self._release)
         async with aclosing(streaming(cast("DeploymentResponseGenerator[Any]", response))) as items:
             async for item in items:
                 yield item
 
     async def complete(self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()) -> Completion:
         """The whole answer."""
-        completion: Completion = await unary(self._handle.complete.remote(retrieved, params, tuple(stop)))
+        answer = self._handle.complete.remote(retrieved, params, tuple(stop), self._release)
+        completion: Completion = await unary(answer)
         return completion
 
     async def ready(self) -> bool:
         """True once answers can be generated."""
-        return bool(await unary(self._handle.ready.remote()))
+        return bool(await unary(self._handle.ready.remote(self._release)))
 
 
 def no_generator() -> ApiError:

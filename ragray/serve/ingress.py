@@ -6,12 +6,11 @@ application over a `Door`; `Ingress` makes one inside a Serve replica. No prompt
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,13 +28,15 @@ from ragray.errors import RagrayError
 from ragray.serve.api import ApiError, ChatRequest, FeedbackRequest, SearchRequest, explain_invalid
 from ragray.serve.artifacts import Parts
 from ragray.serve.cache_open import open_caches
-from ragray.serve.chat import Ask, Cached, Chat, Reply
+from ragray.serve.chat import Ask, Cached, Chat, Reply, Turn
 from ragray.serve.conversation import standing_alone
+from ragray.serve.current import Current
 from ragray.serve.exposure import check_exposure, listening_host
 from ragray.serve.feedback import Feedback, add_feedback, lifespan_of
+from ragray.serve.follower import Follower
 from ragray.serve.generator import Generation
 from ragray.serve.guard import guarded
-from ragray.serve.held import generation, retrieval
+from ragray.serve.held import Held
 from ragray.serve.limits import Accounts, RequestContext
 from ragray.serve.logs import write_beside_the_replicas_log
 from ragray.serve.metrics import ServingMetrics, serving_metrics
@@ -44,16 +45,14 @@ from ragray.serve.page_files import add_page
 from ragray.serve.retriever import Retrieval
 from ragray.serve.search import add_search, refuse_chat
 from ragray.serve.shared_limits import accounts_of
-from ragray.serve.status import add_status
+from ragray.serve.status import add_health, add_status
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
     from ragray.serve.artifacts import Served
-    from ragray.serve.generator import Generator
-    from ragray.serve.retriever import Retriever
+    from ragray.serve.replicas import GeneratorReplica, RetrieverReplica
 
-READY_TIMEOUT_S = 5.0
 CACHE_HEADER = "x-ragray-cache"
 
 logger = logging.getLogger("ray.serve")
@@ -61,17 +60,24 @@ logger = logging.getLogger("ray.serve")
 
 @dataclass(frozen=True)
 class Door:
-    """What the HTTP API needs: the two parts behind it, what they answer from, and the limits."""
+    """What the HTTP API needs: the parts behind it, what they answer from, and the limits."""
 
-    retriever: Retrieval
-    generator: Generation
+    current: Current
     chat: Chat
     model: str  # the id in /v1/models
-    created: int  # seconds since 1970
-    lineage: dict[str, str]
     limits: ServeConfig
     parts: Parts = "full"
     feedback: Feedback | None = None
+
+    @property
+    def retriever(self) -> Retrieval:
+        """Of the release that answers now."""
+        return self.current.now.retriever
+
+    @property
+    def generator(self) -> Generation:
+        """The same, its generator."""
+        return self.current.now.generator
 
 
 class Ingress:
@@ -81,7 +87,7 @@ class Ingress:
         retriever: handle of the retriever's deployment; None: it is held here, or there is none.
         generator: the same of the generator.
         model: the id in /v1/models.
-        served: the artifacts behind the two.
+        served: the artifacts that the application was deployed with; a release may have been swapped in since.
         limits: longest question and answer, size of the cache, keys and limits of callers.
         engine: settings of an engine that is held here.
 
@@ -91,8 +97,8 @@ class Ingress:
 
     def __init__(
         self,
-        retriever: DeploymentHandle[Retriever] | None,
-        generator: DeploymentHandle[Generator] | None,
+        retriever: DeploymentHandle[RetrieverReplica] | None,
+        generator: DeploymentHandle[GeneratorReplica] | None,
         model: str,
         served: Served,
         limits: ServeConfig,
@@ -101,17 +107,22 @@ class Ingress:
         check_exposure(listening_host(), limits.limits)
         write_beside_the_replicas_log()
         metrics = serving_metrics()
-        near, far = retrieval(retriever, served), generation(generator, served, engine, limits)
-        chat = Chat(
-            near, far, open_caches(limits.cache, served, limits.most_ingresses()), served.lineage, metrics.answered
-        )
+        caches = open_caches(limits.cache, served, limits.most_ingresses())
+        held = Held(retriever, generator, engine, limits, caches.answers.retune)
+        self._follower = Follower("ingress", served, held)
+        self._follower.start()
+        chat = Chat(held.current, caches, metrics.answered)
         self._accounts = accounts_of(limits.limits, limits.most_ingresses())
-        feedback = Feedback.of(limits.feedback)
-        self._door = Door(near, far, chat, model, served.created, served.lineage, limits, served.parts, feedback)
+        self._door = Door(held.current, chat, model, limits, served.parts, Feedback.of(limits.feedback))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application of this replica; Serve calls it after the constructor."""
         return http_api(self._door, self._accounts, behind_proxy=True, metrics=serving_metrics())
+
+    def __del__(self) -> None:
+        """Serve calls this where a replica ends in order."""
+        if hasattr(self, "_follower"):
+            self._follower.leave()
 
 
 def http_api(
@@ -133,7 +144,7 @@ def http_api(
     else:
         _add_chat(api, door)
     add_search(api, door)
-    _add_health(api, door)
+    add_health(api, door)
     add_feedback(api, door.feedback, door.limits.max_question_chars)
     add_status(api, door)
     add_page(api)
@@ -159,7 +170,7 @@ def _add_chat(api: FastAPI, door: Door) -> None:
         first = await anext(events)  # a refusal before the first token still gets its own status
         usage = request.stream_options is not None and request.stream_options.include_usage
         headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        pieces = _sse(ask, first, events, door, usage)
+        pieces = _sse(turn, first, events, door, usage)
         return StreamingResponse(pieces, media_type="text/event-stream", headers=headers)
 
     @api.get("/v1/models")
@@ -172,32 +183,6 @@ def _add_chat(api: FastAPI, door: Door) -> None:
         """One model."""
         _check_model(model, door.model)
         return _model(door)
-
-
-def _add_health(api: FastAPI, door: Door) -> None:
-    @api.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """200 while this replica runs."""
-        return {"status": "ok"}
-
-    @api.get("/readyz")
-    async def readyz() -> Response:
-        """200 once retriever and generator answer, else 503; of an index that changes, the version searched."""
-        parts = {"retriever": door.retriever.ready} if door.parts != "generation" else {}
-        parts |= {"generator": door.generator.ready} if door.parts != "retrieval" else {}
-        states = await asyncio.gather(*(_is_ready(ready()) for ready in parts.values()))
-        body: dict[str, Any] = {"status": "ready" if all(states) else "not ready"}
-        body |= dict(zip(parts, states, strict=True))
-        if body.get("retriever") and (followed := await door.retriever.followed()):
-            body["index"] = {"version": followed.version, "current": followed.is_current}
-        return JSONResponse(body, status_code=200 if all(states) else 503)
-
-
-async def _is_ready(part: Awaitable[bool]) -> bool:
-    try:
-        return await asyncio.wait_for(part, READY_TIMEOUT_S)
-    except (TimeoutError, ApiError):
-        return False
 
 
 def _check_model(asked: str | None, served: str) -> None:
@@ -220,16 +205,16 @@ async def _ask(request: ChatRequest, door: Door) -> Ask:
 
 
 def _model(door: Door) -> dict[str, Any]:
-    return {"id": door.model, "object": "model", "created": door.created, "owned_by": "ragray"}
+    return {"id": door.model, "object": "model", "created": door.current.now.created, "owned_by": "ragray"}
 
 
-def _envelope(door: Door, kind: str) -> dict[str, Any]:
+def _envelope(door: Door, kind: str, lineage: Mapping[str, str]) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": kind,
         "created": int(time.time()),
         "model": door.model,
-        "system_fingerprint": door.lineage["engine"][:16],
+        "system_fingerprint": lineage["engine"][:16],
     }
 
 
@@ -260,7 +245,7 @@ def _usage(reply: Reply) -> dict[str, int]:
 
 
 def _completion(ask: Ask, reply: Reply, door: Door) -> dict[str, Any]:
-    envelope = _envelope(door, "chat.completion")
+    envelope = _envelope(door, "chat.completion", reply.lineage)
     if door.feedback is not None:
         door.feedback.remember(envelope["id"], ask, reply)
     message = {"role": "assistant", "content": reply.answer.text, "refusal": None}
@@ -274,10 +259,10 @@ def _completion(ask: Ask, reply: Reply, door: Door) -> dict[str, Any]:
 
 
 async def _sse(
-    ask: Ask, first: str | Reply, events: AsyncGenerator[str | Reply, None], door: Door, include_usage: bool
+    turn: Turn, first: str | Reply, events: AsyncGenerator[str | Reply, None], door: Door, include_usage: bool
 ) -> AsyncGenerator[str, None]:
     """Server-sent events in OpenAI's form; leaving early stops the generation."""
-    envelope = _envelope(door, "chat.completion.chunk")
+    ask, envelope = turn.ask, _envelope(door, "chat.completion.chunk", turn.lineage)
 
     def chunk(delta: dict[str, str], finish_reason: str | None = None, **more: Any) -> str:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}

@@ -44,6 +44,7 @@ class ServingMetrics:
             "ragray_token_seconds", "between two tokens, mean over an answer (TPOT)", _TOKEN_SECONDS
         )
         self._tokens = Counter("ragray_tokens", "tokens read (prompt) and generated (completion)", ("kind",))
+        self._swaps = Counter("ragray_swaps", "releases that were to be swapped in, by outcome", ("outcome",))
         self._generations = Counter("ragray_generations", "answers that the engine began and ended", ("event",))
 
     def begin(self, path: str) -> None:
@@ -83,6 +84,10 @@ class ServingMetrics:
     def looked(self, cache: str, use: str) -> None:
         """A cache was asked: "exact", "semantic", "retrieval" or "shared"; it gave a "hit" or "miss", or "failed"."""
         self._cache.inc(1, {"cache": cache, "use": use})
+
+    def swapped(self, outcome: str) -> None:
+        """A release is "served" by all replicas, or "failed" to be loaded."""
+        self._swaps.inc(1, {"outcome": outcome})
 
     def generation(self, event: str) -> None:
         """The engine has "begun" an answer, or "ended" it; what is between is running or waiting."""

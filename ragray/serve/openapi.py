@@ -68,7 +68,7 @@ _EXAMPLES: Tree = {
     "Model": _MODEL,
     "ModelList": {"object": "list", "data": [_MODEL]},
     "Health": {"status": "ok"},
-    "Readiness": {"status": "ready", "retriever": True, "generator": True},
+    "Readiness": {"status": "ready", "retriever": True, "generator": True, "release": 1},
 }  # fmt: skip
 _ANSWERS: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {  # path, method -> shape, further refusals
     ("/v1/chat/completions", "post"): ("ChatCompletion", (404, *_KEYED)),
@@ -118,7 +118,7 @@ def _special_cases(paths: Tree) -> None:
     stream = {"schema": {"type": "string"}, "example": 'data: {"object": "chat.completion.chunk"}\n\ndata: [DONE]\n\n'}
     if "/v1/chat/completions" in paths:
         paths["/v1/chat/completions"]["post"]["responses"]["200"]["content"]["text/event-stream"] = stream
-    not_ready = {"status": "not ready", "retriever": True, "generator": False}
+    not_ready = {"status": "not ready", "retriever": True, "generator": False, "release": 1}
     content = {"application/json": {"schema": _ref("Readiness"), "example": not_ready}}
     paths["/readyz"]["get"]["responses"]["503"] = {"description": "A part does not answer yet", "content": content}
 

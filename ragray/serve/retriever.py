@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from ragray.engine.assistant import Retrieved, retrieve_batch
 from ragray.retrieval.index import Hit
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ragray.retrieval.index import HybridIndex, TermContribution
     from ragray.retrieval.postings import QueryTerms
     from ragray.retrieval.similar import Wording
+    from ragray.serve.artifacts import Served
+    from ragray.serve.replicas import RetrieverReplica
 
 
 _TOGETHER = 32  # questions of one search: at 16 each costs a third of what it costs alone, and more gain little
@@ -78,7 +80,7 @@ _KEPT_PASSAGES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The hits of a search, and of an index that changes what of it gave them."""
+    """The hits of a search, and the digest of the index that gave them."""
 
     hits: tuple[FoundPassage, ...]
     lineage: dict[str, str] = field(default_factory=dict)
@@ -124,14 +126,20 @@ class Retriever:
     Args:
         index: what is searched.
         confidence: says whether passages answer a question; None where only searches are asked for.
+        lineage: digests of the two; of an index that changes, the version's is put in its place.
     """
 
-    def __init__(self, index: HybridIndex | CurrentIndex, confidence: Confidence | None) -> None:
+    def __init__(
+        self, index: HybridIndex | CurrentIndex, confidence: Confidence | None, lineage: Mapping[str, str] | None = None
+    ) -> None:
         from ragray.retrieval.current import CurrentIndex
 
         self._current = index if isinstance(index, CurrentIndex) else None
         self._index = index.index if isinstance(index, CurrentIndex) else index
         self._confidence = confidence
+        known = lineage or {}
+        self._of_index = {name: known[name] for name in ("index",) if name in known}
+        self._of_confidence = {name: known[name] for name in ("confidence",) if name in known}
         self._passages = _Passages(self._index)
         self._retrieved: Callable[[str], Awaitable[tuple[HybridIndex, Retrieved]]]
         self._hits: Callable[[tuple[str, int]], Awaitable[tuple[HybridIndex, list[Hit]]]]
@@ -140,7 +148,7 @@ class Retriever:
     async def retrieve(self, question: str) -> Retrieved:
         """The passages that the model reads, and whether they answer the question."""
         index, found = await self._retrieved(question)
-        return replace(found, lineage=self._lineage(index))
+        return replace(found, lineage={**self._of_confidence, **self._lineage(index)})
 
     async def search(self, query: str, top_k: int, explain: bool = False) -> Found:
         """The best `top_k` passages, with `explain` also what each term adds to their scores."""
@@ -175,6 +183,14 @@ class Retriever:
         """True once questions can be answered."""
         return len(await self._latest()) > 0
 
+    def wait_for(self, batches: Batches) -> None:
+        """Let questions wait for others, by Serve."""
+        from ray import serve
+
+        together = serve.batch(max_batch_size=batches.size, batch_wait_timeout_s=batches.wait_s)
+        self._retrieved = together(self._retrieve_all)
+        self._hits = together(self._search_all)
+
     async def _retrieve_all(self, questions: Sequence[str]) -> list[tuple[HybridIndex, Retrieved]]:
         index = await self._latest()
         found = await _aside(index, retrieve_batch, index, self._confidence, questions)
@@ -199,7 +215,7 @@ class Retriever:
 
     def _lineage(self, index: HybridIndex) -> dict[str, str]:
         if self._current is None:
-            return {}
+            return self._of_index
         from ragray.retrieval.current import version_of
 
         return {"index": index.digest, "index_version": str(version_of(index))}
@@ -228,93 +244,81 @@ def _found(index: HybridIndex, hit: Hit, passage: dict[str, Any], query: QueryTe
     return FoundPassage(**passage, **{name: getattr(hit, name) for name in _OF_HIT}, terms=terms)
 
 
-class RetrieverReplica(Retriever):
-    """A retriever that opens its artifacts itself; replicas of one machine share the mapped index.
+class Batches(NamedTuple):
+    """How questions wait for others, so that more of them are searched together."""
 
-    Args:
-        index_uri: an `index` artifact, or the folder of an index that changes.
-        confidence_uri: the `calibrate` artifact that was fitted on it, or on what it was made of; None: searches alone.
-        follows: whether the index changes.
+    size: int  # questions of one search at most
+    wait_s: float
+
+
+def open_retriever(served: Served, batches: Batches | None = None) -> Retriever:
+    """Open the index and the confidence of a release, and try them; replicas of one machine share the mapped index.
 
     Raises:
         ArtifactError: one of them is missing or damaged.
     """
+    from ragray.retrieval.confidence import Confidence
+    from ragray.retrieval.current import WARM_UP, CurrentIndex
+    from ragray.retrieval.index import HybridIndex
 
-    def __init__(self, index_uri: str, confidence_uri: str | None, follows: bool) -> None:
-        from ragray.retrieval.confidence import Confidence
-        from ragray.retrieval.current import WARM_UP, CurrentIndex
-        from ragray.retrieval.index import HybridIndex
-
-        index: HybridIndex | CurrentIndex
-        if follows:
-            index = CurrentIndex(Path(index_uri), logger=logging.getLogger("ray.serve"))
-        else:
-            index = HybridIndex.open(open_artifact(index_uri, "index").folder)
-            index.search(WARM_UP, 1)  # what it loads is there when the first question comes
-        confidence = None
-        if confidence_uri is not None:
-            confidence = Confidence.open(open_artifact(confidence_uri, "calibrate").folder)
-        super().__init__(index, confidence)
-
-
-class BatchedRetriever(RetrieverReplica):
-    """The same where questions wait for others, so that more of them are searched together.
-
-    Args:
-        batch_size: questions of one search at most.
-        wait_s: how long a question waits for others, seconds.
-    """
-
-    def __init__(
-        self, index_uri: str, confidence_uri: str | None, follows: bool, batch_size: int, wait_s: float
-    ) -> None:
-        from ray import serve
-
-        super().__init__(index_uri, confidence_uri, follows)
-        together = serve.batch(max_batch_size=batch_size, batch_wait_timeout_s=wait_s)
-        self._retrieved = together(self._retrieve_all)
-        self._hits = together(self._search_all)
+    assert served.index is not None
+    index: HybridIndex | CurrentIndex
+    if served.follows:
+        index = CurrentIndex(Path(served.index), logger=logging.getLogger("ray.serve"))
+    else:
+        index = HybridIndex.open(open_artifact(served.index, "index").folder)
+    confidence = None
+    if served.confidence is not None:
+        confidence = Confidence.open(open_artifact(served.confidence, "calibrate").folder)
+    searched = index.index if isinstance(index, CurrentIndex) else index
+    retrieve_batch(searched, confidence, [WARM_UP])  # what it loads is there when the first question comes
+    retriever = Retriever(index, confidence, served.lineage)
+    if batches is not None:
+        retriever.wait_for(batches)
+    return retriever
 
 
 class RemoteRetriever:
-    """A `Retriever` behind a deployment handle.
+    """The retriever of a release behind a deployment handle.
 
     Args:
         handle: of the deployment.
         follows: whether its index changes.
+        release: number of the release.
     """
 
-    def __init__(self, handle: DeploymentHandle[Retriever], follows: bool) -> None:
+    def __init__(self, handle: DeploymentHandle[RetrieverReplica], follows: bool, release: int) -> None:
         self._handle = handle
         self._follows = follows
+        self._release = release
 
     async def retrieve(self, question: str) -> Retrieved:
         """The passages that the model reads, and whether they answer the question."""
-        retrieved: Retrieved = await unary(self._handle.retrieve.remote(question))
+        retrieved: Retrieved = await unary(self._handle.retrieve.remote(question, self._release))
         return retrieved
 
     async def search(self, query: str, top_k: int, explain: bool = False) -> Found:
         """The best `top_k` passages, with `explain` also what each term adds to their scores."""
-        found: Found = await unary(self._handle.search.remote(query, top_k, explain))
+        found: Found = await unary(self._handle.search.remote(query, top_k, explain, self._release))
         return found
 
     async def followed(self) -> Followed | None:
         """The version that the next question is answered from; None for an index that never changes."""
         if not self._follows:
             return None  # a cached answer needs no call
-        followed: Followed | None = await unary(self._handle.followed.remote())
+        followed: Followed | None = await unary(self._handle.followed.remote(self._release))
         return followed
 
     async def words(self, texts: Sequence[str]) -> list[list[Word]]:
         """The words of some texts, weighed by the index."""
-        words: list[list[Word]] = await unary(self._handle.words.remote(list(texts)))
+        words: list[list[Word]] = await unary(self._handle.words.remote(list(texts), self._release))
         return words
 
     async def wording(self, question: str) -> Wording:
         """A question as the semantic cache compares it with others."""
-        wording: Wording = await unary(self._handle.wording.remote(question))
+        wording: Wording = await unary(self._handle.wording.remote(question, self._release))
         return wording
 
     async def ready(self) -> bool:
         """True once questions can be answered."""
-        return bool(await unary(self._handle.ready.remote()))
+        return bool(await unary(self._handle.ready.remote(self._release)))

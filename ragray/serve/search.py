@@ -60,12 +60,13 @@ async def found(door: Door, request: SearchRequest) -> dict[str, Any]:
     """
     begun = time.perf_counter()
     query = check_text(request.query, door.limits.max_question_chars, "query")
-    answer = await door.retriever.search(query, request.top_k, request.explain)
+    with door.current.used(door.current.now) as behind:
+        answer = await behind.retriever.search(query, request.top_k, request.explain)
     return {
         "object": "search.result",
         "query": query,
         "hits": [hit.to_json() for hit in answer.hits],
-        "lineage": {"index": door.lineage["index"], **answer.lineage},
+        "lineage": {"index": behind.lineage["index"], **answer.lineage},
         "timings_ms": {"total": round((time.perf_counter() - begun) * 1e3, 3)},
     }
 

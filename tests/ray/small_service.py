@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from ragray.artifact import Artifact, Draft, Source, Store
-from ragray.config import EngineConfig, ServeConfig
+from ragray.config import EngineConfig, RetrievalConfig, ServeConfig
 from ragray.schema import Passage
 
 PASSAGES = [
@@ -35,7 +36,7 @@ def save(store: Store, kind: str, fill: Fill, inputs: dict[str, Source] | None =
     return draft.result
 
 
-def random_model(folder: Path) -> Path:
+def random_model(folder: Path, seed: int = 0) -> Path:
     """A Llama with random weights that writes letters without end, and a byte-level tokenizer."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -54,7 +55,7 @@ def random_model(folder: Path) -> Path:
         tokenizer_object=raw, eos_token="<|end|>", pad_token="<|pad|>", model_max_length=8192
     )
     tokenizer.chat_template = CHAT_TEMPLATE
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=8192, eos_token_id=tokenizer.eos_token_id,
@@ -72,11 +73,29 @@ def random_model(folder: Path) -> Path:
     return folder
 
 
+def renewed(root: Path) -> dict[str, Artifact]:
+    """A second index with its confidence, and a second engine; no digest is that of the first ones."""
+    from ragray.engine.build import build_engine
+    from ragray.retrieval.confidence import FEATURES, Confidence
+    from ragray.retrieval.writing import build_index
+
+    store = Store(str(root / "artifacts"))
+    passages = [replace(one, text=f"{one.text} Renewed.") for one in PASSAGES]
+    confidence = Confidence(5.0, (0.0,) * len(FEATURES), 0.4, 0.05, {}, {}, ())
+    model = random_model(root / "model", seed=1)
+    adapter = Source("train", "elsewhere", "b" * 64)
+    index = save(store, "index", lambda draft: build_index(passages, RetrievalConfig(), draft.folder))
+    merge = save(store, "merge", lambda draft: (draft.folder / "renewed").touch(), {"train": adapter})
+    calibrated = save(store, "calibrate", lambda d: confidence.write(d.folder), {"index": index.source()})
+    engine = save(store, "engine", lambda d: build_engine(model, ENGINE, d.folder), {"merge": merge.source()})
+    return {"index": index, "calibrate": calibrated, "merge": merge, "engine": engine}
+
+
 def args_for(artifacts: dict[str, Artifact], **more: Any) -> dict[str, Any]:
     folders = {"index": "index", "confidence": "calibrate", "engine": "engine"}
     limits = ServeConfig(max_new_tokens=4000, max_question_chars=500)
     return {
-        "artifacts": {name: artifacts[kind].uri for name, kind in folders.items()},
+        "artifacts": {name: artifacts[kind].uri for name, kind in folders.items() if kind in artifacts},
         "engine": ENGINE.model_dump(),
         "serve": limits.model_dump(exclude={"host", "port"}),
         **more,

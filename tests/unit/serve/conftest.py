@@ -18,6 +18,7 @@ from ragray.retrieval.writing import build_index
 from ragray.schema import Passage
 from ragray.serve.answers import AnswerCache, Caches, KeptRetrievals
 from ragray.serve.chat import Chat
+from ragray.serve.current import Behind, Current
 from ragray.serve.generator import Generator
 from ragray.serve.ingress import Door
 from ragray.serve.retriever import Retriever
@@ -167,8 +168,9 @@ def make_door(index: HybridIndex, engine: WrittenEngine) -> DoorMaker:
         searched = index if follow is None else CurrentIndex(follow, look_every_s=0)
         retriever = Retriever(searched, undecided(threshold))
         generator = Generator(engine, context)
-        chat = Chat(retriever, generator, Caches(AnswerCache(limits.cache), KeptRetrievals(limits.cache)), LINEAGE)
-        return Door(retriever, generator, chat, "ragray-test", 1_700_000_000, LINEAGE, limits)
+        current = Current(Behind(retriever, generator, LINEAGE, 1_700_000_000))
+        chat = Chat(current, Caches(AnswerCache(limits.cache), KeptRetrievals(limits.cache)))
+        return Door(current, chat, "ragray-test", limits)
 
     return make
 

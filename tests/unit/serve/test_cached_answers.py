@@ -18,6 +18,7 @@ from ragray.retrieval.index import HybridIndex
 from ragray.serve.answers import AnswerCache, Caches, KeptRetrievals
 from ragray.serve.cache import MemoryCache
 from ragray.serve.chat import Ask, Chat, Reply
+from ragray.serve.current import Current
 from ragray.serve.ingress import Door
 from ragray.serve.retriever import Followed, Retriever
 
@@ -38,7 +39,11 @@ class Counted:
 def chat_of(door: Door, count: Counted, thresholds: dict[str, float] | None, **settings: Any) -> Chat:
     chosen = CacheConfig(**settings)
     caches = Caches(AnswerCache(chosen, thresholds, None, count), KeptRetrievals(chosen, count))
-    return Chat(door.retriever, door.generator, caches, door.lineage)
+    return Chat(door.current, caches)
+
+
+def behind(retriever: Retriever, door: Door) -> Current:
+    return Current(replace(door.current.now, retriever=retriever))
 
 
 def asked(chat: Chat, question: str, **more: Any) -> Reply:
@@ -152,7 +157,7 @@ def test_passages_are_kept_for_one_version_of_the_index(door: Door, index: Hybri
 def test_the_former_version_s_answers_are_freed_when_the_index_changes(door: Door, index: HybridIndex) -> None:
     retriever = Versions(index, door.retriever._confidence)  # type: ignore[attr-defined]
     answers = AnswerCache(CacheConfig(), {"en": 0.9})
-    chat = Chat(retriever, door.generator, Caches(answers, KeptRetrievals(CacheConfig())), door.lineage)
+    chat = Chat(behind(retriever, door), Caches(answers, KeptRetrievals(CacheConfig())))
     assert [asked(chat, question).cache for question in (QUESTION, SAME, OTHER)] == ["miss", "semantic", "miss"]
     assert answers.stats()["entries"] == 2
     retriever.version = 2
@@ -164,7 +169,7 @@ def test_the_former_version_s_answers_are_freed_when_the_index_changes(door: Doo
 def test_an_answer_of_the_former_version_that_comes_late_is_not_kept(door: Door, index: HybridIndex) -> None:
     retriever = Versions(index, door.retriever._confidence)  # type: ignore[attr-defined]
     answers = AnswerCache(CacheConfig())
-    chat = Chat(retriever, door.generator, Caches(answers, KeptRetrievals(CacheConfig())), door.lineage)
+    chat = Chat(behind(retriever, door), Caches(answers, KeptRetrievals(CacheConfig())))
 
     async def overtaken() -> None:
         slow = await chat.begin(Ask(QUESTION, PARAMS))

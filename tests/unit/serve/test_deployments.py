@@ -9,6 +9,7 @@ import pytest
 from ragray.config import EngineConfig, ServeConfig
 from ragray.serve.artifacts import Served
 from ragray.serve.deployments import application
+from ragray.serve.retriever import Batches
 
 FULL = Served("index", False, "confidence", "engine", {}, 0)
 ENGINE = EngineConfig(max_batch_size=6)
@@ -24,20 +25,17 @@ def parts_of(served: Served, settings: dict[str, Any]) -> tuple[Any, dict[str, A
 def test_by_default_the_ingress_holds_the_retriever() -> None:
     args, deployments = parts_of(FULL, {})
     assert set(deployments) == {"Ingress", "Generator"} and args[0] is None
-    assert deployments["Generator"].init_args == ("engine", ENGINE, 0.05)
+    assert deployments["Generator"].init_args == (FULL, ENGINE, 0.05)
     assert deployments["Generator"].max_ongoing_requests == 6
     assert deployments["Generator"].max_queued_requests == 24
 
 
-@pytest.mark.parametrize(
-    ("settings", "name", "more"),
-    [({}, "RetrieverReplica", ()), ({"retriever_batch_size": 8}, "BatchedRetriever", (8, 0.002))],
-)
-def test_a_retriever_apart_may_search_in_batches(settings: dict[str, Any], name: str, more: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize(("settings", "batches"), [({}, None), ({"retriever_batch_size": 8}, Batches(8, 0.002))])
+def test_a_retriever_apart_may_search_in_batches(settings: dict[str, Any], batches: Batches | None) -> None:
     _, deployments = parts_of(FULL, {"retriever": "deployment", **settings})
     retriever = deployments["Retriever"]
-    assert retriever.func_or_class.__name__ == name
-    assert retriever.init_args == ("index", "confidence", False, *more)
+    assert retriever.func_or_class.__name__ == "RetrieverReplica"
+    assert retriever.init_args == (FULL, batches)
 
 
 def test_an_ingress_that_holds_the_engine_reserves_for_it() -> None:

@@ -18,6 +18,7 @@ from ragray.serve.app import AppArgs
 from ragray.serve.artifacts import Served
 from ragray.serve.chat import Chat
 from ragray.serve.closed_book import ClosedBook
+from ragray.serve.current import Behind, Current
 from ragray.serve.generator import Generator, NoGenerator
 from ragray.serve.ingress import Door, http_api
 from ragray.serve.retriever import Retriever
@@ -38,7 +39,8 @@ def answered(door: Door, method: str, path: str, body: dict[str, Any] | None = N
 def door_of(retriever: Any, generator: Any, parts: Any, lineage: dict[str, str]) -> Door:
     limits = ServeConfig(max_new_tokens=64, max_question_chars=200)
     caches = Caches(AnswerCache(limits.cache), KeptRetrievals(limits.cache))
-    return Door(retriever, generator, Chat(retriever, generator, caches, lineage), "m", 7, lineage, limits, parts)
+    current = Current(Behind(retriever, generator, lineage, 7))
+    return Door(current, Chat(current, caches), "m", limits, parts)
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_search_alone_finds_what_the_whole_finds_and_refuses_chats(searching: Do
     refused(streamed, "not_served")
     assert answered(searching, "GET", "/v1/models").json() == {"object": "list", "data": []}
     refused(answered(searching, "GET", "/v1/models/m"), "model_not_found")
-    assert answered(searching, "GET", "/readyz").json() == {"status": "ready", "retriever": True}
+    assert answered(searching, "GET", "/readyz").json() == {"status": "ready", "retriever": True, "release": 1}
 
 
 def test_answers_alone_are_closed_book_and_searches_are_refused(writing: Door) -> None:
@@ -78,7 +80,7 @@ def test_answers_alone_are_closed_book_and_searches_are_refused(writing: Door) -
     again = answered(writing, "POST", "/v1/chat/completions", CHAT)
     assert again.headers["x-ragray-cache"] == "hit"
     assert "no index" in refused(answered(writing, "POST", "/v1/search", {"query": "x"}), "not_served")
-    assert answered(writing, "GET", "/readyz").json() == {"status": "ready", "generator": True}
+    assert answered(writing, "GET", "/readyz").json() == {"status": "ready", "generator": True, "release": 1}
     assert answered(writing, "GET", "/v1/models").json()["data"][0]["id"] == "m"
 
 
