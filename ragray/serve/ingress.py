@@ -6,12 +6,11 @@ application over a `Door`; `Ingress` makes one inside a Serve replica. No prompt
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ from ragray.errors import RagrayError
 from ragray.serve.api import ApiError, ChatRequest, FeedbackRequest, SearchRequest, explain_invalid
 from ragray.serve.artifacts import Parts
 from ragray.serve.cache_open import open_caches
-from ragray.serve.chat import Ask, Cached, Chat, Reply
+from ragray.serve.chat import Ask, Chat, Reply
 from ragray.serve.conversation import standing_alone
 from ragray.serve.exposure import check_exposure, listening_host
 from ragray.serve.feedback import Feedback, add_feedback, lifespan_of
@@ -40,6 +39,7 @@ from ragray.serve.limits import Accounts, RequestContext
 from ragray.serve.metrics import ServingMetrics, serving_metrics
 from ragray.serve.openapi import describe
 from ragray.serve.page_files import add_page
+from ragray.serve.readiness import Readiness
 from ragray.serve.retriever import Retrieval
 from ragray.serve.search import add_search, refuse_chat
 from ragray.serve.shared_limits import accounts_of
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from ragray.serve.generator import Generator
     from ragray.serve.retriever import Retriever
 
-READY_TIMEOUT_S = 5.0
 CACHE_HEADER = "x-ragray-cache"
 
 logger = logging.getLogger("ray.serve")
@@ -157,7 +156,7 @@ def _add_chat(api: FastAPI, door: Door) -> None:
         first = await anext(events)  # a refusal before the first token still gets its own status
         usage = request.stream_options is not None and request.stream_options.include_usage
         headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        pieces = _sse(ask, first, events, door, usage)
+        pieces = _sse(ask, first, events, door, usage, context)
         return StreamingResponse(pieces, media_type="text/event-stream", headers=headers)
 
     @api.get("/v1/models")
@@ -173,6 +172,8 @@ def _add_chat(api: FastAPI, door: Door) -> None:
 
 
 def _add_health(api: FastAPI, door: Door) -> None:
+    readiness = Readiness(door)
+
     @api.get("/healthz")
     async def healthz() -> dict[str, str]:
         """200 while this replica runs."""
@@ -181,21 +182,11 @@ def _add_health(api: FastAPI, door: Door) -> None:
     @api.get("/readyz")
     async def readyz() -> Response:
         """200 once retriever and generator answer, else 503; of an index that changes, the version searched."""
-        parts = {"retriever": door.retriever.ready} if door.parts != "generation" else {}
-        parts |= {"generator": door.generator.ready} if door.parts != "retrieval" else {}
-        states = await asyncio.gather(*(_is_ready(ready()) for ready in parts.values()))
-        body: dict[str, Any] = {"status": "ready" if all(states) else "not ready"}
-        body |= dict(zip(parts, states, strict=True))
-        if body.get("retriever") and (followed := await door.retriever.followed()):
+        states = await readiness.states()
+        body: dict[str, Any] = {"status": "ready" if all(states.values()) else "not ready", **states}
+        if states.get("retriever") and (followed := await readiness.followed()):
             body["index"] = {"version": followed.version, "current": followed.is_current}
-        return JSONResponse(body, status_code=200 if all(states) else 503)
-
-
-async def _is_ready(part: Awaitable[bool]) -> bool:
-    try:
-        return await asyncio.wait_for(part, READY_TIMEOUT_S)
-    except (TimeoutError, ApiError):
-        return False
+        return JSONResponse(body, status_code=200 if all(states.values()) else 503)
 
 
 def _check_model(asked: str | None, served: str) -> None:
@@ -231,11 +222,6 @@ def _envelope(door: Door, kind: str) -> dict[str, Any]:
     }
 
 
-def _shown(cached: Cached) -> dict[str, Any]:
-    """Where a cached answer comes from, without the words of whoever asked for it first."""
-    return {"age_s": cached.age_s, "similarity": cached.similarity}
-
-
 def _provenance(ask: Ask, reply: Reply) -> dict[str, Any]:
     """What ragray adds to OpenAI's answer."""
     answer = reply.answer
@@ -246,7 +232,7 @@ def _provenance(ask: Ask, reply: Reply) -> dict[str, Any]:
         "declined_by": answer.declined_by,
         "probability": round(answer.probability, 4),
         "cache": reply.cache,
-        "cached": None if reply.cached is None else _shown(reply.cached),
+        "cached": None if reply.cached is None else asdict(reply.cached),
         "lineage": reply.lineage,
         "timings_ms": answer.timings_ms,
     }
@@ -272,9 +258,14 @@ def _completion(ask: Ask, reply: Reply, door: Door) -> dict[str, Any]:
 
 
 async def _sse(
-    ask: Ask, first: str | Reply, events: AsyncGenerator[str | Reply, None], door: Door, include_usage: bool
+    ask: Ask,
+    first: str | Reply,
+    events: AsyncGenerator[str | Reply, None],
+    door: Door,
+    include_usage: bool,
+    context: RequestContext,
 ) -> AsyncGenerator[str, None]:
-    """Server-sent events in OpenAI's form; leaving early stops the generation."""
+    """Server-sent events in OpenAI's form; leaving early stops the generation, and one that fails costs nothing."""
     envelope = _envelope(door, "chat.completion.chunk")
 
     def chunk(delta: dict[str, str], finish_reason: str | None = None, **more: Any) -> str:
@@ -295,10 +286,11 @@ async def _sse(
                 else:
                     yield chunk({"content": event})
                 event = await anext(events, None)
-        except ApiError as error:
-            yield _event(error.body())
-        except RagrayError as error:
-            yield _event(_failure(error).body())
+        except (ApiError, RagrayError) as error:
+            told = error if isinstance(error, ApiError) else _failure(error)
+            context.code = told.code
+            await context.refund()
+            yield _event(told.body())
     yield "data: [DONE]\n\n"
 
 
