@@ -84,7 +84,12 @@ class Answer:
     @property
     def plain_text(self) -> str:
         """The text without the trailing citation marks, for comparing with a reference."""
-        return _TRAILING.sub("", self.text)
+        return without_marks(self.text)
+
+
+def without_marks(text: str) -> str:
+    """An answer's text without the citation marks at its end."""
+    return _TRAILING.sub("", text)
 
 
 def retrieve(index: HybridIndex, confidence: Confidence | None, question: str, top_k: int | None = None) -> Retrieved:

@@ -43,8 +43,7 @@ class Cached:
     """Where an answer from the cache comes from."""
 
     age_s: float  # since it was made
-    question: str  # to which it was made
-    similarity: float | None  # of that question with this one; None where they are the same
+    similarity: float | None  # of the question that it was made to with this one; None where they are the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +217,7 @@ def _recalled(turn: Turn) -> Reply:
     assert turn.kept is not None
     stored = turn.kept.stored
     answer = replace(stored.answer, timings_ms={"total": _ms_since(turn.begun)})
-    cached = Cached(turn.kept.age_s, stored.question, turn.kept.similarity)
+    cached = Cached(turn.kept.age_s, turn.kept.similarity)
     return Reply(answer, stored.finish_reason, turn.cache, stored.lineage, cached)
 
 

@@ -34,6 +34,8 @@ def application(served: Served, model: str, settings: ServeConfig, engine: Engin
     from ragray.serve.ingress import Ingress
 
     settings = with_keys_checked(with_absolute_folder(settings))
+    if served.engine is None:  # else the ingress would reserve for an engine that it does not hold
+        settings = settings.model_copy(update={"generator": "deployment"})
     ingress = _deployed(serve.ingress()(Ingress), "ingress", settings, _REQUESTS_PER_INGRESS, _REQUESTS_PER_INGRESS)
     searches_apart = settings.retriever == "deployment" and served.index is not None
     writes_apart = settings.generator == "deployment" and served.engine is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -14,13 +15,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ragray.serve.api import ApiError
 
+_LAST_WORDS_S = 1.0  # for what is sent to a client that may not be reading
+
 
 class Exchange:
-    """One request and its answer: counts what comes in, marks what goes out, and keeps the clock."""
+    """One request and its answer: counts what comes in, marks what goes out, and keeps the clock.
+
+    A client that does not read is left: what is still to be told to it then waits for a second at most.
+    """
 
     __slots__ = (
         "_allowed_s", "_arriving", "_begun", "_headers", "_max_bytes", "_receive", "_received", "_scope", "_send",
-        "_streams", "_timer", "_wait_s", "complete", "status",
+        "_streams", "_timer", "_wait_s", "code", "complete", "status",
     )  # fmt: skip
 
     def __init__(
@@ -34,6 +40,7 @@ class Exchange:
         self._streams = False
         self.status = 0  # of the answer, once it begins
         self.complete = False  # the answer was sent whole
+        self.code: str | None = None  # of the error that an answer which had begun ended with
 
     def allow(self, allowed_s: float, body_s: float | None) -> None:
         """Set how long the answer may take, seconds, and how much of it the body; None: there is no body."""
@@ -96,7 +103,9 @@ class Exchange:
             headers["www-authenticate"] = "Bearer"
         if error.status in (408, 413, 431):
             headers["connection"] = "close"
-        await JSONResponse(error.body(), error.status, headers)(self._scope, self._receive, self.send)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await JSONResponse(error.body(), error.status, headers)(self._scope, self._receive, self.send)
 
     async def _give_up(self) -> None:
         """End what took too long, as far as its answer has come."""
@@ -106,9 +115,12 @@ class Exchange:
             if self._arriving:
                 raise ApiError(408, f"the body took longer than {self._wait_s:g} s", code="body_timeout")
             raise self._late()
+        self.code = self._late().code
         if self._streams:
             event = f"data: {json.dumps(self._late().body(), separators=(',', ':'))}\n\ndata: [DONE]\n\n"
-            await self.send({"type": "http.response.body", "body": event.encode(), "more_body": False})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS_S):
+                    await self.send({"type": "http.response.body", "body": event.encode(), "more_body": False})
 
     def _late(self) -> ApiError:
         return ApiError(504, f"the answer took longer than {self._allowed_s:g} s", code="deadline_exceeded")

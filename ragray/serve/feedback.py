@@ -29,7 +29,9 @@ from fastapi import FastAPI, Request
 
 from ragray.config import ServeConfig
 from ragray.config_feedback import UserFeedbackConfig
+from ragray.engine.assistant import without_marks
 from ragray.errors import ConfigError
+from ragray.prompt import parse_answer
 from ragray.serve.api import ApiError, FeedbackRequest, check_text
 from ragray.serve.artifacts import absolute_uri
 from ragray.serve.chat import Ask, Reply
@@ -88,7 +90,8 @@ class FeedbackFiles:
         self._waiting: dict[str, dict[str, Any]] = {}  # by completion: a later rating replaces one that waits
         self._timer: asyncio.TimerHandle | None = None
         self._writing = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._fails = False  # the last write did
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -106,17 +109,16 @@ class FeedbackFiles:
         if len(self._waiting) >= _MOST_WAITING * self._settings.batch_rows:
             raise ApiError(503, "feedback cannot be kept now; try later", code="feedback_full", retry_after_s=60)
         self._waiting[row["completion_id"] or row["id"]] = row
-        if len(self._waiting) >= self._settings.batch_rows:
+        is_busy = self._fails or (self._task is not None and not self._task.done())
+        if len(self._waiting) >= self._settings.batch_rows and not is_busy:
             self._start()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._settings.flush_s, self._start)
+            self._set_timer()
 
     async def flush(self) -> None:
         """Write what waits, as one file; what cannot be written goes on waiting."""
         async with self._writing:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._stop_timer()
             rows = self._waiting
             if not rows:
                 return
@@ -126,13 +128,26 @@ class FeedbackFiles:
             except (OSError, pa.ArrowException) as error:
                 logger.error("feedback cannot be written below %s: %s", self._settings.folder, error)
                 self._waiting = rows | self._waiting
-                self._timer = asyncio.get_running_loop().call_later(self._settings.flush_s, self._start)
+                self._fails = True
+                self._stop_timer()  # that of a rating which came during the write
+                self._set_timer()
+            else:
+                self._fails = False
+
+    def _set_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._settings.flush_s, self._start)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _start(self) -> None:
         self._timer = None
-        task = asyncio.get_running_loop().create_task(self.flush())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self.flush())
+        else:
+            self._set_timer()
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
         name = f"{self._base}/feedback-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:12]}.parquet"
@@ -199,7 +214,8 @@ class Feedback:
                 code="completion_not_found",
             )
         question = check_text(request.question, max_question_chars, "question")
-        return Given(question, question, request.answer, declined=False, from_server=False)
+        shown = parse_answer(request.answer)
+        return Given(question, question, without_marks(shown.text), shown.declined, from_server=False)
 
 
 def add_feedback(api: FastAPI, feedback: Feedback | None, max_question_chars: int) -> None:

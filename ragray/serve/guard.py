@@ -21,7 +21,7 @@ from ragray.config_limits import LimitsConfig
 from ragray.serve.api import ApiError
 from ragray.serve.exchange import Exchange
 from ragray.serve.keys import ApiKey, KeyRing, bearer
-from ragray.serve.limits import Accounts, Ledger, LocalAccounts, Quota, Refusal, RequestContext, lease_s
+from ragray.serve.limits import Accounts, Ledger, LocalAccounts, Quota, RequestContext, lease_s
 from ragray.serve.logs import LEFT, RequestLog
 from ragray.serve.metrics import ServingMetrics
 from ragray.serve.page_files import PUBLIC
@@ -63,9 +63,11 @@ def guarded(
     if not limits.cors_origins:
         return guard
     asked = ("authorization", "content-type", REQUEST_ID, TIMEOUT)
-    return CORSMiddleware(
+    named = CORSMiddleware(
         guard, limits.cors_origins, allow_methods=("GET", "POST"), allow_headers=asked, expose_headers=EXPOSED
     )
+    named.routes = guard.routes  # type: ignore[attr-defined]  # Serve looks for them on what it is given
+    return named
 
 
 class Guard:
@@ -109,66 +111,81 @@ class Guard:
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
+        path = _path(scope)
         context, exchange = self._begin(scope, receive, send)
-        self._open += 1
         if self._metrics is not None:
-            self._metrics.begin(scope["path"])
+            self._metrics.begin(path)
         try:
-            await self._answer(scope, context, exchange)
+            await self._answer(scope, path, context, exchange)
         except ApiError as error:
             context.code = error.code
             await exchange.refuse(error)
         finally:
-            self._open -= 1
+            context.code = context.code or exchange.code
             status = exchange.status or LEFT
             # who left, or asked for too short a time, made the engine work
             if context.reserved and status >= 400 and status not in (LEFT, 504):
                 await context.refund()
             duration_ms = (time.perf_counter() - begun) * 1e3
             if self._metrics is not None:
-                self._metrics.end(scope["path"], status, duration_ms / 1e3, context.code)
+                self._metrics.end(path, status, duration_ms / 1e3, context.code)
             self._log.write(context, scope["method"], scope["path"], status, duration_ms, exchange.complete)
 
     def _begin(self, scope: Scope, receive: Receive, send: Send) -> tuple[RequestContext, Exchange]:
         """The request's identity; who it is is not known yet."""
         asked = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         given = _ID.match(asked) is not None
-        context = RequestContext(None, "admin", asked.decode() if given else uuid.uuid4().hex, None)
+        context = RequestContext(None, asked.decode() if given else uuid.uuid4().hex)
         scope.setdefault("state", {})["ragray"] = context
         headers = _EXTRA
         if not (given and self._echoes_id):
             headers = [*_EXTRA, (b"x-request-id", context.request_id.encode())]
         return context, Exchange(scope, receive, send, headers, self._limits.max_body_bytes)
 
-    async def _answer(self, scope: Scope, context: RequestContext, exchange: Exchange) -> None:
+    async def _answer(self, scope: Scope, path: str, context: RequestContext, exchange: Exchange) -> None:
         """Check the request, take its place, and pass it on until its deadline.
 
         Raises:
             ApiError: it may not pass.
         """
-        head, path = read_head(scope["headers"], self._limits), _path(scope)
+        head = read_head(scope["headers"], self._limits)
         key = self._identify(head, path, context)
         body_bytes = _declared_length(head, self._limits)
         allowed_s = min(self._limits.deadline_s, _asked_timeout_s(head) or self._limits.deadline_s)
-        context.deadline = time.monotonic() + allowed_s
         exchange.allow(allowed_s, self._limits.body_timeout_s if body_bytes else None)
         if path in PUBLIC:
             await exchange.run(self._app)
             return
-        if self._open > self._limits.max_open_requests:
+        if self._open >= self._limits.max_open_requests:
             raise ApiError(503, "the server is busy; try again", code="busy", retry_after_s=_BUSY_S)
         context.quota = self._anyone if key is None else Quota.of(key, self._limits)
-        if not context.quota.limits_something:
+        if context.quota.limits_something:
+            context.accounts = self._accounts
+        self._open += 1
+        try:
+            await self._let_in(context, exchange)
+        finally:
+            self._open -= 1
+
+    async def _let_in(self, context: RequestContext, exchange: Exchange) -> None:
+        """Pass the request on, unless its account has no place for it.
+
+        Raises:
+            ApiError: 429, it has none; 503, the account cannot be reached.
+        """
+        quota, name = context.quota, context.account
+        if not quota.limits_requests:
             await exchange.run(self._app)
             return
-        context.accounts = self._accounts
-        lease = await self._accounts.enter(context.account, context.quota)
-        if isinstance(lease, Refusal):
-            raise lease.error()
+        lease, refusal = uuid.uuid4().hex, None
         try:
-            await exchange.run(self._app)
-        finally:
-            await self._accounts.leave(context.account, lease)
+            if (refusal := await self._accounts.enter(name, quota, lease)) is None:
+                await exchange.run(self._app)
+        finally:  # also where the caller left before it was known whether there is a place
+            if quota.concurrency is not None and refusal is None:
+                await self._accounts.leave(name, lease)
+        if refusal is not None:
+            raise refusal.error()
 
     def _identify(self, head: dict[bytes, bytes], path: str, context: RequestContext) -> ApiKey | None:
         """The caller's key, noted in the context; None where none is asked for.
@@ -182,7 +199,7 @@ class Guard:
         key = self._keys.find(secret) if secret is not None else None
         if key is None:
             raise ApiError(401, "send a valid API key: Authorization: Bearer KEY", code="invalid_api_key")
-        context.key_name, context.role = key.name, key.role
+        context.key_name = key.name
         if not key.may_call(path):
             raise ApiError(403, f"a key of the role {key.role} may not call this", code="permission_denied")
         return key

@@ -28,7 +28,7 @@ from ragray.errors import RagrayError
 from ragray.serve.api import ApiError, ChatRequest, FeedbackRequest, SearchRequest, explain_invalid
 from ragray.serve.artifacts import Parts
 from ragray.serve.cache_open import open_caches
-from ragray.serve.chat import Ask, Cached, Chat, Reply, Turn
+from ragray.serve.chat import Ask, Chat, Reply, Turn
 from ragray.serve.conversation import standing_alone
 from ragray.serve.current import Current
 from ragray.serve.exposure import check_exposure, listening_host
@@ -170,7 +170,7 @@ def _add_chat(api: FastAPI, door: Door) -> None:
         first = await anext(events)  # a refusal before the first token still gets its own status
         usage = request.stream_options is not None and request.stream_options.include_usage
         headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        pieces = _sse(turn, first, events, door, usage)
+        pieces = _sse(turn, first, events, door, usage, context)
         return StreamingResponse(pieces, media_type="text/event-stream", headers=headers)
 
     @api.get("/v1/models")
@@ -218,11 +218,6 @@ def _envelope(door: Door, kind: str, lineage: Mapping[str, str]) -> dict[str, An
     }
 
 
-def _shown(cached: Cached) -> dict[str, Any]:
-    """Where a cached answer comes from, without the words of whoever asked for it first."""
-    return {"age_s": cached.age_s, "similarity": cached.similarity}
-
-
 def _provenance(ask: Ask, reply: Reply) -> dict[str, Any]:
     """What ragray adds to OpenAI's answer."""
     answer = reply.answer
@@ -233,7 +228,7 @@ def _provenance(ask: Ask, reply: Reply) -> dict[str, Any]:
         "declined_by": answer.declined_by,
         "probability": round(answer.probability, 4),
         "cache": reply.cache,
-        "cached": None if reply.cached is None else _shown(reply.cached),
+        "cached": None if reply.cached is None else asdict(reply.cached),
         "lineage": reply.lineage,
         "timings_ms": answer.timings_ms,
     }
@@ -259,9 +254,14 @@ def _completion(ask: Ask, reply: Reply, door: Door) -> dict[str, Any]:
 
 
 async def _sse(
-    turn: Turn, first: str | Reply, events: AsyncGenerator[str | Reply, None], door: Door, include_usage: bool
+    turn: Turn,
+    first: str | Reply,
+    events: AsyncGenerator[str | Reply, None],
+    door: Door,
+    include_usage: bool,
+    context: RequestContext,
 ) -> AsyncGenerator[str, None]:
-    """Server-sent events in OpenAI's form; leaving early stops the generation."""
+    """Server-sent events in OpenAI's form; leaving early stops the generation, and one that fails costs nothing."""
     ask, envelope = turn.ask, _envelope(door, "chat.completion.chunk", turn.lineage)
 
     def chunk(delta: dict[str, str], finish_reason: str | None = None, **more: Any) -> str:
@@ -282,10 +282,11 @@ async def _sse(
                 else:
                     yield chunk({"content": event})
                 event = await anext(events, None)
-        except ApiError as error:
-            yield _event(error.body())
-        except RagrayError as error:
-            yield _event(_failure(error).body())
+        except (ApiError, RagrayError) as error:
+            told = error if isinstance(error, ApiError) else _failure(error)
+            context.code = told.code
+            await context.refund()
+            yield _event(told.body())
     yield "data: [DONE]\n\n"
 
 

@@ -11,7 +11,6 @@ Communications Magazine 24(10).
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -45,6 +44,11 @@ class Quota(NamedTuple):
     def limits_something(self) -> bool:
         """False where nothing needs to be counted."""
         return any(limit is not None for limit in self)
+
+    @property
+    def limits_requests(self) -> bool:
+        """Whether requests are counted, not tokens alone."""
+        return self.requests_per_minute is not None or self.concurrency is not None
 
 
 class Refusal(NamedTuple):
@@ -93,7 +97,7 @@ class Bucket:
 class _Account:
     requests: Bucket | None = None
     tokens: Bucket | None = None
-    open: dict[int, float] = field(default_factory=dict)  # lease -> when it ends by itself
+    open: dict[str, float] = field(default_factory=dict)  # lease -> when it ends by itself
 
 
 class Ledger:
@@ -108,28 +112,29 @@ class Ledger:
         self._lease_s = lease_s
         self._clock = clock
         self._accounts: dict[str, _Account] = {}
-        self._leases = itertools.count(time.time_ns())  # none is that of another ledger, which this one replaces
 
-    def enter(self, name: str, quota: Quota) -> int | Refusal:
-        """A lease for one more request, to be given to `leave`; or why it has to wait, which costs nothing."""
+    def enter(self, name: str, quota: Quota, lease: str) -> Refusal | None:
+        """Let one more request in (None), or say why it has to wait, which costs nothing.
+
+        `lease` is this request's alone; who asked for it gives it to `leave`.
+        """
         now = self._clock()
         account = self._account(name, quota, now)
         if quota.concurrency is not None:
-            for lease in [lease for lease, ends in account.open.items() if ends <= now]:
-                del account.open[lease]
+            for ended in [held for held, ends in account.open.items() if ends <= now]:
+                del account.open[ended]
             if len(account.open) >= quota.concurrency:
                 return Refusal(f"this key may have {quota.concurrency} requests at once", 1.0)
         if account.requests is not None:
             if wait_s := account.requests.wait_for(1, now):
                 return Refusal(f"this key may ask {account.requests.per_minute} times a minute", wait_s)
             account.requests.take(1, now)
-        lease = next(self._leases)
         if quota.concurrency is not None:
             account.open[lease] = now + self._lease_s
-        return lease
+        return None
 
-    def leave(self, name: str, lease: int) -> None:
-        """Give a lease back."""
+    def leave(self, name: str, lease: str) -> None:
+        """Give a lease back; without effect on one that is not held."""
         if account := self._accounts.get(name):
             account.open.pop(lease, None)
 
@@ -172,10 +177,10 @@ def lease_s(limits: LimitsConfig) -> float:
 class Accounts(Protocol):
     """A ledger, wherever it is."""
 
-    async def enter(self, name: str, quota: Quota) -> int | Refusal:
+    async def enter(self, name: str, quota: Quota, lease: str) -> Refusal | None:
         """See `Ledger.enter`."""
 
-    async def leave(self, name: str, lease: int) -> None:
+    async def leave(self, name: str, lease: str) -> None:
         """See `Ledger.leave`."""
 
     async def reserve(self, name: str, quota: Quota, tokens: int) -> Refusal | None:
@@ -191,11 +196,11 @@ class LocalAccounts:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def enter(self, name: str, quota: Quota) -> int | Refusal:
+    async def enter(self, name: str, quota: Quota, lease: str) -> Refusal | None:
         """See `Ledger.enter`."""
-        return self._ledger.enter(name, quota)
+        return self._ledger.enter(name, quota, lease)
 
-    async def leave(self, name: str, lease: int) -> None:
+    async def leave(self, name: str, lease: str) -> None:
         """See `Ledger.leave`."""
         self._ledger.leave(name, lease)
 
@@ -213,9 +218,7 @@ class RequestContext:
     """One request's identity, in `scope["state"]["ragray"]`; and what it used, for the log and for its account."""
 
     key_name: str | None  # None: asked without a key
-    role: str  # "admin" where no keys are asked for
     request_id: str
-    deadline: float | None  # seconds of `time.monotonic` at which the answer is given up
     quota: Quota = field(default_factory=Quota)
     accounts: Accounts | None = None  # None: nothing is counted
     reserved: int = 0  # tokens
@@ -247,7 +250,7 @@ class RequestContext:
         """Charge an answer by its real length; one from the cache costs nothing."""
         self.prompt_tokens, self.completion_tokens = reply.answer.prompt_tokens, reply.answer.completion_tokens
         self.notes["answer"] = reply.answer.text
-        used = 0 if reply.cache == "hit" else self.prompt_tokens + self.completion_tokens
+        used = 0 if reply.cache in ("hit", "semantic") else self.prompt_tokens + self.completion_tokens
         await self.refund(self.reserved - used)
 
     async def refund(self, tokens: int | None = None) -> None:

@@ -54,6 +54,7 @@ class RequestLog:
             "status": status,
             "ms": round(duration_ms, 3),
             "complete": complete,
+            "code": context.code,
         }
         if context.prompt_tokens or context.completion_tokens:
             fields |= {"prompt_tokens": context.prompt_tokens, "completion_tokens": context.completion_tokens}

@@ -24,9 +24,12 @@ _REFUSALS: dict[int, tuple[str, ApiError]] = {
         401, "send a valid API key: Authorization: Bearer KEY", code="invalid_api_key")),
     403: ("The key's role does not cover this", ApiError(
         403, "a key of the role search may not call this", code="permission_denied")),
-    404: ("No such model, or no such path", ApiError(
+    404: ("No such model, path or part of this server, or an answer that is not remembered", ApiError(
         404, "no model 'gpt-x'; this server has 'ragray'", param="model", code="model_not_found")),
     408: ("The body came too slowly", ApiError(408, "the body took longer than 10 s", code="body_timeout")),
+    409: ("What was said before stays", ApiError(
+        409, "a thumb up for this answer is written already and may be trained on", param="rating",
+        code="feedback_kept")),
     413: ("The body is too large", ApiError(413, "the body is larger than 1048576 bytes", code="body_too_large")),
     429: ("The key's limit is reached, or a queue is full; `Retry-After` says when to ask again", ApiError(
         429, "this key may ask 60 times a minute; try again in 3 s", code="rate_limited")),
@@ -65,6 +68,7 @@ _EXAMPLES: Tree = {
         "object": "search.result", "query": "install", "hits": [_HIT], "lineage": {"index": _DIGEST},
         "timings_ms": {"total": 1.2},
     },
+    "Feedback": {"object": "feedback", "id": "feedback-5d1c", "completion_id": "chatcmpl-0f3a", "rating": "up"},
     "Model": _MODEL,
     "ModelList": {"object": "list", "data": [_MODEL]},
     "Health": {"status": "ok"},
@@ -72,7 +76,8 @@ _EXAMPLES: Tree = {
 }  # fmt: skip
 _ANSWERS: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {  # path, method -> shape, further refusals
     ("/v1/chat/completions", "post"): ("ChatCompletion", (404, *_KEYED)),
-    ("/v1/search", "post"): ("SearchResult", _KEYED),
+    ("/v1/search", "post"): ("SearchResult", (404, *_KEYED)),
+    ("/v1/feedback", "post"): ("Feedback", (404, 409, *_KEYED)),
     ("/v1/models", "get"): ("ModelList", _KEYED),
     ("/v1/models/{model}", "get"): ("Model", (404, *_KEYED)),
     ("/healthz", "get"): ("Health", ()),
@@ -160,8 +165,9 @@ def _error_schema() -> Tree:
 _NULLABLE = {
     "bm25_rank": "integer", "tfidf_rank": "integer", "dense_rank": "integer", "dense_score": "number",
     "rerank_score": "number", "refusal": "string", "cached": "object", "logprobs": "object", "retrieve": "number",
+    "completion_id": "string",
 }  # fmt: skip
-_OPTIONAL = {"terms", "retrieve", "engine", "retriever", "generator"}  # there only sometimes
+_OPTIONAL = {"terms", "retrieve", "retriever", "generator"}  # there only sometimes
 
 
 def _shape(example: Any, name: str = "") -> Tree:
@@ -170,7 +176,9 @@ def _shape(example: Any, name: str = "") -> Tree:
         return {"type": [_NULLABLE[name], "null"]}
     if isinstance(example, dict):
         fields = {key: _shape(value, key) for key, value in example.items()}
-        return {"type": "object", "properties": fields, "required": [key for key in fields if key not in _OPTIONAL]}
+        optional = fields.keys() if name == "lineage" else _OPTIONAL  # a server has the digests of its own parts
+        required = [key for key in fields if key not in optional]
+        return {"type": "object", "properties": fields, "required": required}
     if isinstance(example, list):
         return {"type": "array", "items": _shape(example[0])}
     kinds: dict[type, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}

@@ -5,21 +5,18 @@ In: the door. Out: `GET /v1/status`, one JSON object without secrets; `GET /heal
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 
 import ragray
-from ragray.serve.api import ApiError
+from ragray.serve.readiness import Readiness
 
 if TYPE_CHECKING:
     from ragray.serve.ingress import Door
 
-READY_TIMEOUT_S = 5.0
 EXAMPLE = {
     "object": "status",
     "version": "0.1.0",
@@ -67,6 +64,7 @@ def add_status(api: FastAPI, door: Door) -> None:
 
 def add_health(api: FastAPI, door: Door) -> None:
     """`GET /healthz` and `GET /readyz`."""
+    readiness = Readiness(door)
 
     @api.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -76,18 +74,9 @@ def add_health(api: FastAPI, door: Door) -> None:
     @api.get("/readyz")
     async def readyz() -> Response:
         """200 once retriever and generator answer, else 503; the release, and the version of an index that changes."""
-        parts = {"retriever": door.retriever.ready} if door.parts != "generation" else {}
-        parts |= {"generator": door.generator.ready} if door.parts != "retrieval" else {}
-        states = await asyncio.gather(*(_is_ready(ready()) for ready in parts.values()))
-        body: dict[str, Any] = {"status": "ready" if all(states) else "not ready"}
-        body |= dict(zip(parts, states, strict=True)) | {"release": door.current.now.number}
-        if body.get("retriever") and (followed := await door.retriever.followed()):
+        states = await readiness.states()
+        body: dict[str, Any] = {"status": "ready" if all(states.values()) else "not ready", **states}
+        body["release"] = door.current.now.number
+        if states.get("retriever") and (followed := await readiness.followed()):
             body["index"] = {"version": followed.version, "current": followed.is_current}
-        return JSONResponse(body, status_code=200 if all(states) else 503)
-
-
-async def _is_ready(part: Awaitable[bool]) -> bool:
-    try:
-        return await asyncio.wait_for(part, READY_TIMEOUT_S)
-    except (TimeoutError, ApiError):
-        return False
+        return JSONResponse(body, status_code=200 if all(states.values()) else 503)

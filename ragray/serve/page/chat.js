@@ -109,7 +109,7 @@ function finishAnswer({ turn, body }, last, question) {
   fill();
   onLanguage(fill);
   turn.append(notes);
-  if (thumbs) turn.append(rating(last.id, question, body.textContent));
+  if (thumbs) turn.append(rating(last.id, query, body.textContent)); // as searched: it makes sense alone
 }
 
 // ---- feedback ----

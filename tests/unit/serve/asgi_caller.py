@@ -67,8 +67,12 @@ async def ask(
     parts: Sequence[bytes] = (b"",),
     method: str = "POST",
     stall: bool = False,
+    deaf_to: bytes | None = None,
 ) -> Sent:
-    """One request; with `stall` the last part of its body never comes."""
+    """One request; with `stall` the last part of its body never comes.
+
+    The client reads nothing more from a part on that begins with `deaf_to`: whatever is sent then waits for ever.
+    """
     sent = Sent()
     waiting = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
     if waiting and not stall:
@@ -80,7 +84,13 @@ async def ask(
         await asyncio.sleep(3600)
         raise AssertionError
 
+    is_deaf = False
+
     async def send(message: Message) -> None:
+        nonlocal is_deaf
+        is_deaf = is_deaf or (deaf_to is not None and message.get("body", b"").startswith(deaf_to))
+        if is_deaf:
+            await asyncio.sleep(3600)
         if message["type"] == "http.response.start":
             assert not sent.status
             sent.status, sent.headers = message["status"], list(message["headers"])
@@ -112,6 +122,20 @@ def ring_in(folder: Path) -> KeyRing:
     ]
     write_keys(file, keys)
     return KeyRing(file)
+
+
+class Recorder:
+    """Stands for the metrics: keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.ended: list[tuple[str, int, str | None]] = []
+
+    def begin(self, path: str) -> None:
+        self.begun.append(path)
+
+    def end(self, path: str, status: int, seconds: float, code: str | None = None) -> None:
+        self.ended.append((path, status, code))
 
 
 async def never(receive: Receive, send: Send) -> None:

@@ -59,8 +59,7 @@ def test_a_near_question_gets_the_answer_and_is_told_whose(door: Door, engine: A
     first, second, third = asked(chat, QUESTION), asked(chat, SAME), asked(chat, OTHER)
     assert [reply.cache for reply in (first, second, third)] == ["miss", "semantic", "miss"]
     assert first.cached is None and third.cached is None
-    assert second.cached is not None and second.cached.question == QUESTION
-    assert second.cached.similarity is not None and second.cached.similarity >= 0.9
+    assert second.cached is not None and second.cached.similarity is not None and second.cached.similarity >= 0.9
     assert 0 <= second.cached.age_s < 60
     assert replace(second.answer, timings_ms={}) == replace(first.answer, timings_ms={})
     assert len(engine.handles) == 2

@@ -45,6 +45,13 @@ def test_an_ingress_that_holds_the_engine_reserves_for_it() -> None:
     assert (options["num_cpus"], options["num_gpus"]) == (1.0, 0.5)
 
 
+def test_an_ingress_that_only_searches_reserves_no_gpu() -> None:
+    searching = Served("index", False, None, None, {}, 0)
+    _, deployments = parts_of(searching, {"generator": "ingress", "generator_gpus": 1.0})
+    options = deployments["Ingress"].ray_actor_options
+    assert (options["num_cpus"], options.get("num_gpus", 0)) == (0.0, 0)
+
+
 def test_parts_that_are_not_served_are_not_deployed() -> None:
     searching = Served("index", False, None, None, {}, 0)
     writing = Served(None, False, None, "engine", {}, 0)

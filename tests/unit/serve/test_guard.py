@@ -6,13 +6,25 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from asgi_caller import PARTS, Echo, Header, Sent, ask, bearer, request, ring_in  # type: ignore[import-not-found]
+from asgi_caller import (  # type: ignore[import-not-found]
+    PARTS,
+    Echo,
+    Header,
+    Recorder,
+    Sent,
+    ask,
+    bearer,
+    never,
+    request,
+    ring_in,
+)
 from starlette.types import Message, Receive, Scope, Send
 
 from ragray.config_limits import LimitsConfig
 from ragray.serve.api import ApiError
 from ragray.serve.guard import SECURITY_HEADERS, Guard, guarded
 from ragray.serve.keys import KeyRing, hash_of
+from ragray.serve.limits import Ledger, LocalAccounts, Quota, Refusal
 
 
 @pytest.fixture
@@ -64,7 +76,7 @@ def test_a_key_opens_what_its_role_covers_and_is_named_in_the_context(ring: KeyR
     echo = Echo()
     guard = Guard(echo, LimitsConfig(), ring)
     assert request(guard, headers=bearer("sue")).status == 200
-    assert (echo.contexts[0].key_name, echo.contexts[0].role) == ("sue", "search")
+    assert echo.contexts[0].key_name == "sue"
     for path in ("/v1/chat/completions", "//v1/search", "/V1/search", "/v1/searching", "/x\0"):
         sent = request(guard, path, headers=bearer("sue"))
         assert (sent.status, sent.code) == (403, "permission_denied"), path
@@ -90,19 +102,23 @@ def test_the_path_is_read_below_the_application_s_prefix(ring: KeyRing) -> None:
             return {"type": "http.request"}
 
         scope = {"type": "http", "method": "GET", "path": path, "root_path": root, "headers": []}
-        await Guard(Echo(), LimitsConfig(), ring)(scope, receive, send)
+        await Guard(Echo(), LimitsConfig(), ring, metrics=metrics)(scope, receive, send)
         return sent.status
+
+    metrics = Recorder()
 
     assert asyncio.run(at("/faq", "/faq/healthz")) == 200
     assert asyncio.run(at("/faq", "/faq/v1/search")) == 401
     assert asyncio.run(at("/v1/search", "/v1/search/healthz")) == 200
     assert asyncio.run(at("/v1/sea", "/v1/search")) == 401
+    assert metrics.begun == ["/healthz", "/v1/search", "/healthz", "/v1/search"]
+    assert [path for path, _, _ in metrics.ended] == metrics.begun
 
 
 def test_without_keys_whoever_asks_may() -> None:
     echo = Echo()
     assert request(Guard(echo, LimitsConfig())).status == 200
-    assert (echo.contexts[0].key_name, echo.contexts[0].role) == (None, "admin")
+    assert echo.contexts[0].key_name is None
 
 
 @pytest.mark.parametrize(
@@ -165,6 +181,65 @@ def test_a_full_replica_refuses_at_once_and_stays_healthy() -> None:
     answered, healthy, refused = asyncio.run(crowd())
     assert (answered, healthy, refused.status, refused.code) == ([200] * 3, 200, 503, "busy")
     assert refused.header("retry-after") == ["1"]
+
+
+def test_probes_without_a_key_take_no_places(ring: KeyRing) -> None:
+    async def crowd() -> int:
+        guard = Guard(Echo(never), LimitsConfig(max_open_requests=1, deadline_s=0.1), ring)
+        probes = [asyncio.create_task(ask(guard, "/readyz", method="GET")) for _ in range(5)]
+        await asyncio.sleep(0)
+        answered = await ask(guard, headers=bearer("ann"))
+        await asyncio.gather(*probes)
+        return int(answered.status)
+
+    assert asyncio.run(crowd()) == 504  # it was let in, and took as long as the others
+
+
+class CountedAccounts(LocalAccounts):
+    """An account in this process whose calls are counted, and which may take its time."""
+
+    def __init__(self, enter_s: float = 0.0) -> None:
+        super().__init__(Ledger(60))
+        self.calls: list[str] = []
+        self._enter_s = enter_s
+
+    async def enter(self, name: str, quota: Quota, lease: str) -> Refusal | None:
+        self.calls.append("enter")
+        refusal = await super().enter(name, quota, lease)
+        await asyncio.sleep(self._enter_s)
+        return refusal
+
+    async def leave(self, name: str, lease: str) -> None:
+        self.calls.append("leave")
+        await super().leave(name, lease)
+
+
+@pytest.mark.parametrize(
+    ("limits", "calls"),
+    [
+        ({"tokens_per_minute": 9}, []),
+        ({"requests_per_minute": 9}, ["enter"]),
+        ({"concurrency": 1}, ["enter", "leave"]),
+    ],
+)
+def test_only_what_is_limited_is_counted(limits: dict[str, int], calls: list[str]) -> None:
+    accounts = CountedAccounts()
+    assert request(Guard(Echo(), LimitsConfig(**limits), accounts=accounts)).status == 200
+    assert accounts.calls == calls
+
+
+def test_who_leaves_while_a_place_is_asked_for_gives_it_back() -> None:
+    async def leave() -> Refusal | None:
+        accounts, quota = CountedAccounts(enter_s=60), Quota(concurrency=1)
+        task = asyncio.create_task(ask(Guard(Echo(), LimitsConfig(concurrency=1), accounts=accounts)))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert accounts.calls == ["enter", "leave"]
+        return await LocalAccounts.enter(accounts, "", quota, "another")
+
+    assert asyncio.run(leave()) is None
 
 
 def test_each_key_has_its_rate_and_its_places(ring: KeyRing) -> None:
@@ -232,3 +307,10 @@ def test_only_named_pages_may_call() -> None:
     other = [(b"origin", b"https://evil.example"), *asks]
     assert request(named, method="OPTIONS", headers=other).header("access-control-allow-origin") == []
     assert request(named, headers=other[:1]).header("access-control-allow-origin") == []
+
+
+def test_serve_finds_the_routes_behind_the_guard() -> None:
+    echo = Echo()
+    echo.routes = ["a route"]
+    for origins in ((), ("https://intranet.example",)):
+        assert guarded(echo, LimitsConfig(cors_origins=origins)).routes == ["a route"]  # type: ignore[attr-defined]

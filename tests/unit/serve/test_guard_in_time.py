@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asgi_caller import PARTS, Echo, Header, ask, bearer, never, request, ring_in  # type: ignore[import-not-found]
+from asgi_caller import (  # type: ignore[import-not-found]
+    PARTS,
+    Echo,
+    Header,
+    Recorder,
+    ask,
+    bearer,
+    never,
+    request,
+    ring_in,
+)
 from starlette.types import Receive, Send
 
 from ragray.config_limits import LimitsConfig
@@ -56,19 +66,40 @@ def test_a_caller_cannot_wait_longer_than_the_server() -> None:
     assert sent.status == 504
 
 
-def test_a_stream_that_takes_too_long_ends_with_an_error_event() -> None:
-    async def stream(receive: Receive, send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"data: {}\n\n", "more_body": True})
-        await asyncio.sleep(3600)
+async def endless(receive: Receive, send: Send) -> None:
+    headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"data: {}\n\n", "more_body": True})
+    await asyncio.sleep(3600)
 
-    echo = Echo(stream)
-    sent = request(Guard(echo, LimitsConfig(deadline_s=0.05)))
+
+def test_a_stream_that_takes_too_long_ends_with_an_error_event(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ray.serve.requests")
+    echo, metrics = Echo(endless), Recorder()
+    sent = request(Guard(echo, LimitsConfig(deadline_s=0.05), metrics=metrics))
     first, error, done, rest = sent.body.decode().split("\n\n")
     assert (sent.status, sent.ended, first, done, rest) == (200, True, "data: {}", "data: [DONE]", "")
     assert json.loads(error.removeprefix("data: "))["error"]["code"] == "deadline_exceeded"
     assert echo.cancelled == 1
+    assert metrics.ended == [("/v1/search", 200, "deadline_exceeded")]
+    assert [line["code"] for line in records(caplog)] == ["deadline_exceeded"]
+
+
+@pytest.mark.parametrize(
+    ("act", "deaf_to"),
+    [(endless, b"data: {}"), (endless, b'data: {"error"'), (never, b"")],
+    ids=["a stream", "its last event", "a refusal"],
+)
+def test_who_does_not_read_keeps_no_place(act: Any, deaf_to: bytes) -> None:
+    async def one_after_another() -> tuple[float, int]:
+        guard = Guard(Echo(act), LimitsConfig(deadline_s=0.05, max_open_requests=1))
+        begun = asyncio.get_running_loop().time()
+        await asyncio.wait_for(ask(guard, deaf_to=deaf_to), 20)
+        took_s = asyncio.get_running_loop().time() - begun
+        return took_s, (await ask(guard)).status
+
+    took_s, status = asyncio.run(one_after_another())
+    assert took_s < 10 and status in (200, 504)
 
 
 def test_a_timeout_of_the_application_s_own_is_not_the_guard_s() -> None:

@@ -27,16 +27,19 @@ class Clock:
         return self.now
 
 
+LEASES = map(str, itertools.count())
+
+
 def entered(ledger: Ledger, quota: Quota, name: str = "ann") -> bool:
-    return not isinstance(ledger.enter(name, quota), Refusal)
+    return ledger.enter(name, quota, next(LEASES)) is None
 
 
 def test_a_full_bucket_gives_a_minute_s_worth_and_then_one_by_one() -> None:
     clock = Clock()
     ledger, quota = Ledger(60, clock), Quota(requests_per_minute=6)
     assert [entered(ledger, quota) for _ in range(7)] == [True] * 6 + [False]
-    refusal = ledger.enter("ann", quota)
-    assert isinstance(refusal, Refusal) and refusal.wait_s == pytest.approx(10.0)  # six a minute: one in 10 s
+    refusal = ledger.enter("ann", quota, "lease")
+    assert refusal is not None and refusal.wait_s == pytest.approx(10.0)  # six a minute: one in 10 s
     assert refusal.error().retry_after_s == 10 and refusal.error().status == 429
     clock.now += 9.99
     assert not entered(ledger, quota)
@@ -95,12 +98,12 @@ def test_retry_after_is_a_whole_number_of_seconds_and_never_too_short() -> None:
 def test_places_are_given_back_and_lapse() -> None:
     clock = Clock()
     ledger, quota = Ledger(30, clock), Quota(concurrency=2)
-    first, second = ledger.enter("ann", quota), ledger.enter("ann", quota)
-    assert isinstance(first, int) and isinstance(second, int) and first != second
-    refusal = ledger.enter("ann", quota)
-    assert isinstance(refusal, Refusal) and refusal.error().retry_after_s == 1
-    ledger.leave("ann", first)
-    ledger.leave("ann", first)  # twice counts once
+    assert ledger.enter("ann", quota, "first") is None and ledger.enter("ann", quota, "second") is None
+    refusal = ledger.enter("ann", quota, "third")
+    assert refusal is not None and refusal.error().retry_after_s == 1
+    ledger.leave("ann", "third")  # it never had a place
+    ledger.leave("ann", "first")
+    ledger.leave("ann", "first")  # twice counts once
     assert [entered(ledger, quota), entered(ledger, quota)] == [True, False]
     clock.now += 30  # whoever took them is gone
     assert [entered(ledger, quota) for _ in range(3)] == [True, True, False]
@@ -109,10 +112,9 @@ def test_places_are_given_back_and_lapse() -> None:
 def test_a_refused_request_costs_nothing() -> None:
     clock = Clock()
     ledger, quota = Ledger(60, clock), Quota(requests_per_minute=2, concurrency=1)
-    lease = ledger.enter("ann", quota)
-    assert isinstance(lease, int)
+    assert ledger.enter("ann", quota, "lease") is None
     assert [entered(ledger, quota) for _ in range(10)] == [False] * 10
-    ledger.leave("ann", lease)
+    ledger.leave("ann", "lease")
     assert entered(ledger, quota)
 
 
@@ -137,7 +139,7 @@ def reply(prompt_tokens: int, completion_tokens: int, cache: Any = "miss") -> Re
 
 
 def context(quota: Quota, clock: Clock) -> RequestContext:
-    return RequestContext("ann", "user", "id", None, quota, LocalAccounts(Ledger(60, clock)))
+    return RequestContext("ann", "id", quota, LocalAccounts(Ledger(60, clock)))
 
 
 def tokens_left(asking: RequestContext, most: int) -> int:
@@ -174,10 +176,11 @@ def test_an_answer_longer_than_reserved_makes_the_next_one_wait() -> None:
     asyncio.run(asking.reserve("", 10))
 
 
-def test_an_answer_from_the_cache_costs_nothing_and_is_logged_whole() -> None:
+@pytest.mark.parametrize("cache", ["hit", "semantic"])
+def test_an_answer_from_the_cache_costs_nothing_and_is_logged_whole(cache: str) -> None:
     asking = context(Quota(tokens_per_minute=100), Clock())
     asyncio.run(asking.reserve("", 50))
-    asyncio.run(asking.settle(reply(20, 7, "hit")))
+    asyncio.run(asking.settle(reply(20, 7, cache)))
     assert tokens_left(asking, 100) == 100 and asking.prompt_tokens == 20
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from jsonschema import Draft202012Validator
+from test_parts import door_of  # type: ignore[import-not-found]
 
+from ragray.config_feedback import UserFeedbackConfig
+from ragray.retrieval.index import HybridIndex
+from ragray.serve.closed_book import ClosedBook
+from ragray.serve.feedback import Feedback
+from ragray.serve.generator import Generator, NoGenerator
 from ragray.serve.ingress import Door, http_api
 from ragray.serve.page_files import PUBLIC
+from ragray.serve.retriever import Retriever
 
 
 @pytest.fixture
@@ -58,23 +67,59 @@ def test_every_refusal_is_described_and_fastapi_s_422_is_not(document: dict[str,
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
+CHAT = {"messages": [{"role": "user", "content": "How do I install ragray?"}]}
+NEVER_GIVEN = {"completion_id": "chatcmpl-0", "rating": "up"}
+
+
+@pytest.fixture
+def doors(door: Door, index: HybridIndex, engine: Any, tmp_path: Path) -> dict[str, Door]:
+    """A server of each form, and one that keeps feedback."""
+    return {
+        "full": door,
+        "retrieval": door_of(Retriever(index, None), NoGenerator(), "retrieval", {"index": "i" * 64}),
+        "generation": door_of(ClosedBook(), Generator(engine, 4096), "generation", {"engine": "e" * 64}),
+        "feedback": replace(door, feedback=Feedback(UserFeedbackConfig(folder=str(tmp_path)))),
+    }
+
+
 @pytest.mark.parametrize(
-    ("method", "path", "body", "status"),
+    ("form", "method", "path", "body", "status"),
     [
-        ("post", "/v1/chat/completions", {"messages": [{"role": "user", "content": "How do I install ragray?"}]}, 200),
-        ("post", "/v1/chat/completions", {"messages": []}, 400),
-        ("post", "/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "model": "y"}, 404),
-        ("post", "/v1/search", {"query": "install", "explain": True}, 200),
-        ("post", "/v1/search", {"query": "train"}, 200),
-        ("get", "/v1/models", None, 200),
-        ("get", "/healthz", None, 200),
-        ("get", "/readyz", None, 200),
+        ("full", "post", "/v1/chat/completions", CHAT, 200),
+        ("full", "post", "/v1/chat/completions", {"messages": []}, 400),
+        ("full", "post", "/v1/chat/completions", {**CHAT, "model": "y"}, 404),
+        ("full", "post", "/v1/search", {"query": "install", "explain": True}, 200),
+        ("full", "post", "/v1/search", {"query": "train"}, 200),
+        ("full", "get", "/v1/models", None, 200),
+        ("full", "get", "/healthz", None, 200),
+        ("full", "get", "/readyz", None, 200),
+        ("retrieval", "post", "/v1/chat/completions", CHAT, 404),
+        ("retrieval", "post", "/v1/search", {"query": "install", "explain": True}, 200),
+        ("retrieval", "get", "/v1/models", None, 200),
+        ("retrieval", "get", "/readyz", None, 200),
+        ("generation", "post", "/v1/chat/completions", CHAT, 200),
+        ("generation", "post", "/v1/search", {"query": "install"}, 404),
+        ("generation", "get", "/v1/models", None, 200),
+        ("generation", "get", "/readyz", None, 200),
+        ("feedback", "post", "/v1/feedback", {"rating": "up", "question": "Why?", "answer": "So."}, 200),
+        ("feedback", "post", "/v1/feedback", NEVER_GIVEN, 404),
+        ("feedback", "post", "/v1/feedback", {"rating": "sideways"}, 400),
     ],
 )
 def test_real_answers_fit(
-    door: Door, document: dict[str, Any], method: str, path: str, body: dict[str, Any] | None, status: int
+    doors: dict[str, Door], form: str, method: str, path: str, body: dict[str, Any] | None, status: int
 ) -> None:
-    response = answer(door, method.upper(), path, json=body)
+    document = answer(doors[form], "GET", "/openapi.json").json()
+    response = answer(doors[form], method.upper(), path, json=body)
     assert response.status_code == status
     described = document["paths"][path][method]["responses"][str(status)]
     check(document, described["content"]["application/json"]["schema"], response.json())
+
+
+def test_what_feedback_refuses_is_described(doors: dict[str, Door]) -> None:
+    document = answer(doors["feedback"], "GET", "/openapi.json").json()
+    responses = document["paths"]["/v1/feedback"]["post"]["responses"]
+    assert {"404", "409", "503"} <= set(responses)
+    for response in responses.values():
+        content = response["content"]["application/json"]
+        check(document, content["schema"], content["example"])

@@ -235,3 +235,22 @@ def test_thumbs_and_corrections_are_kept(door: Door, visit: Callable[..., Any], 
         time.sleep(0.05)
     assert (QUESTION, "up", "Run make demo.") in kept
     assert ("Which port does the server use?", "down", "Port 8000.") in kept
+
+
+def test_a_follow_up_that_the_server_forgot_is_rated_as_it_was_searched(
+    door: Door, visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    settings = UserFeedbackConfig(folder=str(tmp_path), recent_answers=1, batch_rows=1)
+    page = visit(replace(door, feedback=Feedback(settings)))
+    ask(page)
+    turn = page.locator(".turn").nth(3)
+    ask(page, "How long does it take?")
+    ask(page, QUESTION)
+    turn.get_by_role("button", name="This answer helped").click()
+    expect(turn.locator("[role=status]")).to_have_text("Thank you.")
+    deadline = time.monotonic() + 10
+    while not list(tmp_path.glob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (row,) = (row for path in tmp_path.glob("*.parquet") for row in pq.read_table(path).to_pylist())
+    assert (row["question"], row["from_server"]) == ("install ragray: How long does it take?", False)
+    assert row["served_answer"] == "Run make demo."

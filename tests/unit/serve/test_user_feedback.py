@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +172,22 @@ def test_an_answer_that_is_not_remembered_is_taken_with_its_texts_only(door: Doo
     assert (row["question"], row["answer"], row["from_server"]) == ("Why?", "So.", False)
 
 
+def test_what_the_client_sends_is_read_like_what_the_server_remembers(door: Door, folder: Path) -> None:
+    async def talk() -> None:
+        async with Session(with_feedback(door, folder)) as session:
+            for answer in (DECLINE["en"], "Run make demo, see rows[1]. [1] [2]", "[1] Run make demo."):
+                sent = await session.rate(rating="up", question="Why?", answer=answer)
+                assert sent.status_code == 200
+
+    asyncio.run(talk())
+    found = {row["served_answer"]: (row["answer"], row["declined"], row["from_server"]) for row in rows(folder)}
+    assert found == {
+        DECLINE["en"]: ("", True, False),
+        "Run make demo, see rows[1].": ("Run make demo, see rows[1].", False, False),
+        "Run make demo.": ("Run make demo.", False, False),
+    }
+
+
 def test_rows_are_written_when_there_are_enough_and_after_a_while(door: Door, folder: Path) -> None:
     async def wait_for(count: int) -> None:
         for _ in range(500):
@@ -210,7 +227,45 @@ def test_a_folder_that_fails_keeps_the_rows_and_bounds_them(
 
     asyncio.run(talk())
     assert len(rows(folder)) == 20
-    assert "cannot be written" in caplog.text and "Why?" not in caplog.text
+    assert caplog.text.count("cannot be written") == 2  # the first rating, and the flush above: not each rating
+    assert "Why?" not in caplog.text
+
+
+def test_a_rating_during_a_write_that_fails_leaves_one_timer(
+    door: Door, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def talk() -> list[asyncio.TimerHandle]:
+        loop = asyncio.get_running_loop()
+        set_off, timers = loop.call_later, []
+
+        def call_later(delay: float, callback: Any, *args: Any) -> asyncio.TimerHandle:
+            timers.append(set_off(delay, callback, *args))
+            return timers[-1]
+
+        opened = with_feedback(door, folder, flush_s=1000)
+        assert opened.feedback is not None
+        files = opened.feedback.files
+        writing, go_on = asyncio.Event(), threading.Event()
+
+        def write(rows: Any) -> None:
+            loop.call_soon_threadsafe(writing.set)
+            go_on.wait(20)
+            raise OSError("no disk")
+
+        async with Session(opened) as session:
+            monkeypatch.setattr(files, "_write", write)
+            monkeypatch.setattr(loop, "call_later", call_later)
+            await session.rate(rating="up", question="Why?", answer="So.")
+            flush = asyncio.create_task(files.flush())
+            await writing.wait()
+            await session.rate(rating="up", question="Why?", answer="So.")
+            go_on.set()
+            await flush
+            monkeypatch.undo()
+            return [timer for timer in timers if timer.when() > loop.time() + 100 and not timer.cancelled()]
+
+    assert len(asyncio.run(talk())) == 1
+    assert len(rows(folder)) == 2
 
 
 def test_without_a_folder_there_is_no_such_path(door: Door) -> None:
