@@ -63,6 +63,7 @@ _MAY = re.compile(r"\bMay\s+\d|\d(?:st|nd|rd|th)?\s+(?:of\s+)?May\b")  # the mon
 _SHORTENED = re.compile(r"'(?:s|m|re|ve|ll|d)?$")
 _DENIED = re.compile(r"(.+?)n[o']?t")
 _CUT = {"ca": "can", "wo": "will", "sha": "shall"}  # of can't, won't and shan't
+_TAILS = {"'ll": "will", "'ve": "have"}
 _GENERIC_AFTER = frozenset("do can could should would may might".split())  # noqa: SIM905
 _VAGUE_ONE_AFTER = frozenset("the this that which no any every each some another other new only good".split())  # noqa: SIM905
 _VAGUE_ONE_BEFORE = frozenset("can should would could of by must may might does do is has".split())  # noqa: SIM905
@@ -234,8 +235,8 @@ class _Reader:
             is_letter = len(bare) == 1
             is_name = shown != word or self._is_chinese or is_letter
             self._marks.append(("name" if is_name else "word", shown[0] if is_letter else stem))
-        if word.endswith("'ll"):
-            self._marks.append(("name", "will"))
+        if (tail := word.removeprefix(bare)) in _TAILS:
+            self._marks.append(("name", _TAILS[tail]))
         return 1
 
     def _is_capitalised(self, shown: str, place: int) -> bool:

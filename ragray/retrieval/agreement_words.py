@@ -221,6 +221,10 @@ we us ourselves
 our ours
 it itself
 its
+this these
+that those
+here
+there
 to
 of
 as
@@ -307,6 +311,9 @@ CHINESE_MARKED_WORDS = _labels("""
 CHINESE_LINKED = _labels("""
 我 我们 咱们 咱
 自己
+这 这个 这些 这样 这里 这儿
+那 那个 那些 那样 那里 那儿
+了
 和 与 及 跟 以及
 能 可以 可 能够
 会

@@ -118,6 +118,8 @@ How do I sign in to the parcel page? | How do I sign for the parcel page?
 Can I pay by invoice? | Can I pay the invoice?
 Does the plan include chat and mail? | Does the plan include chat or mail?
 Is it an introduction to the Romans? | Is it an introduction of the Romans?
+Is this card valid? | Is that card valid?
+Do they ship here? | Do they ship there?
 Can I cancel the order? | Will I cancel the order?
 Do I pay a deposit? | Did I pay a deposit?
 Is the server down? | Was the server down?
@@ -186,6 +188,8 @@ a==b是什么意思？ | a!=b是什么意思？
 我能退款吗？ | 我要退款吗？
 我能不能退款？ | 我要不要退款？
 套餐包括邮件和电话吗？ | 套餐包括邮件或电话吗？
+这张卡有效吗？ | 那张卡有效吗？
+我付款了吗？ | 我要付款吗？
 公司替员工缴税吗？ | 公司让员工缴税吗？
 """
 
@@ -204,6 +208,8 @@ How do I log in? | How do I log in!
 How do I log in with Google? | How to log in with Google?
 How do I reset my password? | How can I reset my password
 How do I reset my password? | how to reset password
+I've lost my card, how do I block it? | I have lost my card; how do I block it?
+How do I go from A to B? | How to go from A to B
 Where can I find the invoice? | Where do I find the invoice?
 Does the shop open at 5 am? | Does the shop open at 5am?
 Is the fee 50 % of the price? | Is the fee 50% of the price?
