@@ -183,8 +183,64 @@ yet
 already
 too
 very
+he him himself
+his
+she herself
+her hers
+they them themselves
+their theirs
+you yourself yourselves
+your yours
+in
+on
+at
+for
+with
+by
+about
+and
+or
+if
+can could would might may
+will shall
+did
+was were
+had
+have has having
+pm
+am
+plus
+minus
+equal equals
 """
-ENGLISH_MARKED = {form: line.split()[0] for line in _MARKED.strip().splitlines() for form in line.split()}
+# One line: forms of one word that a question may have in excess, but not in place of another's.
+_LINKED = """
+i me myself
+my mine
+we us ourselves
+our ours
+it itself
+its
+this these
+that those
+here
+there
+to
+of
+as
+"""
+
+
+def _labels(lines: str) -> dict[str, str]:
+    return {form: line.split()[0] for line in lines.strip().splitlines() for form in line.split()}
+
+
+ENGLISH_MARKED, ENGLISH_LINKED = _labels(_MARKED), _labels(_LINKED)
+FIRST_PERSON = frozenset("i me my mine myself we us our ours ourselves".split())  # noqa: SIM905
+SECOND_PERSON = frozenset("you your yours yourself yourselves".split())  # noqa: SIM905
+ADDRESSED = frozenset(  # after `how can you`, these ask for what the company does
+    "help assist contact reach call charge refund support serve answer know find be guarantee protect verify".split()  # noqa: SIM905
+)
 
 AUXILIARIES = frozenset(
     """is are was were am be do does did can could will would shall should may might must has have had isn't aren't
@@ -198,6 +254,9 @@ MEASURES = frozenset("many much long often far old big large tall fast soon high
 WAYS = (  # a regular expression: ways of asking how without the word
     r"\b(?:is it possible(?= to\b)|is there (?:a|any) way|what(?: is|'s| are) (?:the|a)(?: best| easiest| right)?"
     r" (?:ways?|steps)|what steps|(?:the )?(?:best )?ways?(?= to\b))\b"
+)
+POLITE = (  # a regular expression: what stands before a question and asks for nothing
+    r"\b(?:can|could|would|will) you (?:please )?(?:tell|show|explain to) me (?=how|what|when|where|why|which|who)"
 )
 MONTHS = frozenset(
     """january february march april may june july august september october november december jan feb apr jun jul aug
@@ -233,7 +292,37 @@ CHINESE_MARKED = (  # a word with one of these must be in both questions
     "增减升降开关启停上下前后左右内外进出入大小多少高低长短快慢新旧早晚先始终正反阴阳冷热轻重真假"
     "买卖借还收付加删存取男女父母儿夫妻兄弟姐妹南北东西装卸被把比向给由从到往自"
     "最更只仅都全每各除必须允禁许拒同异再又另仍已曾将昨今明"
+    "负超逾满晨午夜"
 )
+# One line: forms of one word, the first of which is its label; the word itself, not a sign in other words.
+CHINESE_MARKED_WORDS = _labels("""
+你 您 你们
+他 他们
+她 她们
+它 它们
+或 或者 还是
+对
+为
+替 代替
+让 叫 使
+如果 若
+因为
+""")
+CHINESE_LINKED = _labels("""
+我 我们 咱们 咱
+自己
+这 这个 这些 这样 这里 这儿
+那 那个 那些 那样 那里 那儿
+了
+和 与 及 跟 以及
+能 可以 可 能够
+会
+要 需要 应该 应 该
+""")
+CHINESE_MODALS = {
+    form: form[0]
+    for form in "能不能 能否 会不会 要不要".split()  # noqa: SIM905
+} | {"可不可以": "能", "可否": "能", "需不需要": "要"}
 CHINESE_PLAIN = frozenset(  # words with such a sign that say nothing of the kind
     "进行 大家 东西 先生 小姐 对于 关于 由于 明显 说明 证明 声明 生存 大概 大约 开发 启发 如下 以及".split()  # noqa: SIM905
 )

@@ -35,8 +35,10 @@ _UNIT_GROUPS = {
     "year": "year years yr yrs", "km": "km kilometer kilometers", "m": "m meter meters metre metres", "cm": "cm",
     "mm": "mm", "kg": "kg kilogram kilograms", "g": "g gram grams", "mg": "mg milligram milligrams",
     "l": "l liter liters", "ml": "ml", "°": "° degree degrees", "k": "k", "token": "token tokens", "x": "x times",
+    "am": "am a.m", "pm": "pm p.m", "£": "£ gbp", "¥": "¥",
 }  # fmt: skip
 UNITS = {name: unit for unit, names in _UNIT_GROUPS.items() for name in names.split()}
+_CASED = {"Kb": "kbit", "Mb": "mbit", "Gb": "gbit", "Tb": "tbit", "M": "million"}
 # Longer ones first: each is looked for at the beginning of what follows a number.
 CHINESE_UNITS = """个月 小时 分钟 毫秒 公里 公斤 千克 毫克 毫升 厘米 毫米 人民币 美元 欧元 星期 字节 比特
     年 月 日 号 天 周 时 点 分 秒 元 块 米 克 斤 升 度 岁 次 倍 个 位 条 章 节 页 级 层 台 张 份 路 版 届 人""".split()  # noqa: SIM905
@@ -50,10 +52,14 @@ def written(token: str) -> tuple[str, str] | None:
     found = _WRITTEN.fullmatch(token)
     if found is None:
         return None
-    value, unit = _THOUSANDS.sub("", found[2]), found[3].lower()
-    if unit in _ENDINGS:
-        unit = ""
-    return value, UNITS.get(unit, unit) or UNITS.get(found[1], found[1])
+    unit = "" if found[3].lower() in _ENDINGS else found[3]
+    units = unit_of(unit) or unit.lower(), unit_of(found[1])
+    return _THOUSANDS.sub("", found[2]), " ".join(filter(None, units))
+
+
+def unit_of(text: str) -> str:
+    """The unit that a word or sign names, such as gb, gbit (written Gb), min or $; "" for none."""
+    return _CASED.get(text) or UNITS.get(text.lower(), "")
 
 
 def spelled(words: Sequence[str], place: int) -> tuple[str, int]:

@@ -1,7 +1,8 @@
 """Pairs of questions that look alike and ask for different things: none may ever share an answer.
 
 Written by hand: numbers, units, versions, dates, negations, swapped and replaced names, directions, comparisons,
-question words. A pair hits where the readings agree and the cosine reaches the lowest threshold that is ever used.
+operators, signs, pronouns, prepositions, tenses, question words. A pair hits where the readings agree and the cosine
+reaches the lowest threshold that is ever used.
 """
 
 import pytest
@@ -14,7 +15,7 @@ from ragray.retrieval.similar import similarity, wording_of
 from ragray.retrieval.writing import build_index
 from ragray.schema import Passage
 
-ENGLISH = """
+ENGLISH = r"""
 How do I train with 4 GPUs? | How do I train with 8 GPUs?
 How do I train with four GPUs? | How do I train with eight GPUs?
 How do I train with four GPUs? | How do I train with 8 GPUs?
@@ -77,9 +78,55 @@ Can I sell shares within a year? | Can I buy shares within a year?
 What is today's exchange rate? | What was yesterday's exchange rate?
 Must I register the company first? | Can I register the company first?
 Can the landlord keep the tenant's deposit? | Can the tenant keep the landlord's deposit?
+Is the discount given when price > 5? | Is the discount given when price < 5?
+Is the discount given when price >= 5? | Is the discount given when price > 5?
+What does a == b return? | What does a != b return?
+What does a = b do? | What does a == b do?
+What does !ready mean? | What does ready mean?
+What is 7 + 3? | What is 7 - 3?
+What is 7 * 3? | What is 7 / 3?
+What is 5! in maths? | What is 5 in maths?
+What is a-b in Python? | What is a/b in Python?
+What does x && y do? | What does x || y do?
+What does ; do in bash? | What does , do in bash?
+What does [] make? | What does {} make?
+Does it work at -5 degrees? | Does it work at 5 degrees?
+Is the fee .5 percent? | Is the fee 5 percent?
+Is the fee 5€ for members? | Is the fee 5£ for members?
+Is the fee $5M for members? | Is the fee €5M for members?
+Is the link 100 Mb fast? | Is the link 100 MB fast?
+Which regex matches \d in a line? | Which regex matches \D in a line?
+Which regex matches `\w` in a line? | Which regex matches `\W` in a line?
+Is vitamin A good for the skin? | Is a vitamin good for the skin?
+Do you ship to the US? | Do you ship to us?
+Does WHO publish the guideline? | Does who publish the guideline?
+Who runs IT at the office? | Who runs it at the office?
+Does the shop open at 5 am? | Does the shop open at 5 pm?
+Does the shop open at 5am? | Does the shop open at 5pm?
+Does the shop open at 5:30 am? | Does the shop open at 5:30 pm?
+Does the shop open at 5 a.m. on Monday? | Does the shop open at 5 p.m. on Monday?
+Does the shop open at five am? | Does the shop open at five pm?
+Can he use my card? | Can I use his card?
+Can he use my card? | Can I use my card?
+Can you use my card? | Can I use my card?
+Did you lose your card? | Did you lose my card?
+Does he owe her money? | Does she owe him money?
+How can you help? | How can I help?
+How do you delete my data? | How do I delete my data?
+Can it read the file? | Can I read the file?
+How do I sign in to the parcel page? | How do I sign for the parcel page?
+Can I pay by invoice? | Can I pay the invoice?
+Does the plan include chat and mail? | Does the plan include chat or mail?
+Is it an introduction to the Romans? | Is it an introduction of the Romans?
+Is this card valid? | Is that card valid?
+Do they ship here? | Do they ship there?
+Can I cancel the order? | Will I cancel the order?
+Do I pay a deposit? | Did I pay a deposit?
+Is the server down? | Was the server down?
+Why won't the server start? | Why didn't the server start?
 """
 
-CHINESE = """
+CHINESE = r"""
 用4个GPU怎么训练？ | 用8个GPU怎么训练？
 用四个GPU怎么训练？ | 用八个GPU怎么训练？
 用两台机器怎么部署？ | 用三台机器怎么部署？
@@ -122,6 +169,28 @@ Ray比Spark快吗？ | Spark比Ray快吗？
 男方要求离婚怎么办？ | 女方要求离婚怎么办？
 必须交定金吗？ | 可以交定金吗？
 昨天的订单怎么查？ | 今天的订单怎么查？
+气温-5度能启动吗？ | 气温5度能启动吗？
+气温零下5度能启动吗？ | 气温5度能启动吗？
+价格>5元有优惠吗？ | 价格<5元有优惠吗？
+价格大于5元有优惠吗？ | 价格小于5元有优惠吗？
+价格超过5元有优惠吗？ | 价格不到5元有优惠吗？
+a==b是什么意思？ | a!=b是什么意思？
+7+3等于多少？ | 7-3等于多少？
+正则\d匹配什么？ | 正则\D匹配什么？
+他能用我的卡吗？ | 我能用他的卡吗？
+他能用我的卡吗？ | 我能用我的卡吗？
+你的密码怎么改？ | 我的密码怎么改？
+她欠他钱怎么办？ | 他欠她钱怎么办？
+上午5点开门吗？ | 下午5点开门吗？
+凌晨5点开门吗？ | 5点开门吗？
+五天内可以退货吗？ | 五天外可以退货吗？
+三个月前办的卡还能用吗？ | 三个月后办的卡还能用吗？
+我能退款吗？ | 我要退款吗？
+我能不能退款？ | 我要不要退款？
+套餐包括邮件和电话吗？ | 套餐包括邮件或电话吗？
+这张卡有效吗？ | 那张卡有效吗？
+我付款了吗？ | 我要付款吗？
+公司替员工缴税吗？ | 公司让员工缴税吗？
 """
 
 SAME = """
@@ -135,11 +204,27 @@ How do I log in with GitHub? | how can you log in with github
 用4个GPU怎么训练？ | 用四个GPU如何训练？
 请问怎样开启缓存呢？ | 如何开启缓存？
 为什么服务不能启动？ | 为何服务不能启动
+How do I log in? | How do I log in!
+How do I log in with Google? | How to log in with Google?
+How do I reset my password? | How can I reset my password
+How do I reset my password? | how to reset password
+I've lost my card, how do I block it? | I have lost my card; how do I block it?
+How do I go from A to B? | How to go from A to B
+Where can I find the invoice? | Where do I find the invoice?
+Does the shop open at 5 am? | Does the shop open at 5am?
+Is the fee 50 % of the price? | Is the fee 50% of the price?
+Is the fee €5 for members? | Is the fee 5 € for members?
+Can you tell me how to export the database? | How do I export the database?
+What is the price of 5 kg (sea freight)? | What's the price of 5kg (sea freight)?
+我的密码怎么改？ | 我的密码如何改
+我怎么安装驱动？ | 怎么安装驱动！
+价格大于5元有优惠吗？ | 价格大于五元有优惠吗
+能不能退款？ | 能否退款
 """
 
 
 def pairs(text: str) -> list[tuple[str, str]]:
-    return [(one.strip(), other.strip()) for one, other in (line.split("|") for line in text.strip().splitlines())]
+    return [(one.strip(), other.strip()) for one, other in (line.split(" | ") for line in text.strip().splitlines())]
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +238,7 @@ def of_questions(tmp_path_factory: pytest.TempPathFactory) -> HybridIndex:
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(pairs(ENGLISH)) >= 60 and len(pairs(CHINESE)) >= 40
+    assert len(pairs(ENGLISH)) >= 100 and len(pairs(CHINESE)) >= 60
 
 
 @pytest.mark.parametrize(("one", "other"), pairs(ENGLISH) + pairs(CHINESE))
