@@ -269,19 +269,19 @@ class RemoteGenerator:
         self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()
     ) -> AsyncGenerator[str | Completion, None]:
         """Pieces of the answer, then its completion."""
-        response = self._streaming.stream.remote(retrieved, params, tuple(stop))
-        async with aclosing(streaming(cast("DeploymentResponseGenerator[Any]", response))) as items:
+        method = cast("Callable[..., DeploymentResponseGenerator[Any]]", self._streaming.stream.remote)
+        async with aclosing(streaming(method, retrieved, params, tuple(stop))) as items:
             async for item in items:
                 yield item
 
     async def complete(self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()) -> Completion:
         """The whole answer."""
-        completion: Completion = await unary(self._handle.complete.remote(retrieved, params, tuple(stop)))
+        completion: Completion = await unary(self._handle.complete.remote, retrieved, params, tuple(stop))
         return completion
 
     async def ready(self) -> bool:
         """True once answers can be generated."""
-        return bool(await unary(self._handle.ready.remote()))
+        return bool(await unary(self._handle.ready.remote))
 
 
 def no_generator() -> ApiError:

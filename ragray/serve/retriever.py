@@ -290,31 +290,31 @@ class RemoteRetriever:
 
     async def retrieve(self, question: str) -> Retrieved:
         """The passages that the model reads, and whether they answer the question."""
-        retrieved: Retrieved = await unary(self._handle.retrieve.remote(question))
+        retrieved: Retrieved = await unary(self._handle.retrieve.remote, question)
         return retrieved
 
     async def search(self, query: str, top_k: int, explain: bool = False) -> Found:
         """The best `top_k` passages, with `explain` also what each term adds to their scores."""
-        found: Found = await unary(self._handle.search.remote(query, top_k, explain))
+        found: Found = await unary(self._handle.search.remote, query, top_k, explain)
         return found
 
     async def followed(self) -> Followed | None:
         """The version that the next question is answered from; None for an index that never changes."""
         if not self._follows:
             return None  # a cached answer needs no call
-        followed: Followed | None = await unary(self._handle.followed.remote())
+        followed: Followed | None = await unary(self._handle.followed.remote)
         return followed
 
     async def words(self, texts: Sequence[str]) -> list[list[Word]]:
         """The words of some texts, weighed by the index."""
-        words: list[list[Word]] = await unary(self._handle.words.remote(list(texts)))
+        words: list[list[Word]] = await unary(self._handle.words.remote, list(texts))
         return words
 
     async def wording(self, question: str) -> Wording:
         """A question as the semantic cache compares it with others."""
-        wording: Wording = await unary(self._handle.wording.remote(question))
+        wording: Wording = await unary(self._handle.wording.remote, question)
         return wording
 
     async def ready(self) -> bool:
         """True once questions can be answered."""
-        return bool(await unary(self._handle.ready.remote()))
+        return bool(await unary(self._handle.ready.remote))
