@@ -109,6 +109,7 @@ def main() -> None:
     parser = options(__doc__, minutes=6)
     parser.add_argument("--replicas", type=int, default=2, help="of each part")
     parser.add_argument("--every", type=float, default=10.0, help="seconds between two kills, on average")
+    parser.set_defaults(users=12, think=0.1)
     args = parser.parse_args()
     seen: list[Outcome] = []
     kills: list[Kill] = []

@@ -2,9 +2,10 @@
 
 In: a finished run, see `drill.py`. Out: the outcomes of all requests, and for each kind of process its memory over the
 time. Memory is anonymous (`Pss_Anon`): what a process can leak. Pages of files count for whoever maps them, also for
-other programs of the machine, so they are left out. The means of each minute after `--warm-up` are fitted by a straight
-line; a process grows where the 95 % interval of the slope lies above zero and the growth of the whole time is more than
-twice the spread of the minutes about the line. The script ends with 1 if a request failed or a process of ragray grows.
+other programs of the machine, so they are left out. Caches fill during `--warm-up`, above all that of attention keys and
+values, up to `engine.kv_cache_gib`. The means of each minute after it are fitted by a straight line; a process grows
+where the 95 % interval of the slope lies above zero and the growth of the whole time is more than twice the spread of the
+minutes about the line. The script ends with 1 if a request failed or a process of ragray grows.
 
   python benchmarks/soak.py --minutes 30
 """
@@ -26,6 +27,7 @@ from drill_client import Outcome
 from harness import publish
 
 _SAMPLE_EVERY_S = 5.0
+_PLACES = 4  # minutes whose memory is shown
 _OTHERS = "all others"
 _NAMES = {
     "ray::ServeController": "Serve's controller", "ray::Proxy": "Serve's proxies", "ray::HAProxy": "Serve's proxies",
@@ -83,16 +85,17 @@ def memory_rows(samples: Samples, warm_up: float) -> tuple[list[str], list[str]]
         grows = line.slope > line.error and growth > 2 * line.spread
         if grows:
             growing.append(name)
-        first, last = (statistics.mean(part) for part in (mib[:3], mib[-3:]))
+        shape = [mib[place * (len(mib) - 1) // (_PLACES - 1)] for place in range(_PLACES)]
         hourly = f"{line.slope * 60:+.2f} ± {line.error * 60:.2f}"
-        cells = [name, *(f"{value:.1f}" for value in (first, last, max(mib))), hourly]
+        cells = [name, *(f"{value:.1f}" for value in shape), hourly]
         cells += [f"{growth:+.2f}", f"{line.spread:.2f}", "grows" if grows else "flat"]
         rows.append(f"| {' | '.join(cells)} |")
     return rows, growing
 
 
 MEMORY_COLUMNS = (
-    "process", "MiB after warm-up", "MiB at the end", "most", "slope, MiB an hour", "growth, MiB", "spread, MiB", "",
+    "process", "MiB at first", "at a third", "at two thirds", "at last", "slope, MiB an hour", "growth, MiB",
+    "spread, MiB", "",
 )  # fmt: skip
 
 
@@ -104,21 +107,26 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Serve, send, watch, judge."""
     parser = options(__doc__, minutes=30)
-    parser.add_argument("--warm-up", type=float, default=5.0, help="minutes whose memory is not judged")
+    parser.add_argument("--warm-up", type=float, default=8.0, help="minutes before, whose memory is not judged")
+    parser.add_argument("--samples", type=Path, help="where all samples of the memory are written, as CSV")
     parser.add_argument("--apart", action="store_true", help="the retriever in a deployment of its own, too")
     args = parser.parse_args()
     seen: list[Outcome] = []
     samples: Samples = defaultdict(list)
+    judged, args.minutes = args.minutes, args.minutes + args.warm_up
     with service(args, settings(args)) as of:
         asyncio.run(drive(of, args, lambda until: watch(of, until, samples), seen))
+    if args.samples is not None:
+        lines = (f"{name},{minute:.3f},{mib:.3f}\n" for name, taken in samples.items() for minute, mib in taken)
+        args.samples.write_text("process,minute,mib\n" + "".join(lines), encoding="utf-8")
     rows, growing = memory_rows(samples, args.warm_up)
     failed = sum(bool(one.fault) for one in seen)
     setting = (
-        f"{args.minutes:g} minutes, {args.users} users who think {args.think:g} s on average, seed {args.seed}; "
+        f"{args.warm_up:g} minutes and then {judged:g}, {args.users} users who think {args.think:g} s on average, seed {args.seed}; "
         f"{len(seen):,} requests, {failed} failed"
     )
     publish("soak", setting, COLUMNS, outcome_rows(seen), not args.no_record)
-    watched = f"anonymous memory every {_SAMPLE_EVERY_S:g} s, means of minutes, the first {args.warm_up:g} left out"
+    watched = f"anonymous memory every {_SAMPLE_EVERY_S:g} s, means of the last {judged:g} minutes"
     publish("soak", watched, MEMORY_COLUMNS, rows, not args.no_record)
     for line in faults(seen):
         print(line)
