@@ -42,7 +42,8 @@ def options(description: str | None, minutes: float) -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=0, help="where the service answers; 0: any that is free")
     parser.add_argument("--keep-log", type=Path, help="where the service's own output goes")
     parser.add_argument("--no-record", action="store_true", help="only print, write nothing below benchmarks/results")
-    parser.set_defaults(artifacts=None, collection=None, questions=None)
+    parser.add_argument("--artifacts", nargs=3, metavar=("INDEX", "CONFIDENCE", "ENGINE"), help="instead of --config")
+    parser.set_defaults(collection=None, questions=None)
     return parser
 
 

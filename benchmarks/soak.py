@@ -2,10 +2,10 @@
 
 In: a finished run, see `drill.py`. Out: the outcomes of all requests, and for each kind of process its memory over the
 time. Memory is anonymous (`Pss_Anon`): what a process can leak. Pages of files count for whoever maps them, also for
-other programs of the machine, so they are left out. Caches fill during `--warm-up`, above all that of attention keys and
-values, up to `engine.kv_cache_gib`. The means of each minute after it are fitted by a straight line; a process grows
-where the 95 % interval of the slope lies above zero and the growth of the whole time is more than twice the spread of the
-minutes about the line. The script ends with 1 if a request failed or a process of ragray grows.
+other programs of the machine, so they are left out. Caches fill during `--warm-up`, above all that of attention keys
+and values, up to `engine.kv_cache_gib`. The means of each minute after it are fitted by a straight line; a process
+grows where the 95 % interval of the slope lies above zero and the growth of the whole time is more than twice the
+spread of the minutes about the line. The script ends with 1 if a request failed or a process of ragray grows.
 
   python benchmarks/soak.py --minutes 30
 """
@@ -122,8 +122,8 @@ def main() -> None:
     rows, growing = memory_rows(samples, args.warm_up)
     failed = sum(bool(one.fault) for one in seen)
     setting = (
-        f"{args.warm_up:g} minutes and then {judged:g}, {args.users} users who think {args.think:g} s on average, seed {args.seed}; "
-        f"{len(seen):,} requests, {failed} failed"
+        f"{args.warm_up:g} minutes and then {judged:g}, {args.users} users who think {args.think:g} s on average, "
+        f"seed {args.seed}; {len(seen):,} requests, {failed} failed"
     )
     publish("soak", setting, COLUMNS, outcome_rows(seen), not args.no_record)
     watched = f"anonymous memory every {_SAMPLE_EVERY_S:g} s, means of the last {judged:g} minutes"

@@ -1,8 +1,8 @@
 """Calls to other deployments, with the faults of the cluster turned into answers for the client.
 
 In: a method of a deployment handle and its arguments. Out: its result, or an `ApiError`: 429 where a queue is full, 503
-where replicas were lost again and again. What is called here only reads, so a call whose replica was lost is made again,
-as long as nothing of its result was given away. A call whose caller goes away is cancelled.
+where replicas were lost again and again. What is called here only reads, so a call whose replica was lost is made
+again, as long as nothing of its result was given away. A call whose caller goes away is cancelled.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from grpc.aio import AioRpcError
 from ray.exceptions import RayActorError, TaskCancelledError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentResponse, DeploymentResponseGenerator
 
     Response = DeploymentResponse[Any] | DeploymentResponseGenerator[Any]
+    Method = Callable[..., Response]
 
 _LOST = (RayActorError, AioRpcError, TaskCancelledError)  # what a replica raises itself comes as what it is
 _FAULTS = (BackPressureError, DeploymentUnavailableError, *_LOST)
@@ -30,7 +31,7 @@ _AGAIN_AFTER_S = (0.05, 0.5)  # few: a request that brings replicas down would b
 logger = logging.getLogger("ray.serve")
 
 
-async def unary(method: Callable[..., DeploymentResponse[Any]], *args: Any) -> Any:
+async def unary(method: Method, *args: Any) -> Any:
     """The result of a call that gives one.
 
     Args:
@@ -44,14 +45,14 @@ async def unary(method: Callable[..., DeploymentResponse[Any]], *args: Any) -> A
     while True:
         response = method(*args)
         try:
-            return await response
+            return await cast("DeploymentResponse[Any]", response)
         except _FAULTS as fault:
             await _before_next(fault, next(waits, None))
         finally:
             _cancel(response)
 
 
-async def streaming(method: Callable[..., DeploymentResponseGenerator[Any]], *args: Any) -> AsyncGenerator[Any, None]:
+async def streaming(method: Method, *args: Any) -> AsyncGenerator[Any, None]:
     """The items of a call that gives many; leaving early cancels it.
 
     Args:
@@ -66,7 +67,7 @@ async def streaming(method: Callable[..., DeploymentResponseGenerator[Any]], *ar
     while True:
         response = method(*args)
         try:
-            async for item in response:
+            async for item in cast("DeploymentResponseGenerator[Any]", response):
                 begun = True
                 yield item
             return

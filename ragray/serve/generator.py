@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from ragray.config import EngineConfig
 from ragray.engine.assistant import Retrieved, closed_book_tokens, prompt_tokens
@@ -24,7 +24,7 @@ from ragray.serve.metrics import serving_metrics
 from ragray.serve.stopping import StoppingHandle
 
 if TYPE_CHECKING:
-    from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+    from ray.serve.handle import DeploymentHandle
 
 
 _AT_ONCE = 4  # texts: the first ones may be the mark of a passage, which is not shown
@@ -269,7 +269,7 @@ class RemoteGenerator:
         self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()
     ) -> AsyncGenerator[str | Completion, None]:
         """Pieces of the answer, then its completion."""
-        method = cast("Callable[..., DeploymentResponseGenerator[Any]]", self._streaming.stream.remote)
+        method = self._streaming.stream.remote
         async with aclosing(streaming(method, retrieved, params, tuple(stop))) as items:
             async for item in items:
                 yield item

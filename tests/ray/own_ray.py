@@ -1,4 +1,4 @@
-"""An application served by a process of its own, with a Ray that this starts: HAProxy in front, as by `ragray serve`."""
+"""An application served by a process of its own, with a Ray that this starts and HAProxy, as by `ragray serve`."""
 
 from __future__ import annotations
 
