@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from harness import ROOT, publish
 
@@ -55,15 +55,17 @@ def tree_cpu_s(pid: int) -> float:
 
 
 @contextmanager
-def server(name: str, *options: str) -> Iterator[tuple[int, int]]:
-    """(its port, its process id), once it answers."""
+def server(
+    name: str, *options: str, port: int = 0, said: IO[str] | int = subprocess.DEVNULL
+) -> Iterator[tuple[int, int]]:
+    """(its port, its process id), once it answers; a free port unless one is given, and its errors go to `said`."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("127.0.0.1", port))
         port = probe.getsockname()[1]
     command = [sys.executable, str(HERE / "serving_servers.py"), name, "--port", str(port), *options]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_SERVE", "RAY_ADDR"))}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, env=environment, text=True)
     assert process.stdout is not None
     try:
         if process.stdout.readline().strip() != "ready":

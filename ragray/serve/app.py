@@ -161,7 +161,7 @@ def serve_parts(
     check_exposure(settings.host, settings.limits)
     check_port(settings.host, settings.port)
     is_own = not ray.is_initialized() and "RAY_ADDRESS" not in os.environ
-    undo = throughput.apply() if settings.fast_http and is_own else None
+    undo = throughput.apply(settings.limits.body_timeout_s) if settings.fast_http and is_own else None
     try:
         _serve(application(served, model, settings, engine), settings, block, report or _print)
     except BaseException:

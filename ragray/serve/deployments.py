@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _REQUESTS_PER_INGRESS = 1000  # open at once; streams wait for the engine most of the time
 _SEARCHES_PER_RETRIEVER, _WAITING_SEARCHES = 64, 256
+_LOOK_EVERY_S = 2.0  # whether a replica was lost: requests wait for a new one where it was the only one; 10 in Serve
 _CPUS: dict[Part, float] = {"ingress": 0.0, "retriever": 0.0, "generator": 1.0}  # searches share the cores of a node
 
 
@@ -93,6 +94,7 @@ def _deployed(
         max_queued_requests=queued,
         ray_actor_options=_actor_options(name, placement, settings),
         max_constructor_retry_count=2,
+        health_check_period_s=_LOOK_EVERY_S,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=settings.drain_s,
         logging_config={"encoding": "JSON", "enable_access_log": False},  # `serve.logs` writes a request's line

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from ragray.config import EngineConfig
 from ragray.engine.assistant import Retrieved, closed_book_tokens, prompt_tokens
@@ -25,7 +25,7 @@ from ragray.serve.metrics import serving_metrics
 from ragray.serve.stopping import StoppingHandle
 
 if TYPE_CHECKING:
-    from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+    from ray.serve.handle import DeploymentHandle
 
     from ragray.serve.artifacts import Served
     from ragray.serve.replicas import GeneratorReplica
@@ -297,20 +297,20 @@ class RemoteGenerator:
         self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()
     ) -> AsyncGenerator[str | Completion, None]:
         """Pieces of the answer, then its completion."""
-        response = self._streaming.stream.remote(retrieved, params, tuple(stop), self._release)
-        async with aclosing(streaming(cast("DeploymentResponseGenerator[Any]", response))) as items:
+        method = self._streaming.stream.remote
+        async with aclosing(streaming(method, retrieved, params, tuple(stop), self._release)) as items:
             async for item in items:
                 yield item
 
     async def complete(self, retrieved: Retrieved, params: SamplingParams, stop: Sequence[str] = ()) -> Completion:
         """The whole answer."""
-        answer = self._handle.complete.remote(retrieved, params, tuple(stop), self._release)
-        completion: Completion = await unary(answer)
+        method = self._handle.complete.remote
+        completion: Completion = await unary(method, retrieved, params, tuple(stop), self._release)
         return completion
 
     async def ready(self) -> bool:
         """True once answers can be generated."""
-        return bool(await unary(self._handle.ready.remote(self._release)))
+        return bool(await unary(self._handle.ready.remote, self._release))
 
 
 def no_generator() -> ApiError:

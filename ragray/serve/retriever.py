@@ -294,31 +294,31 @@ class RemoteRetriever:
 
     async def retrieve(self, question: str) -> Retrieved:
         """The passages that the model reads, and whether they answer the question."""
-        retrieved: Retrieved = await unary(self._handle.retrieve.remote(question, self._release))
+        retrieved: Retrieved = await unary(self._handle.retrieve.remote, question, self._release)
         return retrieved
 
     async def search(self, query: str, top_k: int, explain: bool = False) -> Found:
         """The best `top_k` passages, with `explain` also what each term adds to their scores."""
-        found: Found = await unary(self._handle.search.remote(query, top_k, explain, self._release))
+        found: Found = await unary(self._handle.search.remote, query, top_k, explain, self._release)
         return found
 
     async def followed(self) -> Followed | None:
         """The version that the next question is answered from; None for an index that never changes."""
         if not self._follows:
             return None  # a cached answer needs no call
-        followed: Followed | None = await unary(self._handle.followed.remote(self._release))
+        followed: Followed | None = await unary(self._handle.followed.remote, self._release)
         return followed
 
     async def words(self, texts: Sequence[str]) -> list[list[Word]]:
         """The words of some texts, weighed by the index."""
-        words: list[list[Word]] = await unary(self._handle.words.remote(list(texts), self._release))
+        words: list[list[Word]] = await unary(self._handle.words.remote, list(texts), self._release)
         return words
 
     async def wording(self, question: str) -> Wording:
         """A question as the semantic cache compares it with others."""
-        wording: Wording = await unary(self._handle.wording.remote(question, self._release))
+        wording: Wording = await unary(self._handle.wording.remote, question, self._release)
         return wording
 
     async def ready(self) -> bool:
         """True once questions can be answered."""
-        return bool(await unary(self._handle.ready.remote(self._release)))
+        return bool(await unary(self._handle.ready.remote, self._release))

@@ -9,6 +9,7 @@ does not take them. The page "Serving" of the documentation says what each of th
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shlex
 import shutil
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from ragray.config_limits import LimitsConfig
 from ragray.errors import WorkError
 
 WRAPPER = Path(__file__).with_name("haproxy.sh")
@@ -32,6 +34,8 @@ _BEHIND_HAPROXY = {
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # one thread of it carries more than the replicas of a machine
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # the replicas count; else Python reads a line of each request
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",  # asked again where a replica was lost
+    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",  # of connections: else a retry meets the only replica, which is lost
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",  # bytes; a larger request is not asked again
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # for HAProxy to hear of it; 30 s of Ctrl-C otherwise
 }
 _PORTS = (
@@ -40,11 +44,12 @@ _PORTS = (
 )  # fmt: skip
 
 
-def settings(folder: Path | None) -> dict[str, str]:
+def settings(folder: Path | None, body_timeout_s: float = LimitsConfig().body_timeout_s) -> dict[str, str]:
     """The variables.
 
     Args:
         folder: this user's alone, for HAProxy's files and its socket, at most 40 characters; None: without HAProxy.
+        body_timeout_s: how long a request may take to arrive, seconds.
 
     Raises:
         WorkError: the program that starts HAProxy cannot be run.
@@ -60,6 +65,7 @@ def settings(folder: Path | None) -> dict[str, str]:
         **dict(zip(_PORTS, map(str, _free_ports(len(_PORTS))), strict=True)),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(WRAPPER),
         "RAGRAY_HAPROXY": program,
+        "RAGRAY_HAPROXY_REQUEST_TIMEOUT": f"{math.ceil(body_timeout_s * 1000)}ms",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "s"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "m"),
@@ -68,14 +74,17 @@ def settings(folder: Path | None) -> dict[str, str]:
     }
 
 
-def apply() -> Callable[[], None]:
+def apply(body_timeout_s: float) -> Callable[[], None]:
     """Set the variables in this process, for the Ray that it starts; the user's own win. The result takes them back.
+
+    Args:
+        body_timeout_s: how long a request may take to arrive, seconds.
 
     Raises:
         WorkError: the program that starts HAProxy cannot be run.
     """
     folder = tempfile.mkdtemp(prefix="ragray-", dir="/tmp")
-    missing = {name: value for name, value in settings(Path(folder)).items() if name not in os.environ}
+    missing = {name: value for name, value in settings(Path(folder), body_timeout_s).items() if name not in os.environ}
     os.environ.update(missing)
 
     def undo() -> None:

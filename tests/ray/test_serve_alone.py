@@ -3,65 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from small_service import ENGINE, QUESTION, ask, free_port  # type: ignore[import-not-found]
+from own_ray import replicas, served_alone  # type: ignore[import-not-found]
+from small_service import QUESTION, ask  # type: ignore[import-not-found]
 
 from ragray.artifact import Artifact
-from ragray.serve.artifacts import Served
 
-SCRIPT = """
-import json, sys
-from ragray.config import EngineConfig, ServeConfig
-from ragray.serve.app import serve_parts
-from ragray.serve.artifacts import Served
-served, settings, engine = (json.loads(argument) for argument in sys.argv[1:])
-serve_parts(Served(**served), "ragray", ServeConfig(**settings), EngineConfig(**engine))
-"""
 LOOPBACK = ("127.0.0.1", "::1")
 
 
 @pytest.fixture(scope="module")
 def service(artifacts: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any]]:
     """(where it answers, its process)."""
-    served = Served.of(artifacts["index"], artifacts["calibrate"], artifacts["engine"])
-    settings = {"port": free_port(), "max_new_tokens": 4000, "drain_s": 5.0}
-    said = tmp_path_factory.mktemp("alone") / "said.txt"
-    told = [json.dumps(tree) for tree in (asdict(served), settings, ENGINE.model_dump())]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    with said.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, *told], env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-    url = f"http://127.0.0.1:{settings['port']}"
-    try:
-        wait_for(said, "answers on", process)
-        yield url, process
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(120)
-        finally:
-            process.kill()
-
-
-def wait_for(said: Path, words: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 240
-    while words not in (text := said.read_text(encoding="utf-8", errors="replace")):
-        assert process.poll() is None and time.monotonic() < deadline, text[-3000:]
-        time.sleep(0.2)
+    with served_alone(artifacts, tmp_path_factory.mktemp("alone")) as running:
+        yield running
 
 
 def listening(process: Any) -> list[tuple[psutil.Process, str, int]]:
@@ -131,10 +93,7 @@ def test_pieces_of_a_stream_come_while_it_is_written(service: tuple[str, Any]) -
 
 def test_an_ingress_that_is_killed_comes_back(service: tuple[str, Any]) -> None:
     url, process = service
-    (ingress,) = (
-        child for child in psutil.Process(process.pid).children(recursive=True) if child.name().startswith("ray::Serve")
-        and "Ingress" in " ".join(child.cmdline())
-    )  # fmt: skip
+    (ingress,) = replicas(process, "Ingress")
     ingress.kill()
     deadline = time.monotonic() + 120
     statuses = set()

@@ -12,6 +12,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 
 from ragray.errors import EngineError
+from ragray.serve import calls
 from ragray.serve.api import ApiError
 from ragray.serve.calls import streaming, unary
 
@@ -19,7 +20,7 @@ from ragray.serve.calls import streaming, unary
 class Response:
     """What a deployment handle returns, with a given outcome."""
 
-    def __init__(self, *items: Any) -> None:
+    def __init__(self, items: tuple[Any, ...]) -> None:
         self.items = items
         self.cancelled = False
 
@@ -41,38 +42,83 @@ class Response:
         return item
 
 
-FAULTS = [(BackPressureError(num_queued_requests=1, max_queued_requests=1), 429), (RayActorError(), 503)]
+class Method:
+    """A handle's method whose calls end in turn as given, the last again and again."""
+
+    def __init__(self, *outcomes: tuple[Any, ...]) -> None:
+        self._outcomes = outcomes
+        self.responses: list[Response] = []
+
+    def remote(self, *args: Any) -> Any:
+        assert args == ("a question",)
+        self.responses.append(Response(self._outcomes[min(len(self.responses), len(self._outcomes) - 1)]))
+        return self.responses[-1]
 
 
-async def drain(response: Any) -> list[Any]:
-    return [item async for item in streaming(response)]
+LOST = RayActorError()
+FULL = BackPressureError(num_queued_requests=1, max_queued_requests=1)
 
 
-@pytest.mark.parametrize(("fault", "status"), FAULTS)
-def test_faults_of_the_cluster_are_explained(fault: Exception, status: int) -> None:
-    for run in (unary, drain):
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "_AGAIN_AFTER_S", (0.0, 0.0))
+
+
+async def once(method: Method) -> Any:
+    return await unary(method.remote, "a question")
+
+
+async def drain(method: Method) -> list[Any]:
+    return [item async for item in streaming(method.remote, "a question")]
+
+
+@pytest.mark.parametrize(("fault", "status", "times"), [(FULL, 429, 1), (LOST, 503, 3)])
+def test_faults_of_the_cluster_are_explained(fault: Exception, status: int, times: int) -> None:
+    for run in (once, drain):
+        method = Method((fault,))
         with pytest.raises(ApiError) as caught:
-            asyncio.run(run(Response(fault)))  # type: ignore[operator]
+            asyncio.run(run(method))  # type: ignore[operator]
         assert caught.value.status == status
         assert caught.value.retry_after_s is not None
+        assert len(method.responses) == times
+
+
+def test_a_call_whose_replica_was_lost_is_made_again() -> None:
+    assert asyncio.run(once(Method((LOST,), (5,)))) == 5
+    assert asyncio.run(drain(Method((LOST,), (LOST,), ("a", "b")))) == ["a", "b"]
+
+
+def test_a_stream_is_not_begun_again_once_something_of_it_was_given() -> None:
+    method = Method(("a", LOST), ("a", "b"))
+    seen = []
+
+    async def read() -> None:
+        async for item in streaming(method.remote, "a question"):
+            seen.append(item)
+
+    with pytest.raises(ApiError) as caught:
+        asyncio.run(read())
+    assert (seen, caught.value.code, len(method.responses)) == (["a"], "restarting", 1)
 
 
 def test_faults_of_the_engine_pass_through() -> None:
+    method = Method((EngineError("broken"),))
     with pytest.raises(EngineError):
-        asyncio.run(unary(Response(EngineError("broken"))))  # type: ignore[arg-type]
+        asyncio.run(once(method))
+    assert len(method.responses) == 1
 
 
 def test_results_pass_through() -> None:
-    assert asyncio.run(unary(Response(5))) == 5  # type: ignore[arg-type]
-    assert asyncio.run(drain(Response("a", "b"))) == ["a", "b"]
+    assert asyncio.run(once(Method((5,)))) == 5
+    assert asyncio.run(drain(Method(("a", "b")))) == ["a", "b"]
 
 
 def test_leaving_early_cancels() -> None:
-    response: Any = Response("a", "b")
+    method = Method(("a", "b"))
 
     async def leave() -> None:
-        async with aclosing(streaming(response)) as items:
+        async with aclosing(streaming(method.remote, "a question")) as items:
             assert await anext(items) == "a"
 
     asyncio.run(leave())
-    assert response.cancelled
+    assert method.responses[0].cancelled

@@ -71,7 +71,7 @@ def test_every_variable_is_one_that_ray_serve_reads(tmp_path: Path) -> None:
     source = Path(constants.__file__).read_text(encoding="utf-8")
     given = throughput.settings(tmp_path)
     unread = {name for name in given if f'"{name}"' not in source}
-    assert unread == {"RAGRAY_HAPROXY"}
+    assert unread == {"RAGRAY_HAPROXY", "RAGRAY_HAPROXY_REQUEST_TIMEOUT"}
     assert given["RAY_SERVE_ENABLE_HA_PROXY"] == "1"  # ray[serve] brings HAProxy on Linux
     assert Path(given["RAGRAY_HAPROXY"]).is_file()
 
@@ -82,7 +82,7 @@ def test_the_user_s_own_variables_win_and_the_others_are_taken_back(monkeypatch:
             monkeypatch.delenv(name)
     monkeypatch.setenv("RAY_SERVE_USE_GRPC_BY_DEFAULT", "0")
     before = dict(os.environ)
-    undo = throughput.apply()
+    undo = throughput.apply(10.0)
     folder = Path(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert os.environ["RAY_SERVE_USE_GRPC_BY_DEFAULT"] == "0"
