@@ -27,6 +27,7 @@ from ragray.config_limits import LimitsConfig
 from ragray.config_quantize import QuantizeConfig
 from ragray.config_replicas import PlacementConfig, PlacementsConfig
 from ragray.config_speed import SpeedConfig
+from ragray.config_traces import TracesConfig
 from ragray.config_train import TrainConfig
 from ragray.config_words import check_synonyms, check_words, read_lines
 
@@ -222,6 +223,7 @@ class ServeConfig(Section):
     )
     feedback: UserFeedbackConfig = UserFeedbackConfig()
     limits: LimitsConfig = LimitsConfig()
+    traces: TracesConfig = TracesConfig()
     placement: PlacementsConfig = PlacementsConfig()
     drain_s: float = Field(
         30.0, ge=0.0, allow_inf_nan=False, description="how long a replica that ends may finish its answers, seconds"

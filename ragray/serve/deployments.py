@@ -6,12 +6,12 @@ ingress holds the retriever in process, as a call to another replica costs more 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ragray.config import EngineConfig, ServeConfig
 from ragray.config_replicas import AutoscaleConfig, Part, PlacementConfig
 from ragray.serve.artifacts import Served
+from ragray.serve.traces import joining
 
 if TYPE_CHECKING:
     from ray.serve import Application, Deployment
@@ -66,9 +66,7 @@ def _generator(served: Served, settings: ServeConfig, engine: EngineConfig) -> A
     return part.bind(served.engine, engine, settings.stream_every_ms / 1e3)
 
 
-def _deployed(
-    part: Callable[..., Any], name: Part, settings: ServeConfig, open_requests: int, queued: int = -1
-) -> Deployment:
+def _deployed(part: type, name: Part, settings: ServeConfig, open_requests: int, queued: int = -1) -> Deployment:
     """A part as a deployment.
 
     Args:
@@ -94,7 +92,7 @@ def _deployed(
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=settings.drain_s,
         logging_config={"encoding": "JSON", "enable_access_log": False},  # `serve.logs` writes a request's line
-    )(part)
+    )(part if name == "ingress" else joining(part, name.capitalize(), settings.traces))
 
 
 def _actor_options(name: Part, placement: PlacementConfig, settings: ServeConfig) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from ragray.serve.retriever import Retrieval
 from ragray.serve.search import add_search, refuse_chat
 from ragray.serve.shared_limits import accounts_of
 from ragray.serve.status import add_status
+from ragray.serve.traces import Watched, carrying, open_traces, traced_app, watched
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -99,17 +100,23 @@ class Ingress:
     ) -> None:
         check_exposure(listening_host(), limits.limits)
         metrics = serving_metrics()
-        near, far = retrieval(retriever, served), generation(generator, served, engine, limits)
-        chat = Chat(
-            near, far, open_caches(limits.cache, served, limits.most_ingresses()), served.lineage, metrics.answered
+        self._traces = open_traces(limits.traces, "Ingress")
+        parts = Watched(
+            retrieval(carrying(self._traces, retriever), served),
+            generation(carrying(self._traces, generator), served, engine, limits),
+            open_caches(limits.cache, served, limits.most_ingresses()),
         )
+        apart = retriever is not None, generator is not None
+        near, far, caches = watched(self._traces, parts, apart, model)
+        chat = Chat(near, far, caches, served.lineage, metrics.answered)
         self._accounts = accounts_of(limits.limits, limits.most_ingresses())
         feedback = Feedback.of(limits.feedback)
         self._door = Door(near, far, chat, model, served.created, served.lineage, limits, served.parts, feedback)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application of this replica; Serve calls it after the constructor."""
-        return http_api(self._door, self._accounts, behind_proxy=True, metrics=serving_metrics())
+        api = http_api(self._door, self._accounts, behind_proxy=True, metrics=serving_metrics())
+        return traced_app(api, self._traces)
 
 
 def http_api(
