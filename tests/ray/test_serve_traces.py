@@ -32,7 +32,8 @@ def logged() -> list[dict[str, object]]:
 
     folder = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs" / "serve"  # type: ignore[attr-defined]
     lines = [line for file in folder.glob("*.log") for line in file.read_text(errors="replace").splitlines()]
-    return [json.loads(line) for line in lines if '"traced-1"' in line and line.startswith("{")]
+    trees = [json.loads(line) for line in lines if '"traced-1"' in line and line.startswith("{")]
+    return [tree for tree in trees if tree["message"].startswith("request ")]
 
 
 def test_a_trace_goes_through_all_parts(url: str, artifacts: dict[str, Artifact]) -> None:
