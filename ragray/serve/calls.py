@@ -31,7 +31,7 @@ async def unary(response: Response) -> Any:
         try:
             return await response
         finally:
-            _cancel(response)
+            cancel(response)
 
 
 async def streaming(response: DeploymentResponseGenerator[Any]) -> AsyncGenerator[Any, None]:
@@ -45,10 +45,10 @@ async def streaming(response: DeploymentResponseGenerator[Any]) -> AsyncGenerato
             async for item in response:
                 yield item
         finally:
-            _cancel(response)
+            cancel(response)
 
 
-def _cancel(response: Response) -> None:
+def cancel(response: Response) -> None:
     """Stop a call that nobody waits for; without effect on one that is done."""
     response.cancel()  # type: ignore[no-untyped-call]
 
