@@ -27,6 +27,7 @@ from ragray.config_limits import LimitsConfig
 from ragray.config_quantize import QuantizeConfig
 from ragray.config_replicas import PlacementConfig, PlacementsConfig
 from ragray.config_speed import SpeedConfig
+from ragray.config_traces import TracesConfig
 from ragray.config_train import TrainConfig
 from ragray.config_words import check_synonyms, check_words, read_lines
 
@@ -164,6 +165,9 @@ class RetrievalConfig(Section):
     )
     prompt_passages: Positive = Field(3, le=9, description="passages shown to the model")
     prompt_passage_chars: Positive = Field(500, description="characters of each shown to the model")
+    segments: Positive | None = Field(
+        None, description="parts of the index, as many as shards may hold (`serve.retriever_shards`); none: one"
+    )
     max_false_declines: Share = Field(
         0.05,
         description="share of answerable questions that the decline threshold may refuse, on validation data",
@@ -171,7 +175,7 @@ class RetrievalConfig(Section):
 
     @model_serializer(mode="wrap")
     def _recorded(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_none(dump(self), "dense", "reranker")
+        return _without_none(dump(self), "dense", "reranker", "segments")
 
     @model_validator(mode="after")
     def _check_weights(self) -> RetrievalConfig:
@@ -211,6 +215,13 @@ class ServeConfig(Section):
     )
     ingress_replicas: Positive = 1
     retriever_replicas: Positive = Field(1, description="with retriever: deployment")
+    retriever_shards: Positive = Field(
+        1, description="deployments that the segments of the index are spread over, with retriever: deployment"
+    )
+    shard_replicas: Positive = Field(1, description="of each shard, with retriever_shards")
+    shard_timeout_s: float = Field(
+        5.0, gt=0.0, le=3600, description="after which a shard that does not answer counts as lost, seconds"
+    )
     generator_replicas: Positive = 1
     generator_gpus: float = Field(0.0, ge=0, description="GPUs of each replica that holds the engine")
     stream_every_ms: float = Field(
@@ -222,6 +233,7 @@ class ServeConfig(Section):
     )
     feedback: UserFeedbackConfig = UserFeedbackConfig()
     limits: LimitsConfig = LimitsConfig()
+    traces: TracesConfig = TracesConfig()
     placement: PlacementsConfig = PlacementsConfig()
     drain_s: float = Field(
         30.0, ge=0.0, allow_inf_nan=False, description="how long a replica that ends may finish its answers, seconds"
@@ -249,6 +261,7 @@ class ServeConfig(Section):
                 "serve.retriever: replicas, batches and placement of the retriever need `deployment`; the ingress, "
                 "which holds it by default, has ingress_replicas and placement.ingress"
             )
+        self._check_shards()
         if self.generator == "ingress" and (
             self.generator_replicas > 1 or self.placement.generator != PlacementConfig()
         ):
@@ -260,6 +273,30 @@ class ServeConfig(Section):
         self.placement.check_start("retriever", self.retriever_replicas)
         self.placement.check_start("generator", self.generator_replicas)
         return self
+
+    def _check_shards(self) -> None:
+        apart = self.shard_replicas > 1 or self.shard_timeout_s != 5.0 or self.placement.shard != PlacementConfig()
+        if self.retriever_shards == 1 and apart:
+            raise ValueError(
+                "serve.retriever_shards: there is one shard, which is the retriever; replicas, timeout and placement "
+                "of shards need 2 or more"
+            )
+        if self.retriever_shards == 1:
+            return
+        if self.retriever == "ingress":
+            raise ValueError(
+                f"serve.retriever_shards: {self.retriever_shards} shards need serve.retriever: deployment, whose "
+                "replicas ask them; or set serve.retriever_shards to 1"
+            )
+        if self.retriever_batch_size > 1:
+            raise ValueError(
+                "serve.retriever_batch_size: leave it out with shards; questions that meet are searched together there"
+            )
+        if self.index_store is not None:
+            raise ValueError(
+                "serve.index_store: shards do not follow an index that changes; set serve.retriever_shards to 1"
+            )
+        self.placement.check_start("shard", self.shard_replicas)
 
 
 class RunConfig(Section):

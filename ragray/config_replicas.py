@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from ragray.config_data import Positive, Section
 
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Part = Literal["ingress", "retriever", "generator"]
+Part = Literal["ingress", "retriever", "shard", "generator"]
 
 
 class AutoscaleConfig(Section):
@@ -55,6 +55,7 @@ class PlacementsConfig(Section):
 
     ingress: PlacementConfig = PlacementConfig()
     retriever: PlacementConfig = PlacementConfig()
+    shard: PlacementConfig = PlacementConfig()
     generator: PlacementConfig = PlacementConfig()
 
     def check_start(self, part: Part, replicas: int) -> None:

@@ -139,7 +139,7 @@ class KeptRetrievals:
     """
 
     def __init__(self, settings: CacheConfig, count: Count = lambda cache, use: None) -> None:
-        self._is_on = settings.retrieval_mib > 0
+        self.is_on = settings.retrieval_mib > 0
         self._memory = MemoryCache(int(settings.retrieval_mib * MIB), settings.ttl_s)
         self._count = count
         self._scope = ""
@@ -148,7 +148,7 @@ class KeptRetrievals:
 
     async def retrieve(self, retriever: Retrieval, question: str) -> Retrieved:
         """The passages for a question, with the time that this took now."""
-        if not self._is_on:
+        if not self.is_on:
             return await retriever.retrieve(question)
         begun = time.perf_counter()
         followed = await retriever.followed()

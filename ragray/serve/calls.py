@@ -49,7 +49,7 @@ async def unary(method: Method, *args: Any) -> Any:
         except _FAULTS as fault:
             await _before_next(fault, next(waits, None))
         finally:
-            _cancel(response)
+            cancel(response)
 
 
 async def streaming(method: Method, *args: Any) -> AsyncGenerator[Any, None]:
@@ -74,7 +74,7 @@ async def streaming(method: Method, *args: Any) -> AsyncGenerator[Any, None]:
         except _FAULTS as fault:
             await _before_next(fault, None if begun else next(waits, None))
         finally:
-            _cancel(response)
+            cancel(response)
 
 
 async def _before_next(fault: Exception, wait_s: float | None) -> None:
@@ -92,6 +92,6 @@ async def _before_next(fault: Exception, wait_s: float | None) -> None:
     await asyncio.sleep(wait_s)
 
 
-def _cancel(response: Response) -> None:
+def cancel(response: Response) -> None:
     """Stop a call that nobody waits for; without effect on one that is done."""
     response.cancel()  # type: ignore[no-untyped-call]

@@ -6,12 +6,13 @@ ingress holds the retriever in process, as a call to another replica costs more 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ragray.config import EngineConfig, ServeConfig
 from ragray.config_replicas import AutoscaleConfig, Part, PlacementConfig
+from ragray.errors import ConfigError
 from ragray.serve.artifacts import Served
+from ragray.serve.traces import joining
 
 if TYPE_CHECKING:
     from ray.serve import Application, Deployment
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 _REQUESTS_PER_INGRESS = 1000  # open at once; streams wait for the engine most of the time
 _SEARCHES_PER_RETRIEVER, _WAITING_SEARCHES = 64, 256
 _LOOK_EVERY_S = 2.0  # whether a replica was lost: requests wait for a new one where it was the only one; 10 in Serve
-_CPUS: dict[Part, float] = {"ingress": 0.0, "retriever": 0.0, "generator": 1.0}  # searches share the cores of a node
+# searches share the cores of a node
+_CPUS: dict[Part, float] = {"ingress": 0.0, "retriever": 0.0, "shard": 0.0, "generator": 1.0}
 
 
 def application(served: Served, model: str, settings: ServeConfig, engine: EngineConfig) -> Application:
@@ -54,10 +56,35 @@ def _retriever(served: Served, settings: ServeConfig) -> Application:
     from ragray.serve.replicas import RetrieverReplica
     from ragray.serve.retriever import Batches
 
+    if settings.retriever_shards > 1:
+        return _sharded(served, settings)
     size = settings.retriever_batch_size
     batches = None if size == 1 else Batches(size, settings.retriever_batch_wait_ms / 1e3)
-    limits = {"open_requests": max(_SEARCHES_PER_RETRIEVER, 2 * size), "queued": _WAITING_SEARCHES}
-    return _deployed(RetrieverReplica, "retriever", settings, **limits).bind(served, batches)
+    limits = max(_SEARCHES_PER_RETRIEVER, 2 * size), _WAITING_SEARCHES
+    return _deployed(RetrieverReplica, "retriever", settings, *limits).bind(served, batches)
+
+
+def _sharded(served: Served, settings: ServeConfig) -> Application:
+    """A retriever over deployments that each hold a part of the index.
+
+    Raises:
+        ConfigError: the index changes, has embeddings or too few segments.
+    """
+    from ragray.serve.sharded import ShardedRetrieverReplica, ShardReplica, groups_of
+
+    assert served.index is not None
+    if served.follows:
+        raise ConfigError(
+            f"{served.index}: an index that changes is not searched in shards",
+            "name an artifact of the stage index, or set serve.retriever_shards to 1",
+        )
+    limits = _SEARCHES_PER_RETRIEVER, _WAITING_SEARCHES
+    shards = [
+        _deployed(ShardReplica, "shard", settings, *limits, title=f"Shard{place}").bind(served.index, group)
+        for place, group in enumerate(groups_of(served.index, settings.retriever_shards), 1)
+    ]
+    part = _deployed(ShardedRetrieverReplica, "retriever", settings, *limits)
+    return part.bind(served, settings.shard_timeout_s, *shards)
 
 
 def _generator(served: Served, settings: ServeConfig, engine: EngineConfig) -> Application:
@@ -70,16 +97,17 @@ def _generator(served: Served, settings: ServeConfig, engine: EngineConfig) -> A
 
 
 def _deployed(
-    part: Callable[..., Any], name: Part, settings: ServeConfig, open_requests: int, queued: int = -1
+    part: type, name: Part, settings: ServeConfig, open_requests: int, queued: int = -1, *, title: str = ""
 ) -> Deployment:
     """A part as a deployment.
 
     Args:
         part: the class of its replicas.
-        name: which of the three.
+        name: which of them.
         settings: copies and placement.
         open_requests: at one replica at once.
         queued: at one caller before it refuses; -1: without limit.
+        title: of the deployment, where a part has several.
     """
     from ray import serve
 
@@ -87,7 +115,7 @@ def _deployed(
     replicas: int = getattr(settings, f"{name}_replicas")
     scale = placement.autoscaling
     return serve.deployment(
-        name=name.capitalize(),
+        name=title or name.capitalize(),
         num_replicas=replicas if scale is None else None,
         autoscaling_config=None if scale is None else _autoscaling(scale, replicas),
         max_ongoing_requests=open_requests,
@@ -98,7 +126,7 @@ def _deployed(
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=settings.drain_s,
         logging_config={"encoding": "JSON", "enable_access_log": False},  # `serve.logs` writes a request's line
-    )(part)
+    )(part if name in ("ingress", "shard") else joining(part, name.capitalize(), settings.traces))
 
 
 def _actor_options(name: Part, placement: PlacementConfig, settings: ServeConfig) -> dict[str, Any]:

@@ -136,6 +136,7 @@ class Guard:
         asked = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         given = _ID.match(asked) is not None
         context = RequestContext(None, asked.decode() if given else uuid.uuid4().hex)
+        context.trace_id = scope.get("ragray.trace_id")
         scope.setdefault("state", {})["ragray"] = context
         headers = _EXTRA
         if not (given and self._echoes_id):

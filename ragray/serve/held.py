@@ -53,6 +53,7 @@ class Held:
         engine: settings of an engine that is held here.
         settings: of the application.
         retune: gets the thresholds of the semantic cache when a release begins to answer.
+        watch: puts the parts of a release behind what traces them.
     """
 
     def __init__(
@@ -62,8 +63,9 @@ class Held:
         engine: EngineConfig,
         settings: ServeConfig,
         retune: Callable[[Mapping[str, float]], None],
+        watch: Callable[[Behind], Behind] = lambda behind: behind,
     ) -> None:
-        self._retriever, self._generator, self._retune = retriever, generator, retune
+        self._retriever, self._generator, self._retune, self._watch = retriever, generator, retune, watch
         most = engine.max_batch_size * (1 + WAITING_BATCHES)
         self._retrievers = retrievers()
         self._generators = generators(engine, settings.stream_every_ms / 1e3, most)
@@ -93,7 +95,7 @@ class Held:
         lineage = served.lineage
         behind = Behind(self._retrieval(release), self._generation(release), lineage, served.created, release.number)
         self._retune(self._thresholds[release.number])
-        self.current.now = behind
+        self.current.now = self._watch(behind)
 
     def oldest(self) -> int:
         """The oldest release that an answer runs on."""

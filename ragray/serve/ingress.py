@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
@@ -46,6 +47,7 @@ from ragray.serve.retriever import Retrieval
 from ragray.serve.search import add_search, refuse_chat
 from ragray.serve.shared_limits import accounts_of
 from ragray.serve.status import add_health, add_status
+from ragray.serve.traces import carrying, open_traces, traced, traced_app, traced_caches
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -107,17 +109,26 @@ class Ingress:
         check_exposure(listening_host(), limits.limits)
         write_beside_the_replicas_log()
         metrics = serving_metrics()
+        self._traces = open_traces(limits.traces, "Ingress")
         caches = open_caches(limits.cache, served, limits.most_ingresses())
-        held = Held(retriever, generator, engine, limits, caches.answers.retune)
+        held = Held(
+            carrying(self._traces, retriever),
+            carrying(self._traces, generator),
+            engine,
+            limits,
+            caches.answers.retune,
+            partial(traced, self._traces, far=(retriever is not None, generator is not None), model=model),
+        )
         self._follower = Follower("ingress", served, held)
         self._follower.start()
-        chat = Chat(held.current, caches, metrics.answered)
+        chat = Chat(held.current, traced_caches(self._traces, caches), metrics.answered)
         self._accounts = accounts_of(limits.limits, limits.most_ingresses())
         self._door = Door(held.current, chat, model, limits, served.parts, Feedback.of(limits.feedback))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application of this replica; Serve calls it after the constructor."""
-        return http_api(self._door, self._accounts, behind_proxy=True, metrics=serving_metrics())
+        api = http_api(self._door, self._accounts, behind_proxy=True, metrics=serving_metrics())
+        return traced_app(api, self._traces)
 
     def __del__(self) -> None:
         """Serve calls this where a replica ends in order."""

@@ -225,6 +225,7 @@ class RequestContext:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     code: str | None = None  # of the error that it got
+    trace_id: str | None = None  # of its trace, where requests are traced
     notes: dict[str, Any] = field(default_factory=dict)  # question and answer, where the log may have them
 
     @property

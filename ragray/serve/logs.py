@@ -56,6 +56,8 @@ class RequestLog:
             "complete": complete,
             "code": context.code,
         }
+        if context.trace_id is not None:
+            fields["trace_id"] = context.trace_id
         if context.prompt_tokens or context.completion_tokens:
             fields |= {"prompt_tokens": context.prompt_tokens, "completion_tokens": context.completion_tokens}
         if self._prompts:

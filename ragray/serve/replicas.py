@@ -16,7 +16,8 @@ from ragray.engine.protocol import Completion, SamplingParams
 from ragray.serve.conversation import Word
 from ragray.serve.follower import Follower
 from ragray.serve.held import generators, retrievers
-from ragray.serve.retriever import Batches, Followed, Found
+from ragray.serve.retriever import Batches, Followed, Found, Retriever
+from ragray.serve.shelf import Shelf
 
 if TYPE_CHECKING:
     from ragray.retrieval.similar import Wording
@@ -35,8 +36,11 @@ class RetrieverReplica:
     """
 
     def __init__(self, served: Served, batches: Batches | None) -> None:
-        self._retrievers = retrievers(batches)
-        self._follower = Follower("retriever", served, self._retrievers)
+        self._follow(served, retrievers(batches))
+
+    def _follow(self, served: Served, shelf: Shelf[Retriever]) -> None:
+        self._retrievers = shelf
+        self._follower = Follower("retriever", served, shelf)
         self._follower.start()
 
     async def retrieve(self, question: str, release: int) -> Retrieved:

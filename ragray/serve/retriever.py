@@ -157,7 +157,7 @@ class Retriever:
         if self._passages.index is not index:
             self._passages = _Passages(index)
         told = self._passages.told
-        return Found(tuple(_found(index, hit, told(hit.doc_id), terms) for hit in hits), self._lineage(index))
+        return Found(tuple(found_passage(index, hit, told(hit.doc_id), terms) for hit in hits), self._lineage(index))
 
     async def followed(self) -> Followed | None:
         """The version that the next question is answered from; None for an index that never changes."""
@@ -238,7 +238,7 @@ class _Passages:
         return {name: getattr(passage, name) for name in _OF_PASSAGE}
 
 
-def _found(index: HybridIndex, hit: Hit, passage: dict[str, Any], query: QueryTerms | None) -> FoundPassage:
+def found_passage(index: HybridIndex, hit: Hit, passage: dict[str, Any], query: QueryTerms | None) -> FoundPassage:
     """A hit with its passage, and with what each term adds where a query is given."""
     terms = None if query is None else tuple(index.contributions(query, hit.doc_id))
     return FoundPassage(**passage, **{name: getattr(hit, name) for name in _OF_HIT}, terms=terms)
