@@ -1,8 +1,8 @@
 """Several LoRA adapters in one batch: each row of it by an adapter of its own, or by the model alone.
 
-In: a model and adapters by name. Out: a forward pass in which row r is y = W x + scale B A x of its adapter. The model's
-weights are read once for all rows; an adapter adds two thin products for its rows. Which rows are whose is known to the
-thread that runs the pass, so passes of two threads do not disturb each other.
+In: a model and adapters by name. Out: a forward pass in which row r is y = W x + scale B A x of its adapter. The
+model's weights are read once for all rows; an adapter adds two thin products for its rows. Which rows are whose is
+known to the thread that runs the pass, so passes of two threads do not disturb each other.
 """
 
 from __future__ import annotations

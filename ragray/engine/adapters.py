@@ -1,8 +1,8 @@
 """Which LoRA adapters an engine can answer with beside its own model, and what it applies for each.
 
-In: an adapter with the record of what it was trained on, an engine's manifest, and what the engine's model was merged of.
-Out: an adapter folder in PEFT's form for the engine's weights. An engine's model is a base W with an adapter's update D
-merged in. Two kinds of adapters fit it:
+In: an adapter with the record of what it was trained on, an engine's manifest, and what the engine's model was merged
+of. Out: an adapter folder in PEFT's form for the engine's weights. An engine's model is a base W with an adapter's
+update D merged in. Two kinds of adapters fit it:
 
     trained on the merged model itself   its update D' is applied as it is
     trained on the base W, as D was      D' - D is applied: (W + D) + (D' - D) = W + D', of both ranks together
@@ -84,8 +84,7 @@ def check_engine(folder: Path) -> None:
     manifest = EngineManifest.read(folder)
     if manifest.builder not in _BATCHES_ADAPTERS:
         raise EngineError(
-            f"{folder}: a {manifest.builder} engine has one set of adapters for its whole batch, so requests cannot "
-            "choose",
+            f"{folder}: a {manifest.builder} engine cannot apply an adapter of each request's choice",
             "build a transformers engine: `ragray build-engine --config FILE --set engine.kind=transformers`",
         )
     if manifest.builder == "tensorrt_llm" and manifest.lora is None:

@@ -57,7 +57,8 @@ def start_engine(
             from ragray.engine.tensorrt_llm_engine import TensorRtLlmEngine
 
             python = _python(settings, manifest.device.type, kind)
-            return TensorRtLlmEngine(files, manifest, settings, python, {n: str(p) for n, p in (adapters or {}).items()})
+            folders = {name: str(folder) for name, folder in (adapters or {}).items()}
+            return TensorRtLlmEngine(files, manifest, settings, python, folders)
         case other:
             raise EngineError(f"{files}: an engine of kind {other!r}, which this ragray cannot run", BUILD)
 

@@ -79,6 +79,7 @@ class Chat:
         caches: answers that were given and passages that were found before.
         lineage: digests of everything that an answer depends on; the retriever has those of an index that changes.
         seen: hears of each reply, with what the engine wrote for it.
+        adapters: digests of those that a question may be answered with in place of the engine's own, by name.
     """
 
     def __init__(
@@ -88,11 +89,13 @@ class Chat:
         caches: Caches,
         lineage: Mapping[str, str],
         seen: Callable[[Reply, Completion | None], None] = lambda reply, completion: None,
+        adapters: Mapping[str, str] | None = None,
     ) -> None:
         self._retriever = retriever
         self._generator = generator
         self._answers, self._retrievals = caches
-        self._lineage = lineage
+        self._lineages: dict[str | None, Mapping[str, str]] = {None: lineage}  # of each adapter's answers
+        self._lineages |= {name: {**lineage, "adapter": digest} for name, digest in (adapters or {}).items()}
         self._seen = seen
         self._followed: Mapping[str, str] = {}  # of an index that changes: the version last seen
 
@@ -170,12 +173,14 @@ class Chat:
         if of_index != self._followed:
             former, self._followed = self._followed, of_index
             if former:
-                await self._answers.retire({**self._lineage, **former})
+                for lineage in self._lineages.values():
+                    await self._answers.retire({**lineage, **former})
 
     def _place(self, ask: Ask, of_index: Mapping[str, str]) -> Place:
         """Where the answer belongs."""
         parameters = {name: value for name, value in asdict(ask).items() if name not in _NOT_PARAMETERS}
-        return place_of(normalise_question(ask.question), parameters, {**self._lineage, **of_index})
+        lineage = {**self._lineages[ask.params.adapter], **of_index}
+        return place_of(normalise_question(ask.question), parameters, lineage)
 
     async def _reply(
         self, turn: Turn, retrieved: Retrieved, answer: Answer, completion: Completion | None, clock: _Clock
@@ -184,7 +189,7 @@ class Chat:
         if reason == "cancelled":
             raise EngineError("the engine stopped before the answer was complete", "ask again")
         answer = replace(answer, timings_ms=clock.timings_ms())
-        reply = Reply(answer, reason, turn.cache, {**self._lineage, **retrieved.lineage})
+        reply = Reply(answer, reason, turn.cache, {**self._lineages[turn.ask.params.adapter], **retrieved.lineage})
         is_current = retrieved.lineage != turn.of_index or turn.of_index == self._followed
         if turn.cache == "miss" and is_current:
             place = self._place(turn.ask, retrieved.lineage)  # of the version that was searched, not that of the turn

@@ -25,14 +25,16 @@ def application(served: Served, model: str, settings: ServeConfig, engine: Engin
     """The parts that `served` has as deployments, wired by handles.
 
     Raises:
-        ConfigError: the file of API keys cannot be used.
+        ConfigError: the file of API keys cannot be used, or two models have one id.
     """
     from ray import serve
 
+    from ragray.serve.adapters import check_ids
     from ragray.serve.exposure import with_keys_checked
     from ragray.serve.feedback import with_absolute_folder
     from ragray.serve.ingress import Ingress
 
+    check_ids(model, served.adapters)
     settings = with_keys_checked(with_absolute_folder(settings))
     ingress = _deployed(serve.ingress()(Ingress), "ingress", settings, _REQUESTS_PER_INGRESS, _REQUESTS_PER_INGRESS)
     searches_apart = settings.retriever == "deployment" and served.index is not None
@@ -63,7 +65,7 @@ def _generator(served: Served, settings: ServeConfig, engine: EngineConfig) -> A
 
     most = engine.max_batch_size
     part = _deployed(GeneratorReplica, "generator", settings, open_requests=most, queued=WAITING_BATCHES * most)
-    return part.bind(served.engine, engine, settings.stream_every_ms / 1e3)
+    return part.bind(served.engine, engine, settings.stream_every_ms / 1e3, adapters=served.adapters)
 
 
 def _deployed(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -240,22 +240,28 @@ class GeneratorReplica(Generator):
         settings: threads, batch size and memory of the engine.
         stream_every_s: least time between two pieces of one stream, seconds.
         most_open: answers that run or wait at once; more are refused. None: whoever calls bounds them.
+        adapters: `train` artifacts of the models beside the engine's own, by id.
 
     Raises:
-        ArtifactError: the artifact is missing or damaged.
+        ArtifactError: an artifact is missing or damaged.
         EngineError: the engine does not run on this device.
     """
 
     def __init__(
-        self, engine_uri: str, settings: EngineConfig, stream_every_s: float, most_open: int | None = None
+        self,
+        engine_uri: str,
+        settings: EngineConfig,
+        stream_every_s: float,
+        most_open: int | None = None,
+        adapters: Mapping[str, str] | None = None,
     ) -> None:
         from ragray.engine.manifest import EngineManifest
-        from ragray.engine.runtime import load_engine
+        from ragray.serve.adapters import load_adapted
 
-        folder = open_artifact(engine_uri, "engine").folder
-        context_tokens = EngineManifest.read(folder).model.context_tokens
-        watch = serving_metrics().generation
-        super().__init__(load_engine(folder, settings), context_tokens, stream_every_s, most_open, watch)
+        artifact = open_artifact(engine_uri, "engine")
+        context_tokens = EngineManifest.read(artifact.folder).model.context_tokens
+        engine = load_adapted(artifact, settings, adapters or {})
+        super().__init__(engine, context_tokens, stream_every_s, most_open, serving_metrics().generation)
 
 
 class RemoteGenerator:

@@ -39,4 +39,4 @@ def generation(
     if served.engine is None:
         return NoGenerator()
     most = engine.max_batch_size * (1 + WAITING_BATCHES)
-    return GeneratorReplica(served.engine, engine, settings.stream_every_ms / 1e3, most)
+    return GeneratorReplica(served.engine, engine, settings.stream_every_ms / 1e3, most, served.adapters)

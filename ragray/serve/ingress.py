@@ -11,9 +11,9 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
@@ -38,6 +38,7 @@ from ragray.serve.guard import guarded
 from ragray.serve.held import generation, retrieval
 from ragray.serve.limits import Accounts, RequestContext
 from ragray.serve.metrics import ServingMetrics, serving_metrics
+from ragray.serve.models import adapter_of, add_models
 from ragray.serve.openapi import describe
 from ragray.serve.page_files import add_page
 from ragray.serve.retriever import Retrieval
@@ -65,12 +66,13 @@ class Door:
     retriever: Retrieval
     generator: Generation
     chat: Chat
-    model: str  # the id in /v1/models
+    model: str  # the id of the engine's own model in /v1/models
     created: int  # seconds since 1970
     lineage: dict[str, str]
     limits: ServeConfig
     parts: Parts = "full"
     feedback: Feedback | None = None
+    adapters: Mapping[str, str] = field(default_factory=dict)  # of further models, by id: digest
 
 
 class Ingress:
@@ -101,11 +103,15 @@ class Ingress:
         metrics = serving_metrics()
         near, far = retrieval(retriever, served), generation(generator, served, engine, limits)
         chat = Chat(
-            near, far, open_caches(limits.cache, served, limits.most_ingresses()), served.lineage, metrics.answered
-        )
+            near, far, open_caches(limits.cache, served, limits.most_ingresses()), served.lineage, metrics.answered,
+            served.adapter_digests,
+        )  # fmt: skip
         self._accounts = accounts_of(limits.limits, limits.most_ingresses())
         feedback = Feedback.of(limits.feedback)
-        self._door = Door(near, far, chat, model, served.created, served.lineage, limits, served.parts, feedback)
+        self._door = Door(
+            near, far, chat, model, served.created, served.lineage, limits, served.parts, feedback,
+            served.adapter_digests,
+        )  # fmt: skip
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application of this replica; Serve calls it after the constructor."""
@@ -130,6 +136,7 @@ def http_api(
         refuse_chat(api)
     else:
         _add_chat(api, door)
+        add_models(api, door)
     add_search(api, door)
     _add_health(api, door)
     add_feedback(api, door.feedback, door.limits.max_question_chars)
@@ -143,7 +150,6 @@ def _add_chat(api: FastAPI, door: Door) -> None:
     @api.post("/v1/chat/completions", response_model=None)
     async def chat_completions(request: ChatRequest, http: Request) -> Response:
         """Answer the last user message from the documents."""
-        _check_model(request.model, door.model)
         ask = await _ask(request, door)
         context: RequestContext = http.state.ragray
         await context.reserve(ask.question, ask.params.max_new_tokens)
@@ -159,17 +165,6 @@ def _add_chat(api: FastAPI, door: Door) -> None:
         headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
         pieces = _sse(ask, first, events, door, usage)
         return StreamingResponse(pieces, media_type="text/event-stream", headers=headers)
-
-    @api.get("/v1/models")
-    async def list_models() -> dict[str, Any]:
-        """The one model that answers here."""
-        return {"object": "list", "data": [_model(door)]}
-
-    @api.get("/v1/models/{model}")
-    async def get_model(model: str) -> dict[str, Any]:
-        """One model."""
-        _check_model(model, door.model)
-        return _model(door)
 
 
 def _add_health(api: FastAPI, door: Door) -> None:
@@ -198,11 +193,6 @@ async def _is_ready(part: Awaitable[bool]) -> bool:
         return False
 
 
-def _check_model(asked: str | None, served: str) -> None:
-    if asked is not None and asked != served:
-        raise ApiError(404, f"no model {asked!r}; this server has {served!r}", param="model", code="model_not_found")
-
-
 async def _ask(request: ChatRequest, door: Door) -> Ask:
     limits = door.limits
     params = SamplingParams(
@@ -211,22 +201,19 @@ async def _ask(request: ChatRequest, door: Door) -> Ask:
         top_p=1.0 if request.top_p is None else request.top_p,
         seed=request.seed or 0,
         stop_repeats=True,
+        adapter=adapter_of(request.model, door),
     )
     asked = request.question(limits.max_question_chars)
     question = await standing_alone(request.turns(limits.max_question_chars), door.retriever, limits)
     return Ask(question, params, request.cache, tuple(request.stop), asked)
 
 
-def _model(door: Door) -> dict[str, Any]:
-    return {"id": door.model, "object": "model", "created": door.created, "owned_by": "ragray"}
-
-
-def _envelope(door: Door, kind: str) -> dict[str, Any]:
+def _envelope(door: Door, ask: Ask, kind: str) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": kind,
         "created": int(time.time()),
-        "model": door.model,
+        "model": ask.params.adapter or door.model,
         "system_fingerprint": door.lineage["engine"][:16],
     }
 
@@ -258,7 +245,7 @@ def _usage(reply: Reply) -> dict[str, int]:
 
 
 def _completion(ask: Ask, reply: Reply, door: Door) -> dict[str, Any]:
-    envelope = _envelope(door, "chat.completion")
+    envelope = _envelope(door, ask, "chat.completion")
     if door.feedback is not None:
         door.feedback.remember(envelope["id"], ask, reply)
     message = {"role": "assistant", "content": reply.answer.text, "refusal": None}
@@ -275,7 +262,7 @@ async def _sse(
     ask: Ask, first: str | Reply, events: AsyncGenerator[str | Reply, None], door: Door, include_usage: bool
 ) -> AsyncGenerator[str, None]:
     """Server-sent events in OpenAI's form; leaving early stops the generation."""
-    envelope = _envelope(door, "chat.completion.chunk")
+    envelope = _envelope(door, ask, "chat.completion.chunk")
 
     def chunk(delta: dict[str, str], finish_reason: str | None = None, **more: Any) -> str:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 
-def make_trained(folder: Path, base: Path, seed: int, rank: int = 4, method: str = "lora", modules=("q_proj", "v_proj")):
+def make_trained(
+    folder: Path, base: Path, seed: int, rank: int = 4, method: str = "lora", modules=("q_proj", "v_proj")
+):
     """A train artifact's folder: adapter/ and base_model.json."""
     import torch
     from peft import LoraConfig, get_peft_model

@@ -1,4 +1,4 @@
-"""Adapters beside an engine's model: each row of a mixed batch by its own, equal to PEFT; which fit, and which do not."""
+"""Adapters beside an engine's model: each row of a mixed batch by its own, equal to PEFT; which fit, which do not."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -54,11 +54,14 @@ def engine(built: Path, trained: dict[str, Trained], tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="module")
 def questions(engine: Engine) -> list[list[int]]:
-    texts = ["How do I install ragray?", "怎样训练模型？", "Which port does the server use, and how is it changed?", "LoRA"]
-    chats = [[{"role": "user", "content": text}] for text in texts]
-    return [
-        engine.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) for chat in chats
+    texts = [
+        "How do I install ragray?",
+        "怎样训练模型？",
+        "Which port does the server use, and how is it changed?",
+        "LoRA",
     ]
+    chats = [[{"role": "user", "content": text}] for text in texts]
+    return [engine.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) for chat in chats]
 
 
 def by(name: str | None) -> SamplingParams:
@@ -145,13 +148,13 @@ def test_what_is_more_than_an_update_is_refused(trained: dict[str, Trained], bui
     dora = Trained(make_trained(tmp_path / "dora", BASE, 7, method="dora"), "train/dora")
     with pytest.raises(ArtifactError, match="train/dora: an adapter with DoRA"):
         fitted(dora, trained["own"], built)
-    with pytest.raises(ArtifactError, match="says? what it was trained on|does not say"):
+    with pytest.raises(ArtifactError, match="does not say what it was trained on"):
         fitted(Trained(tmp_path, "train/none"), trained["own"], built)
 
 
 def test_names_that_an_engine_does_not_have_are_refused(engine: Engine, questions: list[list[int]]) -> None:
     for ask in (lambda: engine.submit(questions[0], by("third")), lambda: engine.generate(questions, by("third"))):
-        with pytest.raises(EngineError, match="no adapter 'third'.*\n*.*first, second"):
+        with pytest.raises(EngineError, match="no adapter 'third'"):
             ask()
 
 

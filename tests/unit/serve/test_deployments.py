@@ -24,7 +24,8 @@ def parts_of(served: Served, settings: dict[str, Any]) -> tuple[Any, dict[str, A
 def test_by_default_the_ingress_holds_the_retriever() -> None:
     args, deployments = parts_of(FULL, {})
     assert set(deployments) == {"Ingress", "Generator"} and args[0] is None
-    assert deployments["Generator"].init_args == ("engine", ENGINE, 0.05)
+    generator = deployments["Generator"]
+    assert (generator.init_args, generator.init_kwargs) == (("engine", ENGINE, 0.05), {"adapters": {}})
     assert deployments["Generator"].max_ongoing_requests == 6
     assert deployments["Generator"].max_queued_requests == 24
 
