@@ -21,6 +21,8 @@ from fastapi.responses import JSONResponse
 from ragray.config_feedback import UserFeedbackConfig
 from ragray.errors import EngineError
 from ragray.prompt import DECLINE
+from ragray.serve.answers import AnswerCache, Caches, KeptRetrievals
+from ragray.serve.chat import Chat
 from ragray.serve.feedback import Feedback
 from ragray.serve.ingress import Door
 
@@ -209,6 +211,20 @@ def test_the_status_view_names_versions_and_draws_the_latency(door: Door, visit:
     page.get_by_role("tab", name="Status").click()
     expect(page.locator("#counts dd")).to_have_text(["2", "1", "0", re.compile(" m?s$")])
     expect(page.locator("#sparkline polyline")).to_have_attribute("points", re.compile(r"^0\.0,[\d.]+ 300\.0,[\d.]+$"))
+
+
+def test_where_there_are_several_models_one_can_be_chosen(door: Door, engine: Any, visit: Callable[..., Any]) -> None:
+    expect(visit(door).locator("#choice")).to_be_hidden()
+    adapters = {"support-zh": "1" * 64}
+    caches = Caches(AnswerCache(door.limits.cache), KeptRetrievals(door.limits.cache))
+    chat = Chat(door.retriever, door.generator, caches, door.lineage, adapters=adapters)
+    page = visit(replace(door, adapters=adapters, chat=chat))
+    choice = page.get_by_label("Model", exact=True)
+    expect(choice.locator("option")).to_have_text(["ragray-test", "support-zh"])
+    ask(page)
+    choice.select_option("support-zh")
+    ask(page)
+    assert [params.adapter for params in engine.params] == [None, "support-zh"]
 
 
 def test_thumbs_are_hidden_where_feedback_is_off(door: Door, visit: Callable[..., Any]) -> None:

@@ -96,7 +96,7 @@ def test_every_text_can_be_read_and_every_control_has_a_name(
     door: Door, visit: Callable[..., Any], tmp_path: Path, scheme: str
 ) -> None:
     page = visit(
-        replace(door, feedback=Feedback(UserFeedbackConfig(folder=str(tmp_path)))),
+        replace(door, feedback=Feedback(UserFeedbackConfig(folder=str(tmp_path))), adapters={"support-zh": "1" * 64}),
         color_scheme=scheme,
         reduced_motion="reduce",
     )
@@ -121,7 +121,8 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
     door: Door, engine: Any, visit: Callable[..., Any]
 ) -> None:
     engine.text = "[1] " + "x" * 80
-    page = visit(door, viewport={"width": 320, "height": 640}, has_touch=True, is_mobile=True)
+    several = replace(door, adapters={"support-zh-" + "x" * 60: "1" * 64})
+    page = visit(several, viewport={"width": 320, "height": 640}, has_touch=True, is_mobile=True)
     label, question = page.locator("#ask label"), page.locator("#question")
     assert label.bounding_box()["y"] + label.bounding_box()["height"] <= question.bounding_box()["y"]
     ask(page, answer="x" * 80 + " [1]")
