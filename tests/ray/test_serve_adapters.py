@@ -29,7 +29,7 @@ def adapters(artifacts: dict[str, Artifact], tmp_path_factory: pytest.TempPathFa
             Store(str(tmp_path_factory.mktemp(name))), "train",
             lambda draft, n=n: make_trained(draft.folder, model, n, modules=MODULES),
         )
-        for n, name in enumerate(("zh", "en"))
+        for n, name in ((2, "zh"), (4, "en"))  # seeds whose answers differ from all others
     }  # fmt: skip
 
 
