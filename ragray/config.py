@@ -19,7 +19,7 @@ from pydantic import (
 )  # fmt: skip
 
 from ragray.config_cache import CacheConfig
-from ragray.config_data import AugmentConfig, DataConfig, Positive, Section, Share
+from ragray.config_data import AugmentConfig, DataConfig, ModelId, Positive, Section, Share
 from ragray.config_engine import EngineConfig as EngineConfig  # for those who import it from here
 from ragray.config_evaluate import EvaluateConfig
 from ragray.config_feedback import UserFeedbackConfig
@@ -202,6 +202,10 @@ class ServeConfig(Section):
     index_store: str | None = Field(
         None, description="folder of a changing index (`ragray live`) to search and follow, made of the run's index"
     )
+    adapters: dict[ModelId, str] = Field(
+        {}, description="further models by id, each the folder of a train stage: its LoRA adapter beside the engine's "
+        "own, of the same base model",
+    )  # fmt: skip
     cache: CacheConfig = CacheConfig()
     retriever: Literal["ingress", "deployment"] = Field(
         "ingress", description="where searches run: in each ingress replica, or in replicas of their own"

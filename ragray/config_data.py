@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")]  # as clients write it, also in paths
 
 
 class Section(BaseModel):

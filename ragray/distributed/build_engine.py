@@ -284,7 +284,7 @@ STAGE = Stage(
         "prompt", "schema", "dataprep.normalize",
         "engine.batching", "engine.build", "engine.builders", "engine.device", "engine.environment",
         "engine.manifest", "engine.openvino_export", "engine.openvino_runtime", "engine.openvino_settings",
-        "engine.protocol", "engine.runtime",
+        "engine.adapter_rows", "engine.protocol", "engine.runtime",
         "engine.repeats", "engine.tokens", "engine.transformers_runtime", "engine.verification", "engine.weight_format",
         "engine.commands", "engine.compat", "engine.compat_config", "engine.gpu_policy", "engine.modelopt",
         "engine.modelopt_task", "engine.tensorrt_llm", "engine.tensorrt_llm_builders", "engine.tensorrt_llm_engine",

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -245,17 +245,24 @@ class BatchingLoop:
             handle.fail(error)
 
 
-def checked_request(token_ids: Sequence[int], params: SamplingParams, context: int) -> Request:
+def checked_request(
+    token_ids: Sequence[int], params: SamplingParams, context: int, adapters: Collection[str] = ()
+) -> Request:
     """A request whose answer fits the model.
 
     Args:
         token_ids: the prompt.
         params: `max_new_tokens` is lowered to what the context leaves.
         context: tokens that the model can read and write together.
+        adapters: those that the engine has.
 
     Raises:
-        EngineError: the prompt is empty, or leaves no room for an answer.
+        EngineError: the prompt is empty, or leaves no room for an answer; the engine has no such adapter.
     """
+    if params.adapter is not None and params.adapter not in adapters:
+        raise EngineError(
+            f"no adapter {params.adapter!r}", f"name one of: {', '.join(sorted(adapters)) or 'none is loaded'}"
+        )
     room = context - len(token_ids)
     if not token_ids or room < 1:
         raise EngineError(

@@ -30,6 +30,7 @@ class SamplingParams:
     seed: int = 0
     stop_repeats: bool = False  # end an answer that only repeats itself, see `engine.repeats`
     ignore_stop: bool = False  # go on behind stop tokens, so that `max_new_tokens` come: for measuring
+    adapter: str | None = None  # name of the LoRA adapter that answers; None: the engine's model alone
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -111,7 +112,7 @@ class Engine(Protocol):
         """Start one request; it joins the running batch at the next step.
 
         Raises:
-            EngineError: the prompt is empty or too long, or the engine failed or is closed.
+            EngineError: the prompt is empty or too long, the engine has no such adapter, failed or is closed.
         """
 
     def generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[Completion]:

@@ -5,30 +5,38 @@ In: an engine artifact's folder (`engine.json` beside `engine/`). Out: a verifie
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ragray.config import EngineConfig
+from ragray.engine.adapters import check_engine
 from ragray.engine.device import device_for
 from ragray.engine.manifest import BUILD, ENGINE_FOLDER, EngineManifest, verified_manifest
 from ragray.engine.protocol import Engine
 from ragray.errors import EngineError
 
 
-def load_engine(folder: Path, settings: EngineConfig) -> Engine:
+def load_engine(folder: Path, settings: EngineConfig, adapters: Mapping[str, Path] | None = None) -> Engine:
     """Verify and load the engine that a folder holds; the folder, not the settings, says of which kind.
 
     Args:
         folder: holds engine.json and the folder engine/.
         settings: threads, batch size and cache size.
+        adapters: LoRA folders in PEFT's form, made for the engine's model (`adapters.fitted`), by name.
 
     Raises:
-        EngineError: it was built for another device or version, is damaged, or cannot be loaded.
+        EngineError: it was built for another device or version, is damaged, cannot be loaded, or takes no adapters.
+        ArtifactError: an adapter is damaged, or of another model.
     """
     manifest = verified_manifest(folder, device_for(EngineManifest.read(folder).device))
-    return start_engine(folder / ENGINE_FOLDER, manifest, settings)
+    if adapters:
+        check_engine(folder)
+    return start_engine(folder / ENGINE_FOLDER, manifest, settings, adapters)
 
 
-def start_engine(files: Path, manifest: EngineManifest, settings: EngineConfig) -> Engine:
+def start_engine(
+    files: Path, manifest: EngineManifest, settings: EngineConfig, adapters: Mapping[str, Path] | None = None
+) -> Engine:
     """Load an engine whose manifest is known to be right.
 
     Raises:
@@ -42,13 +50,14 @@ def start_engine(files: Path, manifest: EngineManifest, settings: EngineConfig) 
         case "transformers":
             from ragray.engine.transformers_runtime import load_model_folder
 
-            return load_model_folder(
-                files, settings.max_batch_size, settings.cpu_threads, manifest.digest, manifest.device.type
-            )
+            batch, threads = settings.max_batch_size, settings.cpu_threads
+            return load_model_folder(files, batch, threads, manifest.digest, manifest.device.type, adapters)
         case "tensorrt_llm" | "tensorrt_llm_torch" as kind:
             from ragray.engine.tensorrt_llm_engine import TensorRtLlmEngine
 
-            return TensorRtLlmEngine(files, manifest, settings, _python(settings, manifest.device.type, kind))
+            python = _python(settings, manifest.device.type, kind)
+            folders = {name: str(folder) for name, folder in (adapters or {}).items()}
+            return TensorRtLlmEngine(files, manifest, settings, python, folders)
         case other:
             raise EngineError(f"{files}: an engine of kind {other!r}, which this ragray cannot run", BUILD)
 

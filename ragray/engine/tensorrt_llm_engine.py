@@ -32,14 +32,6 @@ _CLOSE_S = 60.0
 _STEP_S = 0.2  # after which the loop looks for requests, cancellations and its end
 
 
-class AdapterRequest(Request):
-    """A request by the model with a LoRA adapter, or by the model alone."""
-
-    def __init__(self, request: Request, adapter: str | None) -> None:
-        super().__init__(request.prompt, request.params)
-        self.adapter = adapter
-
-
 class TensorRtLlmEngine:
     """A TensorRT-LLM engine in its own process; see `protocol.Engine`.
 
@@ -48,7 +40,7 @@ class TensorRtLlmEngine:
         manifest: the engine's record.
         settings: batch size and cache size.
         python: the interpreter of its environment.
-        adapters: LoRA folders in PEFT's form by the name that `submit` takes; the engine must be built for them.
+        adapters: LoRA folders in PEFT's form by name; a compiled engine must be built for them.
 
     Raises:
         EngineError: the environment has another version, the engine cannot be loaded, or takes no adapters.
@@ -77,13 +69,13 @@ class TensorRtLlmEngine:
         self._worker = Worker(python, told)
         self._loop = BatchingLoop(WorkerDecoder(self._worker, stops), self.tokenizer, told["max_batch_size"])
 
-    def submit(self, token_ids: Sequence[int], params: SamplingParams, adapter: str | None = None) -> RequestHandle:
+    def submit(self, token_ids: Sequence[int], params: SamplingParams) -> RequestHandle:
         """Start one request, by the model with an adapter if one is named; it joins the running batch."""
-        return self._loop.submit([self._request(token_ids, params, adapter)])[0]
+        return self._loop.submit([self._request(token_ids, params)])[0]
 
     def generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[Completion]:
         """Complete all prompts; they enter the batch together, in their order."""
-        requests = [self._request(prompt, params, None) for prompt in prompts]
+        requests = [self._request(prompt, params) for prompt in prompts]
         return [handle.completion() for handle in self._loop.submit(requests)]
 
     def stats(self) -> dict[str, float]:
@@ -95,11 +87,7 @@ class TensorRtLlmEngine:
         self._loop.close()
         self._worker.close()
 
-    def _request(self, token_ids: Sequence[int], params: SamplingParams, adapter: str | None) -> AdapterRequest:
-        if adapter is not None and adapter not in self._adapters:
-            raise EngineError(
-                f"no adapter {adapter!r}", f"name one of: {', '.join(self._adapters) or 'none is loaded'}"
-            )
+    def _request(self, token_ids: Sequence[int], params: SamplingParams) -> Request:
         longest, context = self._limits.max_input_tokens, self._limits.max_sequence_tokens
         assert longest is not None and context is not None  # the builder's plan sets both
         if len(token_ids) > longest:
@@ -107,7 +95,7 @@ class TensorRtLlmEngine:
                 f"a prompt of {len(token_ids)} tokens; this engine was built for {longest} at most",
                 "shorten the question, or raise engine.max_input_tokens and build the engine again",
             )
-        return AdapterRequest(checked_request(token_ids, params, context), adapter)
+        return checked_request(token_ids, params, context, self._adapters)
 
 
 def worker_settings(
@@ -252,7 +240,7 @@ class WorkerDecoder:
             self._worker.send(
                 op="submit", id=number, tokens=list(request.prompt), max_tokens=params.max_new_tokens,
                 temperature=params.temperature, top_p=params.top_p, seed=params.seed,
-                ignore_stop=params.ignore_stop, adapter=getattr(request, "adapter", None),
+                ignore_stop=params.ignore_stop, adapter=params.adapter,
             )  # fmt: skip
 
     def step(self) -> None:

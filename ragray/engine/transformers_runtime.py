@@ -7,7 +7,7 @@ finished ones leave it and new ones join it between two steps, so one class serv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,25 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, Pr
 from transformers.utils.logging import disable_progress_bar
 
 from ragray.artifact import folder_digest
+from ragray.engine.adapter_rows import AdapterRows
 from ragray.engine.batching import BatchingLoop, Request, RequestHandle, checked_request
 from ragray.engine.device import CPU
 from ragray.engine.protocol import Completion, EngineInfo, SamplingParams
 from ragray.engine.tokens import decode, load_tokenizer, stop_tokens
 from ragray.engine.weight_format import INT8_WEIGHT_ONLY, NF4, check_loadable, weights_of
 from ragray.errors import EngineError
+from ragray.train.adapter import read_adapter
 
 _PACKED_ROWS = 32
 
 
 def load_model_folder(
-    folder: Path | str, batch_size: int, threads: int, digest: str | None = None, device_type: str = CPU
+    folder: Path | str,
+    batch_size: int,
+    threads: int,
+    digest: str | None = None,
+    device_type: str = CPU,
+    adapters: Mapping[str, Path] | None = None,
 ) -> TransformersEngine:
     """The reference engine on a Hugging Face folder, in float32.
 
@@ -40,9 +47,11 @@ def load_model_folder(
         threads: CPU threads of the whole process, 0: as torch decides.
         digest: sha256 that identifies the folder; computed from its files by default.
         device_type: "cpu", or the accelerator's type: the model goes to the first GPU that torch sees.
+        adapters: plain LoRA folders in PEFT's form, made for this model, by the name that requests give.
 
     Raises:
         EngineError: the folder cannot be loaded, or torch sees no GPU.
+        ArtifactError: an adapter is damaged, or of another model.
     """
     if device_type != CPU and not torch.cuda.is_available():
         raise EngineError(
@@ -63,7 +72,8 @@ def load_model_folder(
         model=f"{model.config.model_type}-{model.num_parameters()}",
         digest=digest or folder_digest(folder),
     )
-    return TransformersEngine(model, tokenizer, stop_tokens(folder, tokenizer), info, batch_size)
+    rows = AdapterRows(model, {name: read_adapter(path) for name, path in (adapters or {}).items()})
+    return TransformersEngine(model, tokenizer, stop_tokens(folder, tokenizer), info, batch_size, rows)
 
 
 def load_model(folder: Path) -> PreTrainedModel:
@@ -116,6 +126,7 @@ class TransformersEngine:
         stops: frozenset[int],
         info: EngineInfo,
         batch_size: int,
+        adapters: AdapterRows | None = None,
     ) -> None:
         self.info = info
         self.tokenizer = tokenizer
@@ -123,18 +134,19 @@ class TransformersEngine:
         self._stops = stops
         self._batch_size = batch_size
         self._context: int = model.config.max_position_embeddings
-        self._loop = BatchingLoop(BatchDecoder(model, stops), tokenizer, batch_size)
+        self._adapters = adapters or AdapterRows(model, {})
+        self._loop = BatchingLoop(BatchDecoder(model, stops, self._adapters), tokenizer, batch_size)
 
     def submit(self, token_ids: Sequence[int], params: SamplingParams) -> RequestHandle:
         """Start one request; it joins the running batch at the next step."""
-        return self._loop.submit([checked_request(token_ids, params, self._context)])[0]
+        return self._loop.submit([self._request(token_ids, params)])[0]
 
     def generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[Completion]:
         """Complete all prompts, in batches of similar length, whatever else is running."""
-        requests = [checked_request(prompt, params, self._context) for prompt in prompts]
+        requests = [self._request(prompt, params) for prompt in prompts]
         by_length = sorted(requests, key=lambda request: len(request.prompt), reverse=True)
         for start in range(0, len(by_length), self._batch_size):
-            decoder = BatchDecoder(self._model, self._stops)
+            decoder = BatchDecoder(self._model, self._stops, self._adapters)
             decoder.add(by_length[start : start + self._batch_size])
             while decoder.active:
                 decoder.step()
@@ -157,17 +169,21 @@ class TransformersEngine:
         """End all requests; those unfinished raise in their readers."""
         self._loop.close()
 
+    def _request(self, token_ids: Sequence[int], params: SamplingParams) -> Request:
+        return checked_request(token_ids, params, self._context, self._adapters.names)
+
 
 class BatchDecoder:
     """Sequences that are decoded together: row r of the cache, mask and next tokens is `self._requests[r]`.
 
     The cache holds [rows, heads, length, width] per layer; `self._mask` int64 [rows, length] is 0 on the left
     padding. Greedy rows take the arg max; sampled rows draw from a generator of their own, so a row's text
-    does not depend on its neighbours.
+    does not depend on its neighbours. Each row is computed with the adapter of its request.
     """
 
-    def __init__(self, model: PreTrainedModel, stops: frozenset[int]) -> None:
+    def __init__(self, model: PreTrainedModel, stops: frozenset[int], adapters: AdapterRows) -> None:
         self._model = model
+        self._adapters = adapters
         self._stops = stops
         self._requests: list[Request] = []
         self._samplers: list[torch.Generator] = []
@@ -192,7 +208,7 @@ class BatchDecoder:
             mask[row, longest - len(request.prompt) :] = 1
         ids, mask = ids.to(self._model.device), mask.to(self._model.device)
         cache = DynamicCache()
-        logits = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
+        logits = self._forward(requests, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
         self._join(cache, mask)
         self._requests.extend(requests)
         self._samplers.extend(torch.Generator().manual_seed(request.params.seed) for request in requests)
@@ -205,7 +221,7 @@ class BatchDecoder:
             return
         positions = self._mask.sum(1, keepdim=True)
         self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
-        logits = self._forward(self._next[:, None], self._mask, positions, self._cache)
+        logits = self._forward(self._requests, self._next[:, None], self._mask, positions, self._cache)
         self._next = self._choose(logits, self._requests)
         self._leave()
 
@@ -215,17 +231,23 @@ class BatchDecoder:
 
     @torch.inference_mode()
     def _forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
+        self,
+        requests: Sequence[Request],
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        cache: DynamicCache,
     ) -> torch.Tensor:
         """Logits float32 [rows, vocabulary] after the last of `ids` [rows, new]; `cache` grows by `new`."""
-        output = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with self._adapters.of([request.params.adapter for request in requests]):
+            output = self._model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from ragray.config import EngineConfig, RunConfig, ServeConfig
-from ragray.config_data import Section
+from ragray.config_data import ModelId, Section
 from ragray.config_loading import load_config, validate_section
 from ragray.errors import ConfigError, WorkError
 from ragray.serve import throughput
@@ -44,6 +44,7 @@ class ArtifactArgs(Section):
     index: str | None = Field(None, description="folder of the index stage, or of a changing index, which is followed")
     confidence: str | None = Field(None, description="folder of the calibrate stage; with index and engine alone")
     engine: str | None = Field(None, description="folder of the engine stage")
+    adapters: dict[ModelId, str] = Field({}, description="further models by id: folders of the train stage")
 
 
 class AppArgs(Section):
@@ -67,17 +68,21 @@ class AppArgs(Section):
             raise ValueError("args.serve: host and port belong into http_options of the Serve file")
         if self.artifacts is not None and self.serve is not None and self.serve.index_store is not None:
             raise ValueError("args.serve.index_store: name the store as artifacts.index")
+        if self.artifacts is not None and self.serve is not None and self.serve.adapters:
+            raise ValueError("args.serve.adapters: name them as artifacts.adapters")
         if self.artifacts is not None:
             self._check_artifacts(self.artifacts)
         return self
 
     def _check_artifacts(self, artifacts: ArtifactArgs) -> None:
-        given = {name for name, uri in artifacts.model_dump().items() if uri is not None}
+        given = {name for name, uri in artifacts.model_dump(exclude={"adapters"}).items() if uri is not None}
         needed = set(_NEEDED[self.parts])
         if missing := sorted(needed - given):
             raise ValueError(f"args.artifacts: parts: {self.parts} needs {', '.join(missing)}, too")
         if unused := sorted(given - needed):
             raise ValueError(f"args.artifacts: parts: {self.parts} does not use {', '.join(unused)}; leave it out")
+        if artifacts.adapters and "engine" not in needed:
+            raise ValueError(f"args.artifacts: parts: {self.parts} does not use adapters; leave them out")
 
 
 def build(args: AppArgs | Mapping[str, Any]) -> Application:
@@ -95,7 +100,7 @@ def build(args: AppArgs | Mapping[str, Any]) -> Application:
         raise ConfigError("args: neither config nor artifacts", "name a run's YAML as config")
     config = load_config(typed.config, typed.set)
     settings = typed.serve or config.serve
-    served = served_by(config, settings.index_store, typed.parts)
+    served = served_by(config, settings.index_store, typed.parts, settings.adapters)
     return application(served, typed.model, settings, typed.engine or config.engine)
 
 
@@ -104,15 +109,20 @@ def _opened(artifacts: ArtifactArgs) -> Served:
         None if artifacts.index is None else open_index(artifacts.index),
         None if artifacts.confidence is None else open_artifact(artifacts.confidence, "calibrate"),
         None if artifacts.engine is None else open_artifact(artifacts.engine, "engine"),
+        artifacts.adapters,
     )
 
 
-def served_by(config: RunConfig, index_store: str | None, parts: Parts = "full") -> Served:
+def served_by(
+    config: RunConfig, index_store: str | None, parts: Parts = "full", adapters: Mapping[str, str] | None = None
+) -> Served:
     """The finished artifacts of a run that serving needs, with a changing index in place of the run's if one is named.
 
     Raises:
-        ArtifactError: one is not finished, or out of date; the store was not made of the run's index.
-        ConfigError: a store is named for an application without an index.
+        ArtifactError: one is not finished, or out of date; the store was not made of the run's index; an adapter does
+            not fit the engine.
+        EngineError: the engine takes no adapters.
+        ConfigError: a store is named for an application without an index, adapters for one without an engine.
     """
     from ragray.distributed.pipeline import finished
 
@@ -120,7 +130,7 @@ def served_by(config: RunConfig, index_store: str | None, parts: Parts = "full")
         raise ConfigError("serve.index_store: parts: generation has no index", "leave serve.index_store out")
     found = finished(config, *(_STAGES[name] for name in _NEEDED[parts]))
     index = found.get("index") if index_store is None else open_store(index_store)
-    return Served.of(index, found.get("calibrate"), found.get("engine"))
+    return Served.of(index, found.get("calibrate"), found.get("engine"), adapters or {})
 
 
 def serve_app(config: RunConfig, block: bool = True, report: Callable[[str], None] | None = None) -> None:
@@ -139,7 +149,7 @@ def serve_app(config: RunConfig, block: bool = True, report: Callable[[str], Non
     """
     settings = config.serve
     check_exposure(settings.host, settings.limits)
-    served = served_by(config, settings.index_store)
+    served = served_by(config, settings.index_store, adapters=settings.adapters)
     serve_parts(served, config.name, settings, config.engine, block, report)
 
 

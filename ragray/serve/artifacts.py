@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import calendar
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -66,6 +67,8 @@ class Served:
     engine: str | None
     lineage: dict[str, str]
     created: int  # when the engine was made, seconds since 1970; 0 without one
+    adapters: dict[str, str] = field(default_factory=dict)  # of further models, by id: URI
+    adapter_digests: dict[str, str] = field(default_factory=dict)
 
     @property
     def parts(self) -> Parts:
@@ -83,15 +86,27 @@ class Served:
     @property
     def of_generator(self) -> tuple[object, ...]:
         """All that decides what a generator writes."""
-        return self.engine, self.lineage.get("engine"), self.lineage.get("model"), self.lineage.get("adapter")
+        digests = (self.lineage.get(name) for name in ("engine", "model", "adapter"))
+        return self.engine, *digests, *sorted(self.adapters.items()), *sorted(self.adapter_digests.items())
 
     @classmethod
-    def of(cls, index: Artifact | IndexStore | None, confidence: Artifact | None, engine: Artifact | None) -> Served:
-        """Finished artifacts that fit together; the index may be one that changes.
+    def of(
+        cls,
+        index: Artifact | IndexStore | None,
+        confidence: Artifact | None,
+        engine: Artifact | None,
+        adapters: Mapping[str, str] | None = None,
+    ) -> Served:
+        """Finished artifacts that fit together; the index may be one that changes, adapters are named by id.
 
         Raises:
-            ArtifactError: the confidence was fitted on another index, or the store cannot be opened.
+            ArtifactError: the confidence was fitted on another index, the store cannot be opened, or an adapter does
+                not fit the engine.
+            EngineError: the engine takes no adapters.
+            ConfigError: adapters without an engine.
         """
+        from ragray.serve.adapters import open_adapters
+
         if index is not None and confidence is not None:
             _check_fitted(index, confidence)
         return cls(
@@ -101,6 +116,8 @@ class Served:
             engine=None if engine is None else absolute_uri(engine.uri),
             lineage=_lineage(index, confidence, engine),
             created=0 if engine is None else _seconds(engine.manifest.created),
+            adapters=(opened := open_adapters(adapters or {}, engine)).uris,
+            adapter_digests=opened.digests,
         )
 
 

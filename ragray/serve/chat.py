@@ -72,7 +72,7 @@ class Turn:
     @property
     def lineage(self) -> Mapping[str, str]:
         """Of the answer, as far as it is known before it."""
-        return self.behind.lineage if self.kept is None else self.kept.stored.lineage
+        return self.behind.lineage_of(self.ask.params.adapter) if self.kept is None else self.kept.stored.lineage
 
 
 class Chat:
@@ -93,7 +93,7 @@ class Chat:
         self._current = current
         self._answers, self._retrievals = caches
         self._seen = seen
-        self._followed: Mapping[str, str] = {}  # the lineage last looked for
+        self._followed: list[dict[str, str]] = []  # the lineages last looked for, of each model
 
     async def begin(self, ask: Ask) -> Turn:
         """Look into the cache; sampled answers are never cached.
@@ -106,8 +106,9 @@ class Chat:
             return Turn(ask, "off", None, begun, self._current.now)
         with self._current.used(self._current.now) as behind:
             followed = await behind.retriever.followed()
-            looked = {**behind.lineage, **(followed.lineage if followed else {})}
-            await self._follow(looked)
+            of_index = followed.lineage if followed else {}
+            looked = {**behind.lineage_of(ask.params.adapter), **of_index}
+            await self._follow(behind, of_index)
             place = self._place(ask, looked)
             if (kept := await self._answers.find(place)) is not None:
                 return Turn(ask, "hit", kept, begun, behind)
@@ -169,12 +170,14 @@ class Chat:
             return await retriever.retrieve(question)
         return await self._retrievals.retrieve(retriever, question)
 
-    async def _follow(self, lineage: Mapping[str, str]) -> None:
+    async def _follow(self, behind: Behind, of_index: Mapping[str, str]) -> None:
         """Free the answers of the release, or of the version of the index, that was followed before."""
-        if lineage != self._followed:
-            former, self._followed = self._followed, lineage
-            if former:
-                await self._answers.retire(former)
+        lineages = [{**behind.lineage_of(adapter), **of_index} for adapter in (None, *behind.adapters)]
+        if lineages != self._followed:
+            former, self._followed = self._followed, lineages
+            for one in former:
+                if one not in lineages:
+                    await self._answers.retire(one)
 
     @staticmethod
     def _place(ask: Ask, lineage: Mapping[str, str]) -> Place:
@@ -190,9 +193,9 @@ class Chat:
             raise EngineError("the engine stopped before the answer was complete", "ask again")
         answer = replace(answer, timings_ms=clock.timings_ms())
         wrote = {} if completion is None else completion.lineage
-        lineage = {**turn.behind.lineage, **retrieved.lineage, **wrote}
+        lineage = {**turn.behind.lineage_of(turn.ask.params.adapter), **retrieved.lineage, **wrote}
         reply = Reply(answer, reason, turn.cache, lineage)
-        if turn.cache == "miss" and (lineage != turn.looked or turn.looked == self._followed):
+        if turn.cache == "miss" and (lineage != turn.looked or turn.looked in self._followed):
             place = self._place(turn.ask, lineage)  # of what answered, not of the look
             stored = Stored(normalise_question(turn.ask.question), answer, reason, lineage)
             await self._answers.keep(place, stored, turn.wording)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ragray.serve.api import ApiError
 from ragray.serve.generator import Generation
 from ragray.serve.retriever import Retrieval
 
@@ -24,6 +25,20 @@ class Behind:
     lineage: Mapping[str, str]  # digests of all that answers
     created: int = 0  # when its engine was made, seconds since 1970
     number: int = 1
+    adapters: Mapping[str, str] = field(default_factory=dict)  # digests of those of further models, by id
+
+    def lineage_of(self, adapter: str | None) -> dict[str, str]:
+        """Digests of what answers as one of the models; None is the engine's own.
+
+        Raises:
+            ApiError: 404, there is no such model any more.
+        """
+        if adapter is None:
+            return dict(self.lineage)
+        if adapter not in self.adapters:
+            message = f"the model {adapter!r} is not served any more"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return {**self.lineage, "adapter": self.adapters[adapter]}
 
 
 class Current:

@@ -28,14 +28,16 @@ def application(served: Served, model: str, settings: ServeConfig, engine: Engin
     """The parts that `served` has as deployments, wired by handles.
 
     Raises:
-        ConfigError: the file of API keys cannot be used.
+        ConfigError: the file of API keys cannot be used, or two models have one id.
     """
     from ray import serve
 
+    from ragray.serve.adapters import check_ids
     from ragray.serve.exposure import with_keys_checked
     from ragray.serve.feedback import with_absolute_folder
     from ragray.serve.ingress import Ingress
 
+    check_ids(model, served.adapters)
     settings = with_keys_checked(with_absolute_folder(settings))
     if served.engine is None:  # else the ingress would reserve for an engine that it does not hold
         settings = settings.model_copy(update={"generator": "deployment"})

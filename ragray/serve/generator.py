@@ -62,6 +62,7 @@ class Generator:
         most_open: answers that run or wait at once; more are refused. None: whoever calls bounds them.
         watch: hears "begun" and "ended" of each answer.
         lineage: digests of what writes here; each answer carries them.
+        adapters: those of the adapters of further models, by id.
     """
 
     def __init__(
@@ -72,9 +73,10 @@ class Generator:
         most_open: int | None = None,
         watch: Callable[[str], None] = lambda event: None,
         lineage: Mapping[str, str] | None = None,
+        adapters: Mapping[str, str] | None = None,
     ) -> None:
         self._watch = watch
-        self._lineage = dict(lineage or {})
+        self._lineage, self._adapters = dict(lineage or {}), dict(adapters or {})
         self._engine = engine
         self._every_s = stream_every_s
         self._most_open = most_open
@@ -94,7 +96,7 @@ class Generator:
             async for text in pieces.texts():
                 yield text
             finished = True
-            yield self._told(handle)
+            yield self._told(handle, params)
         finally:
             self._left()
             if not finished:
@@ -113,7 +115,7 @@ class Generator:
             raise
         finally:
             self._left()
-        return self._told(handle)
+        return self._told(handle, params)
 
     async def ready(self) -> bool:
         """True once answers can be generated."""
@@ -132,9 +134,11 @@ class Generator:
         self._watch("begun")
         return StoppingHandle(handle, stop, self._engine.tokenizer) if stop else handle
 
-    def _told(self, handle: Handle) -> Completion:
+    def _told(self, handle: Handle, params: SamplingParams) -> Completion:
         """The completion, and what wrote it; raises what the engine raised."""
-        return replace(handle.completion(), lineage=self._lineage)
+        name = params.adapter
+        of_adapter = {"adapter": self._adapters[name]} if name in self._adapters else {}
+        return replace(handle.completion(), lineage={**self._lineage, **of_adapter})
 
     def close(self) -> bool:
         """Free the model; False where an answer still runs."""
@@ -258,26 +262,26 @@ def open_generator(
     """Load the engine of a release, and have it write a token.
 
     Args:
-        served: names the engine.
+        served: names the engine, and the adapters of further models.
         settings: threads, batch size and memory of the engine.
         stream_every_s: least time between two pieces of one stream, seconds.
         most_open: answers that run or wait at once; more are refused. None: whoever calls bounds them.
 
     Raises:
-        ArtifactError: the artifact is missing or damaged.
+        ArtifactError: an artifact is missing or damaged.
         EngineError: the engine does not run on this device.
     """
     from ragray.engine.manifest import EngineManifest
-    from ragray.engine.runtime import load_engine
+    from ragray.serve.adapters import load_adapted
 
     assert served.engine is not None
-    folder = open_artifact(served.engine, "engine").folder
-    context_tokens = EngineManifest.read(folder).model.context_tokens
-    engine = load_engine(folder, settings)
+    artifact = open_artifact(served.engine, "engine")
+    context_tokens = EngineManifest.read(artifact.folder).model.context_tokens
+    engine = load_adapted(artifact, settings, served.adapters)
     engine.generate([closed_book_tokens(engine.tokenizer, _TRIAL)], SamplingParams(max_new_tokens=1))
     lineage = {name: digest for name, digest in served.lineage.items() if name in _WRITES}
     watch = serving_metrics().generation
-    return Generator(engine, context_tokens, stream_every_s, most_open, watch, lineage)
+    return Generator(engine, context_tokens, stream_every_s, most_open, watch, lineage, served.adapter_digests)
 
 
 class RemoteGenerator:

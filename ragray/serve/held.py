@@ -93,7 +93,14 @@ class Held:
         for shelf in [*self._shelves(served), self._thresholds]:
             shelf.switch(release)
         lineage = served.lineage
-        behind = Behind(self._retrieval(release), self._generation(release), lineage, served.created, release.number)
+        behind = Behind(
+            self._retrieval(release),
+            self._generation(release),
+            lineage,
+            served.created,
+            release.number,
+            served.adapter_digests,
+        )
         self._retune(self._thresholds[release.number])
         self.current.now = self._watch(behind)
 

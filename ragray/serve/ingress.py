@@ -41,6 +41,7 @@ from ragray.serve.held import Held
 from ragray.serve.limits import Accounts, RequestContext
 from ragray.serve.logs import write_beside_the_replicas_log
 from ragray.serve.metrics import ServingMetrics, serving_metrics
+from ragray.serve.models import adapter_of, add_models
 from ragray.serve.openapi import describe
 from ragray.serve.page_files import add_page
 from ragray.serve.retriever import Retrieval
@@ -66,7 +67,7 @@ class Door:
 
     current: Current
     chat: Chat
-    model: str  # the id in /v1/models
+    model: str  # the id of the engine's own model in /v1/models
     limits: ServeConfig
     parts: Parts = "full"
     feedback: Feedback | None = None
@@ -80,6 +81,11 @@ class Door:
     def generator(self) -> Generation:
         """The same, its generator."""
         return self.current.now.generator
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """The same, digests of the adapters of its further models, by id."""
+        return self.current.now.adapters
 
 
 class Ingress:
@@ -154,6 +160,7 @@ def http_api(
         refuse_chat(api)
     else:
         _add_chat(api, door)
+        add_models(api, door)
     add_search(api, door)
     add_health(api, door)
     add_feedback(api, door.feedback, door.limits.max_question_chars)
@@ -167,7 +174,6 @@ def _add_chat(api: FastAPI, door: Door) -> None:
     @api.post("/v1/chat/completions", response_model=None)
     async def chat_completions(request: ChatRequest, http: Request) -> Response:
         """Answer the last user message from the documents."""
-        _check_model(request.model, door.model)
         ask = await _ask(request, door)
         context: RequestContext = http.state.ragray
         await context.reserve(ask.question, ask.params.max_new_tokens)
@@ -184,22 +190,6 @@ def _add_chat(api: FastAPI, door: Door) -> None:
         pieces = _sse(turn, first, events, door, usage, context)
         return StreamingResponse(pieces, media_type="text/event-stream", headers=headers)
 
-    @api.get("/v1/models")
-    async def list_models() -> dict[str, Any]:
-        """The one model that answers here."""
-        return {"object": "list", "data": [_model(door)]}
-
-    @api.get("/v1/models/{model}")
-    async def get_model(model: str) -> dict[str, Any]:
-        """One model."""
-        _check_model(model, door.model)
-        return _model(door)
-
-
-def _check_model(asked: str | None, served: str) -> None:
-    if asked is not None and asked != served:
-        raise ApiError(404, f"no model {asked!r}; this server has {served!r}", param="model", code="model_not_found")
-
 
 async def _ask(request: ChatRequest, door: Door) -> Ask:
     limits = door.limits
@@ -209,22 +199,19 @@ async def _ask(request: ChatRequest, door: Door) -> Ask:
         top_p=1.0 if request.top_p is None else request.top_p,
         seed=request.seed or 0,
         stop_repeats=True,
+        adapter=adapter_of(request.model, door),
     )
     asked = request.question(limits.max_question_chars)
     question = await standing_alone(request.turns(limits.max_question_chars), door.retriever, limits)
     return Ask(question, params, request.cache, tuple(request.stop), asked)
 
 
-def _model(door: Door) -> dict[str, Any]:
-    return {"id": door.model, "object": "model", "created": door.current.now.created, "owned_by": "ragray"}
-
-
-def _envelope(door: Door, kind: str, lineage: Mapping[str, str]) -> dict[str, Any]:
+def _envelope(door: Door, ask: Ask, kind: str, lineage: Mapping[str, str]) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": kind,
         "created": int(time.time()),
-        "model": door.model,
+        "model": ask.params.adapter or door.model,
         "system_fingerprint": lineage["engine"][:16],
     }
 
@@ -251,7 +238,7 @@ def _usage(reply: Reply) -> dict[str, int]:
 
 
 def _completion(ask: Ask, reply: Reply, door: Door) -> dict[str, Any]:
-    envelope = _envelope(door, "chat.completion", reply.lineage)
+    envelope = _envelope(door, ask, "chat.completion", reply.lineage)
     if door.feedback is not None:
         door.feedback.remember(envelope["id"], ask, reply)
     message = {"role": "assistant", "content": reply.answer.text, "refusal": None}
@@ -273,7 +260,7 @@ async def _sse(
     context: RequestContext,
 ) -> AsyncGenerator[str, None]:
     """Server-sent events in OpenAI's form; leaving early stops the generation, and one that fails costs nothing."""
-    ask, envelope = turn.ask, _envelope(door, "chat.completion.chunk", turn.lineage)
+    ask, envelope = turn.ask, _envelope(door, turn.ask, "chat.completion.chunk", turn.lineage)
 
     def chunk(delta: dict[str, str], finish_reason: str | None = None, **more: Any) -> str:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}

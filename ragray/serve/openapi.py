@@ -43,7 +43,10 @@ _REFUSALS: dict[int, tuple[str, ApiError]] = {
 }  # fmt: skip
 _ALWAYS = (400, 408, 413, 431, 500, 504)  # what the guard may answer to anything
 _KEYED = (401, 403, 429, 503)
-_MODEL = {"id": "ragray", "object": "model", "created": 1760000000, "owned_by": "ragray"}
+_MODEL = {
+    "id": "ragray", "object": "model", "created": 1760000000, "owned_by": "ragray",
+    "lineage": {"engine": _DIGEST, "adapter": _DIGEST},
+}  # fmt: skip
 _CITATION = {
     "number": 1, "doc_id": "install-1", "title": "How do I install ragray?", "text": "Run make demo.",
     "source": "install.jsonl", "rank": 1, "score": 0.98, "prior": 0.0, "bm25_rank": 1, "bm25_score": 4.1,

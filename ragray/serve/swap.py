@@ -55,7 +55,7 @@ def swap_app(config: RunConfig, application: str | None = None, report: Show | N
     try:
 
         def opened(parts: Parts) -> Served:
-            return served_by(config, config.serve.index_store, parts)
+            return served_by(config, config.serve.index_store, parts, config.serve.adapters)
 
         return swap(opened, application, config.serve.swap_timeout_s, report or _print)
     finally:

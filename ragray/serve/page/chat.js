@@ -12,6 +12,12 @@ export function offerThumbs(on) {
   thumbs = on;
 }
 
+// A choice where there is more than one model.
+export function offerModels(models) {
+  $("choice").hidden = models.length < 2;
+  $("choice").replaceChildren(...models.map((model) => make("option", "", model)));
+}
+
 // Whether an answer was made before, for this question or for a near one.
 function isCached(last) {
   return last.cache === "hit" || last.cache === "semantic";
@@ -50,8 +56,12 @@ async function* events(response) {
   }
 }
 
+function chosenModel() {
+  return $("choice").hidden ? {} : { model: $("choice").value };
+}
+
 async function writeAnswer(messages, { turn, body }, signal) {
-  const response = await post("v1/chat/completions", { messages, stream: true }, signal);
+  const response = await post("v1/chat/completions", { messages, stream: true, ...chosenModel() }, signal);
   let last = null;
   for await (const event of events(response)) {
     if (event.error) throw new Error(event.error.message);

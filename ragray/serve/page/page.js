@@ -1,7 +1,7 @@
 // The page of ragray: a streaming chat with citations, a search view, a status view. No build step, nothing from
 // elsewhere. This module starts the others and switches between the views.
 
-import { offerThumbs } from "./chat.js";
+import { offerModels, offerThumbs } from "./chat.js";
 import "./search.js";
 import { loadStatus, refreshStatus } from "./status.js";
 import { $, showLanguage, switchLanguage, useKey } from "./texts.js";
@@ -39,6 +39,7 @@ async function start() {
   $("key-form").hidden = true;
   $("model").textContent = status.model;
   $("question").maxLength = $("query").maxLength = status.limits.question_chars;
+  offerModels(status.models);
   offerThumbs(status.feedback);
 }
 

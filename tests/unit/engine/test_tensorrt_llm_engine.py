@@ -107,10 +107,10 @@ def test_several_adapters_answer_beside_the_model_alone(
             (files / "model" / "model.safetensors").write_bytes(b"x")
         told = replace(manifest, builder=kind, format=form)
         engine = TensorRtLlmEngine(files, told, EngineConfig(), stand_in_python, adapters)
-        handles = [engine.submit([50], SamplingParams(max_new_tokens=4), adapter=name) for name in (None, *adapters)]
+        handles = [engine.submit([50], SamplingParams(max_new_tokens=4, adapter=name)) for name in (None, *adapters)]
         assert [handle.completion().token_ids for handle in handles] == [continued([50], 4, n) for n in range(3)]
         with pytest.raises(EngineError, match="no adapter 'third'"):
-            engine.submit([50], SamplingParams(), adapter="third")
+            engine.submit([50], SamplingParams(adapter="third"))
         engine.close()
     with pytest.raises(EngineError, match="takes no LoRA adapters"):
         TensorRtLlmEngine(files, replace(manifest, lora=None), EngineConfig(), stand_in_python, adapters)

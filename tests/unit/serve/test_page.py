@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from browsing import QUESTION, ask, expect, search  # type: ignore[import-not-found]
 from fastapi.responses import JSONResponse
+from several_models import with_adapters  # type: ignore[import-not-found]
 
 from ragray.config_feedback import UserFeedbackConfig
 from ragray.errors import EngineError
@@ -209,6 +210,17 @@ def test_the_status_view_names_versions_and_draws_the_latency(door: Door, visit:
     page.get_by_role("tab", name="Status").click()
     expect(page.locator("#counts dd")).to_have_text(["2", "1", "0", re.compile(" m?s$")])
     expect(page.locator("#sparkline polyline")).to_have_attribute("points", re.compile(r"^0\.0,[\d.]+ 300\.0,[\d.]+$"))
+
+
+def test_where_there_are_several_models_one_can_be_chosen(door: Door, engine: Any, visit: Callable[..., Any]) -> None:
+    expect(visit(door).locator("#choice")).to_be_hidden()
+    page = visit(with_adapters(door, {"support-zh": "1" * 64}))
+    choice = page.get_by_label("Model", exact=True)
+    expect(choice.locator("option")).to_have_text(["ragray-test", "support-zh"])
+    ask(page)
+    choice.select_option("support-zh")
+    ask(page)
+    assert [params.adapter for params in engine.params] == [None, "support-zh"]
 
 
 def test_thumbs_are_hidden_where_feedback_is_off(door: Door, visit: Callable[..., Any]) -> None:

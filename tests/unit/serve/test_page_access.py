@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from browsing import ask, expect, search  # type: ignore[import-not-found]
+from several_models import with_adapters  # type: ignore[import-not-found]
 
 from ragray.config_feedback import UserFeedbackConfig
 from ragray.serve.feedback import Feedback
@@ -96,7 +97,9 @@ def test_every_text_can_be_read_and_every_control_has_a_name(
     door: Door, visit: Callable[..., Any], tmp_path: Path, scheme: str
 ) -> None:
     page = visit(
-        replace(door, feedback=Feedback(UserFeedbackConfig(folder=str(tmp_path)))),
+        replace(
+            with_adapters(door, {"support-zh": "1" * 64}), feedback=Feedback(UserFeedbackConfig(folder=str(tmp_path)))
+        ),
         color_scheme=scheme,
         reduced_motion="reduce",
     )
@@ -121,7 +124,8 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
     door: Door, engine: Any, visit: Callable[..., Any]
 ) -> None:
     engine.text = "[1] " + "x" * 80
-    page = visit(door, viewport={"width": 320, "height": 640}, has_touch=True, is_mobile=True)
+    several = with_adapters(door, {"support-zh-" + "x" * 60: "1" * 64})
+    page = visit(several, viewport={"width": 320, "height": 640}, has_touch=True, is_mobile=True)
     label, question = page.locator("#ask label"), page.locator("#question")
     assert label.bounding_box()["y"] + label.bounding_box()["height"] <= question.bounding_box()["y"]
     ask(page, answer="x" * 80 + " [1]")

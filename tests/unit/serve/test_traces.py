@@ -28,9 +28,10 @@ from ragray.engine.protocol import SamplingParams
 from ragray.errors import ConfigError
 from ragray.serve.answers import AnswerCache, Caches, KeptRetrievals
 from ragray.serve.chat import Chat
+from ragray.serve.current import Current
 from ragray.serve.ingress import Door, http_api
 from ragray.serve.spans import TracedGeneration, Traces
-from ragray.serve.traces import Watched, carrying, joining, open_traces, traced_app, watched
+from ragray.serve.traces import carrying, joining, open_traces, traced, traced_app, traced_caches
 
 QUESTION = "How do I install ragray?"
 CALLER = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -54,9 +55,9 @@ def tracing(collector: Receiver, **settings: Any) -> Iterator[Traces]:
 def app_of(door: Door, traces: Traces | None) -> ASGIApp:
     """The API over a door's own retriever and generator, wired as `Ingress` does it."""
     caches = Caches(AnswerCache(door.limits.cache), KeptRetrievals(door.limits.cache))
-    near, far, caches = watched(traces, Watched(door.retriever, door.generator, caches), (False, False), door.model)
-    chat = Chat(near, far, caches, door.lineage)
-    return traced_app(http_api(replace(door, retriever=near, generator=far, chat=chat)), traces)
+    current = Current(traced(traces, door.current.now, (False, False), door.model))
+    chat = Chat(current, traced_caches(traces, caches))
+    return traced_app(http_api(replace(door, current=current, chat=chat)), traces)
 
 
 def call(app: ASGIApp, path: str, body: Any = None, method: str = "POST", **headers: str) -> httpx.Response:
