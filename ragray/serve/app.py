@@ -173,7 +173,7 @@ def serve_parts(
     is_own = not ray.is_initialized() and "RAY_ADDRESS" not in os.environ
     undo = throughput.apply(settings.limits.body_timeout_s) if settings.fast_http and is_own else None
     try:
-        _serve(application(served, model, settings, engine), settings, block, report or _print)
+        _serve(application(served, model, settings, engine), settings, block, report or print_line)
     except BaseException:
         if undo is not None:
             undo()
@@ -254,7 +254,8 @@ def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _print(line: str) -> None:
+def print_line(line: str) -> None:
+    """Show one line."""
     from rich.console import Console
 
-    Console().print(line)
+    Console().print(line, markup=False, soft_wrap=True)

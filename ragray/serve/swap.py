@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayError
 
 from ragray.errors import ConfigError, WorkError
-from ragray.serve.app import APP_NAME, served_by
+from ragray.serve.app import APP_NAME, print_line, served_by
 from ragray.serve.follower import NAME, NAMESPACE
 from ragray.serve.releases import Progress, Release
 from ragray.serve.running import address_of
@@ -57,7 +57,7 @@ def swap_app(config: RunConfig, application: str | None = None, report: Show | N
         def opened(parts: Parts) -> Served:
             return served_by(config, config.serve.index_store, parts, config.serve.adapters)
 
-        return swap(opened, application, config.serve.swap_timeout_s, report or _print)
+        return swap(opened, application, config.serve.swap_timeout_s, report or print_line)
     finally:
         if not joined:
             ray.shutdown()
@@ -175,9 +175,3 @@ def _asked(reference: Any) -> Any:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _print(line: str) -> None:
-    from ragray.terminal import out
-
-    out.print(line, markup=False, soft_wrap=True)

@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -20,12 +19,13 @@ def accounts(application: str) -> SharedAccounts:
     return SharedAccounts(application, 60).start()
 
 
-async def of_a_new_one(call: Callable[[], Awaitable[Any]]) -> Any:
-    """What a call gives once there is a new actor, which may take longer to start than a request waits."""
+async def until_it_answers(shared: SharedAccounts) -> None:
+    """Ask for nothing until there is a new actor, which may take longer to start than a request waits."""
     deadline = time.monotonic() + 60
     while True:
         try:
-            return await call()
+            await shared.reserve("nobody", Quota(), 1)
+            return
         except ApiError as error:
             assert error.status == 503
             if time.monotonic() > deadline:
@@ -67,9 +67,10 @@ def test_a_lost_ledger_is_made_again(ray_local: None) -> None:
         assert await first.enter("ann", quota, "a") is None
         ray.kill(ray.get_actor(f"limits of {application}", NAMESPACE))
         await second.leave("ann", "a")  # nothing to give back, and no error
-        assert await of_a_new_one(lambda: second.enter("ann", quota, "b")) is None  # with a full account
-        refused = await of_a_new_one(lambda: first.enter("ann", quota, "c"))
-        assert isinstance(refused, Refusal)  # of the same new ledger
+        await until_it_answers(second)
+        assert await second.enter("ann", quota, "b") is None  # with a full account
+        await until_it_answers(first)
+        assert isinstance(await first.enter("ann", quota, "c"), Refusal)  # of the same new ledger
 
     asyncio.run(lose())
 
@@ -111,7 +112,8 @@ def test_a_name_that_is_still_taken_is_tried_again_outside_the_event_loop(
         shared = accounts(application)
         ray.kill(ray.get_actor(f"limits of {application}", NAMESPACE))
         monkeypatch.setattr(SharedAccounts, "_found", taken_once)
-        assert await of_a_new_one(lambda: shared.enter("ann", quota, "a")) is None
+        await until_it_answers(shared)
+        assert await shared.enter("ann", quota, "a") is None
 
     asyncio.run(lose())
     assert len(threads) >= 2 and threading.main_thread() not in threads

@@ -40,8 +40,10 @@ def test_however_many_ask_a_part_is_asked_once(door: Door, monkeypatch: pytest.M
         transport = httpx.ASGITransport(http_api(door))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             asking = [asyncio.create_task(client.get("/readyz")) for _ in range(20)]
-            await asyncio.sleep(0.05)
+            while not part.asked:
+                await asyncio.sleep(0.001)
             asking[0].cancel()  # the one that asked first does not wait for the answer
+            await asyncio.wait(asking[:1])
             part.free.set()
             answers = await asyncio.gather(*asking[1:])
             return {answer.status_code for answer in [*answers, await client.get("/readyz")]}, part.asked

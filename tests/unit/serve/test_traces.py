@@ -160,7 +160,8 @@ def test_faults_are_named_by_their_kind(door: Door, collector: Receiver) -> None
             raise ValueError(query)
 
     with tracing(collector) as traces:
-        app = app_of(replace(door, retriever=Failing()), traces)  # type: ignore[arg-type]
+        failing = replace(door.current.now, retriever=Failing())  # type: ignore[arg-type]
+        app = app_of(replace(door, current=Current(failing)), traces)
         assert call(app, "/v1/search", {"query": "zebra"}).status_code == 500
         assert call(app, "/v1/nowhere").status_code == 404
     root, found = collector.one("POST /v1/search"), collector.one("retrieval")
@@ -350,7 +351,7 @@ settings = ServeConfig().traces
 assert traces.open_traces(settings, "Ingress") is None
 app, handle, parts = object(), object(), object()
 assert traces.traced_app(app, None) is app and traces.carrying(None, handle) is handle
-assert traces.watched(None, parts, (True, True), "m") is parts
+assert traces.traced(None, parts, (True, True), "m") is parts and traces.traced_caches(None, parts) is parts
 ours = [name for name in sys.modules if name.startswith(("opentelemetry.exporter.otlp", "ragray.serve.span"))]
 assert not ours, ours
 """
