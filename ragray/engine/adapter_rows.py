@@ -34,11 +34,13 @@ class AdapterRows:
 
     def __init__(self, model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
         self.names = tuple(adapters)
+        self._device = next(model.parameters()).device
         self._now = threading.local()
         layers: dict[str, dict[str, _Update]] = {}
         for name, adapter in adapters.items():
             for layer in adapter.layers:
-                update = layer.a.T.contiguous(), (layer.scale * layer.b).T.contiguous()
+                a, b = layer.a.T.contiguous(), (layer.scale * layer.b).T.contiguous()
+                update = a.to(self._device), b.to(self._device)
                 layers.setdefault(layer.name.removesuffix(".weight"), {})[name] = update
         modules = dict(model.named_modules())
         for path, updates in layers.items():
@@ -47,12 +49,13 @@ class AdapterRows:
                     f"the engine's model has no {path}, which {', '.join(updates)} changes",
                     "name adapters that were trained on this model",
                 )
-            modules[path].register_forward_hook(partial(self._add, _on_device(updates, modules[path])))
+            modules[path].register_forward_hook(partial(self._add, updates))
 
     @contextmanager
     def of(self, rows: Sequence[str | None]) -> Iterator[None]:
         """Within this block the thread's forward passes have these adapters; `rows` names one for each row."""
-        self._now.groups = {name: [n for n, row in enumerate(rows) if row == name] for name in set(rows) - {None}}
+        groups = {name: [n for n, row in enumerate(rows) if row == name] for name in set(rows) - {None}}
+        self._now.groups = {name: torch.tensor(group, device=self._device) for name, group in groups.items()}
         self._now.rows = len(rows)
         try:
             yield
@@ -63,7 +66,7 @@ class AdapterRows:
         self, updates: Mapping[str, _Update], layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
     ) -> torch.Tensor | None:
         """A layer's output [rows, tokens, out] with what the adapters of its rows add."""
-        groups: Mapping[str, list[int]] | None = getattr(self._now, "groups", None)
+        groups: Mapping[str, torch.Tensor] | None = getattr(self._now, "groups", None)
         if not groups:
             return None
         for name, rows in groups.items():
@@ -72,10 +75,5 @@ class AdapterRows:
                 if len(rows) == self._now.rows:
                     output = output + inputs[0] @ a @ b
                 else:
-                    output[rows] += inputs[0][rows] @ a @ b
+                    output = output.index_add(0, rows, inputs[0][rows] @ a @ b)
         return output
-
-
-def _on_device(updates: Mapping[str, _Update], layer: nn.Module) -> dict[str, _Update]:
-    device = next(layer.parameters()).device
-    return {name: (a.to(device), b.to(device)) for name, (a, b) in updates.items()}

@@ -35,17 +35,14 @@ def open_adapters(named: Mapping[str, str], engine: Artifact | None) -> Adapters
 
     Args:
         named: folders of the train stage, by id.
-        engine: what shall answer; None: nothing does.
+        engine: what shall answer; None where nothing is named.
 
     Raises:
-        ConfigError: nothing answers.
         ArtifactError: one is missing, or was not trained on the engine's base model.
         EngineError: the engine takes no adapters.
     """
-    if not named:
+    if engine is None or not named:
         return Adapters()
-    if engine is None:
-        raise ConfigError("serve.adapters: parts: retrieval has no engine", "leave serve.adapters out")
     check_engine(engine.folder)
     merged = merged_into(engine)
     opened = {name: open_artifact(uri, "train") for name, uri in named.items()}

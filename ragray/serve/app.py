@@ -128,6 +128,8 @@ def served_by(
 
     if index_store is not None and parts == "generation":
         raise ConfigError("serve.index_store: parts: generation has no index", "leave serve.index_store out")
+    if adapters and parts == "retrieval":
+        raise ConfigError("serve.adapters: parts: retrieval has no engine", "leave serve.adapters out")
     found = finished(config, *(_STAGES[name] for name in _NEEDED[parts]))
     index = found.get("index") if index_store is None else open_store(index_store)
     return Served.of(index, found.get("calibrate"), found.get("engine"), adapters or {})

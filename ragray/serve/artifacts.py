@@ -103,7 +103,6 @@ class Served:
             ArtifactError: the confidence was fitted on another index, the store cannot be opened, or an adapter does
                 not fit the engine.
             EngineError: the engine takes no adapters.
-            ConfigError: adapters without an engine.
         """
         from ragray.serve.adapters import open_adapters
 

@@ -15,13 +15,14 @@ from several_models import with_adapters  # type: ignore[import-not-found]
 
 from ragray.artifact import Artifact, Draft, Source, Store
 from ragray.config import EngineConfig, ServeConfig
-from ragray.config_loading import validate_section
+from ragray.config_loading import load_config, validate_section
+from ragray.distributed import pipeline
 from ragray.engine.assistant import Retrieved
 from ragray.engine.protocol import SamplingParams
 from ragray.errors import ArtifactError, ConfigError, EngineError
 from ragray.serve.adapters import open_adapters
 from ragray.serve.answers import AnswerCache
-from ragray.serve.app import AppArgs, build
+from ragray.serve.app import AppArgs, build, serve_app
 from ragray.serve.artifacts import Served
 from ragray.serve.chat import Ask
 from ragray.serve.deployments import application
@@ -31,7 +32,8 @@ from ragray.serve.ingress import Door, http_api
 sys.path.append(str(Path(__file__).parents[1] / "engine"))
 from random_adapter import make_merged, make_trained
 
-BASE = Path(__file__).parents[3] / "data/models/ragray-tiny"
+ROOT = Path(__file__).parents[3]
+BASE, DEMO = ROOT / "data/models/ragray-tiny", ROOT / "configs/demo.yaml"
 SETTINGS = EngineConfig(kind="transformers", cpu_threads=1, max_batch_size=4)
 QUESTION, SAME = "How do I install ragray?", "how can I install ragray"
 DIGESTS = {"zh": "1" * 64, "en": "2" * 64}
@@ -186,8 +188,6 @@ def test_what_does_not_fit_is_refused_before_a_replica_starts(artifacts: dict[st
         build(args)
     with pytest.raises(ArtifactError, match="not a folder of the train stage"):
         open_adapters({"zh": engine.uri}, engine)
-    with pytest.raises(ConfigError, match="has no engine"):
-        open_adapters({"zh": artifacts["a1"].uri}, None)
     with pytest.raises(ConfigError, match="'zh' has the id of the engine's own model"):
         application(Served(None, False, None, "e", {}, 0, {"zh": "t"}, {"zh": "1"}), "zh", ServeConfig(), SETTINGS)
     json_of = engine.folder / "engine.json"
@@ -198,6 +198,19 @@ def test_what_does_not_fit_is_refused_before_a_replica_starts(artifacts: dict[st
             open_adapters({"zh": artifacts["a1"].uri}, engine)
     finally:
         json_of.write_text(told)
+
+
+def test_the_adapters_of_a_run_s_settings_are_opened(
+    artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "finished", lambda config, *stages: {"engine": artifacts["engine"]})
+    named = {"zh": artifacts["a3"].uri}
+    with pytest.raises(ArtifactError, match=r"train/a3.*: trained on the base model"):
+        build({"config": str(DEMO), "serve": {"adapters": named}})
+    with pytest.raises(ArtifactError, match=r"train/a3.*: trained on the base model"):
+        serve_app(load_config(DEMO, [f"serve.adapters.zh={artifacts['a3'].uri}"]))
+    with pytest.raises(ConfigError, match=r"serve\.adapters: parts: retrieval has no engine"):
+        build({"config": str(DEMO), "parts": "retrieval", "serve": {"adapters": named}})
 
 
 @pytest.mark.parametrize(

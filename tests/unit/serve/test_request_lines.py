@@ -28,7 +28,7 @@ def replicas_log(tmp_path: Path) -> Iterator[Path]:
 
 def write(request_id: str, status: int = 200) -> None:
     RequestLog("all", prompts=False).write(
-        RequestContext("ann", "ask", request_id, None), "POST", "/v1/search", status, 1.23456, complete=True
+        RequestContext("ann", request_id), "POST", "/v1/search", status, 1.23456, complete=True
     )
 
 
