@@ -32,11 +32,10 @@ serve_parts(Served(**served), "ragray", ServeConfig(**settings), EngineConfig(**
 """
 SWAP = """
 import json, sys
-from ragray.distributed.session import join
 from ragray.serve.artifacts import Served
-from ragray.serve.running import address_of
+from ragray.serve.running import join_service
 from ragray.serve.swap import swap
-join(address_of(int(sys.argv[2])))
+join_service(int(sys.argv[2]))
 swap(lambda parts: Served(**json.loads(sys.argv[1])), None, 60.0, print)
 """
 LOOPBACK = ("127.0.0.1", "::1")
