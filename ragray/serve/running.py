@@ -1,7 +1,7 @@
 """Which Ray a `ragray serve` of this user runs on, so that another terminal finds it by its port.
 
-In: a port. Out: a connection to that Ray. Its address and mode of authentication are in a file in a folder that this user
-alone can write, as whoever is named there gets the cluster's token.
+In: a port. Out: a connection to that Ray. Its address and mode of authentication are in a file in a folder that this
+user alone can write, as whoever is named there gets the cluster's token.
 """
 
 from __future__ import annotations
