@@ -25,10 +25,8 @@ from ragray.errors import RagrayError
 from ragray.serve.artifacts import Served
 from ragray.serve.cache import digest
 from ragray.serve.metrics import serving_metrics
-from ragray.serve.releases import GONE_S, Failure, Order, Release, Releases, Report
+from ragray.serve.releases import GONE_S, NAME, NAMESPACE, Failure, Order, Release, Releases, Report
 
-NAMESPACE = "ragray"
-NAME = "releases of "
 _EVERY_S = 0.5
 _REPLY_S = 5.0
 _START_S = 10.0  # a replica that starts waits no longer for the actor

@@ -16,6 +16,8 @@ from typing import Literal
 from ragray.config_replicas import Part
 from ragray.serve.artifacts import Served
 
+NAMESPACE = "ragray"
+NAME = "releases of "  # an application: the actor's name, with a digest behind it
 GONE_S = 10.0  # a replica that did not report for so long is not waited for; loading can hold Python's lock for seconds
 _ASKED_S = 20.0  # a swap that nobody asks about any more, as its command was killed, is undone
 State = Literal["loading", "switching", "served", "failed"]

@@ -1,7 +1,7 @@
 """Which Ray a `ragray serve` of this user runs on, so that another terminal finds it by its port.
 
-In: a port. Out: the address of a Ray, from a file in a folder that this user alone can write, as whoever is named there
-gets the cluster's token.
+In: a port. Out: a connection to that Ray. Its address and mode of authentication are in a file in a folder that this
+user alone can write, as whoever is named there gets the cluster's token.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from pathlib import Path
 
 from ragray.errors import WorkError
 
+_MODE = "RAY_AUTH_MODE"  # Ray 2.60 sets it where it starts a local Ray, and reads it when it is imported
+
 
 @contextmanager
 def noted(port: int, address: str) -> Iterator[None]:
     """While this process serves on `port` by the Ray at `address`."""
     note = _folder() / f"{port}.json"
     part = note.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps({"address": address, "pid": os.getpid()}), encoding="utf-8")
+    told = {"address": address, "pid": os.getpid(), "auth_mode": os.environ.get(_MODE)}
+    part.write_text(json.dumps(told), encoding="utf-8")
     part.replace(note)
     try:
         yield
@@ -30,16 +33,26 @@ def noted(port: int, address: str) -> Iterator[None]:
         note.unlink(missing_ok=True)
 
 
-def address_of(port: int) -> str:
-    """Where the Ray of the service on `port` is.
+def join_service(port: int) -> None:
+    """Connect this process to the Ray of the service on `port`. It must not have imported ray before.
 
     Raises:
-        WorkError: no `ragray serve` of this user runs there.
+        WorkError: no `ragray serve` of this user runs there, or its Ray does not answer.
     """
+    address, mode = _note(port)
+    if mode is not None:
+        os.environ.setdefault(_MODE, mode)
+    from ragray.distributed.session import join
+
+    join(address)
+
+
+def _note(port: int) -> tuple[str, str | None]:
+    """(address, mode of authentication)."""
     try:
-        note = json.loads((_folder() / f"{port}.json").read_text(encoding="utf-8"))
-        os.kill(note["pid"], 0)  # raises where there is no such process
-        return str(note["address"])
+        told = json.loads((_folder() / f"{port}.json").read_text(encoding="utf-8"))
+        os.kill(told["pid"], 0)  # raises where there is no such process
+        return told["address"], told["auth_mode"]
     except (FileNotFoundError, ProcessLookupError, PermissionError, ValueError, KeyError):
         pass  # none, one of a process that was killed, or one that was cut
     raise WorkError(

@@ -13,14 +13,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
-import ray
-from ray.exceptions import RayError
-
 from ragray.errors import ConfigError, WorkError
 from ragray.serve.app import APP_NAME, print_line, served_by
-from ragray.serve.follower import NAME, NAMESPACE
-from ragray.serve.releases import Progress, Release
-from ragray.serve.running import address_of
+from ragray.serve.releases import NAME, NAMESPACE, Progress, Release
+from ragray.serve.running import join_service
 
 if TYPE_CHECKING:
     from ragray.config import RunConfig
@@ -46,12 +42,15 @@ def swap_app(config: RunConfig, application: str | None = None, report: Show | N
         WorkError: no application runs, a swap is running, or a replica cannot load the artifacts.
         KeyboardInterrupt: it was stopped; the former release answers on.
     """
-    from ragray.distributed.session import join
+    if os.environ.get("RAY_ADDRESS"):
+        from ragray.distributed.session import join
 
-    joined = ray.is_initialized()
-    if not joined:
-        join(None if os.environ.get("RAY_ADDRESS") else address_of(config.serve.port))
-        signal.signal(signal.SIGTERM, _interrupt)  # after joining: Ray sets a handler of its own
+        join()
+    else:
+        join_service(config.serve.port)  # imports ray when it knows how it authenticates
+    import ray
+
+    signal.signal(signal.SIGTERM, _interrupt)  # after joining: Ray sets a handler of its own
     try:
 
         def opened(parts: Parts) -> Served:
@@ -59,8 +58,7 @@ def swap_app(config: RunConfig, application: str | None = None, report: Show | N
 
         return swap(opened, application, config.serve.swap_timeout_s, report or print_line)
     finally:
-        if not joined:
-            ray.shutdown()
+        ray.shutdown()
 
 
 def swap(opened: Callable[[Parts], Served], application: str | None, timeout_s: float, show: Show) -> Release:
@@ -134,6 +132,8 @@ def _actor_of(application: str | None) -> Any:
         ConfigError: there are several applications.
         WorkError: there is none, or it is being deployed.
     """
+    import ray
+
     named = cast("list[dict[str, str]]", ray.util.list_named_actors(all_namespaces=True))
     found: dict[str, list[Any]] = {}
     for one in named:
@@ -163,6 +163,9 @@ def _told(served: Served) -> str:
 
 
 def _asked(reference: Any) -> Any:
+    import ray
+    from ray.exceptions import RayError
+
     try:
         answer: Any = ray.get(reference, timeout=_CALL_S)
         return answer

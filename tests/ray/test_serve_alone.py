@@ -12,10 +12,19 @@ import httpx
 import psutil
 import pytest
 from own_ray import replicas, served_alone  # type: ignore[import-not-found]
-from small_service import QUESTION, ask  # type: ignore[import-not-found]
+from small_service import QUESTION, ask, renewed  # type: ignore[import-not-found]
 
 from ragray.artifact import Artifact
+from ragray.serve.artifacts import Served
 
+SWAP = """
+import json, sys
+from ragray.serve.artifacts import Served
+from ragray.serve.running import join_service
+from ragray.serve.swap import swap
+join_service(int(sys.argv[2]))
+swap(lambda parts: Served(**json.loads(sys.argv[1])), None, 60.0, print)
+"""
 LOOPBACK = ("127.0.0.1", "::1")
 
 
@@ -89,6 +98,20 @@ def test_pieces_of_a_stream_come_while_it_is_written(service: tuple[str, Any]) -
     with httpx.stream("POST", f"{service[0]}/v1/chat/completions", json=body, timeout=60) as response:
         reads = sum(1 for _, _ in zip(response.iter_raw(), range(5), strict=False))
     assert reads == 5  # neither HAProxy nor Serve keeps the whole
+
+
+def test_another_terminal_finds_the_service_by_its_port_and_swaps(
+    service: tuple[str, Any], artifacts: dict[str, Artifact], tmp_path: Path
+) -> None:
+    url, _ = service
+    index = renewed(tmp_path)
+    served = asdict(Served.of(index["index"], index["calibrate"], artifacts["engine"]))
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", SWAP, json.dumps(served), url.rsplit(":", 1)[1]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0 and "release 2 answers: index" in done.stdout, done.stdout + done.stderr
+    assert httpx.get(f"{url}/readyz").json()["release"] == 2
+    assert ask(url, cache=False).json()["lineage"] == served["lineage"]
 
 
 def test_an_ingress_that_is_killed_comes_back(service: tuple[str, Any]) -> None:

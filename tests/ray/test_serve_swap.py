@@ -187,8 +187,8 @@ def test_replicas_and_records_that_are_lost_come_back_with_the_release(
 
     former = release_of(held)
     swapped("held", others)
-    ray.kill(ray.get_actor(name_of("ragray", "releases of held "), namespace="ragray"))
-    time.sleep(2)  # another is made, and hears of the release
+    ray.kill(ray.get_actor(record := name_of("ragray", "releases of held "), namespace="ragray"))
+    wait(lambda: recorded(record) == former + 1)  # by another actor
     ray.kill(ray.get_actor(name_of("serve", "held#Ingress#"), namespace="serve"))
     wait(lambda: ask(held, cache=False).status_code == 200 and release_of(held) == former + 1)
     assert lineage_of(held) == told(served_of(others))
@@ -212,6 +212,17 @@ def name_of(namespace: str, part: str) -> str:
     found = [one for one in ray.util.list_named_actors(all_namespaces=True) if part in one["name"]]
     (name,) = [str(one["name"]) for one in found if one["namespace"] == namespace]
     return name
+
+
+def recorded(record: str) -> int:
+    """The release that an actor has heard of; 0: there is no actor."""
+    import ray
+
+    try:
+        actor: Any = ray.get_actor(record, namespace="ragray")
+        return int(ray.get(actor.current.remote()).number)
+    except (ValueError, ray.exceptions.RayActorError):
+        return 0
 
 
 def lineage_of(url: str) -> tuple[tuple[str, str], ...]:

@@ -56,7 +56,7 @@ def test_what_has_no_effect_is_refused(settings: dict[str, Any], said: str) -> N
 def deployments(index: Artifact, **settings: Any) -> dict[str, Any]:
     bound = application(Served.of(index, None, None), "m", ServeConfig(**APART | settings), EngineConfig())
     retriever = bound._bound_deployment.init_args[0]._bound_deployment
-    shards = [one._bound_deployment for one in retriever.init_args[3:]]
+    shards = [one._bound_deployment for one in retriever.init_args[2:]]
     return {one.name: one for one in [retriever, *shards]}
 
 
