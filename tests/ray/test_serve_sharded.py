@@ -19,6 +19,8 @@ from ragray.config import RetrievalConfig
 from ragray.schema import Passage
 from ragray.serve.app import build
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SHARDS = 3
 
