@@ -166,7 +166,7 @@ def test_questions_that_meet_take_five_rounds_and_the_confidence_none(tmp_path: 
     groups = segment_groups(folder, 3)
     here, whole = Here(folder, groups), HybridIndex.open(folder)
     index = open_over(folder, here, groups)
-    queries = ["word1 title 3", "text 17", "word4 word7 nothing"]
+    queries = ["word1 title 3", "text 17", "word4 word7 nothing", "word0 word1 word2 word3 word4 word9"]
     found = index.search_batch(queries, 10)
     assert found == whole.search_batch(queries, 10) and here.trips <= 5
     trips = here.trips
