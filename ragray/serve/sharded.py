@@ -106,7 +106,7 @@ class ServedShards:
         """
         if not calls:
             return []
-        assert self.loop is not None
+        assert self.loop is not None and not _is_in_a_loop(), "shards are asked from threads: their loop would wait"
         return asyncio.run_coroutine_threadsafe(self._ask(calls), self.loop).result()
 
     async def _ask(self, calls: Sequence[Call]) -> list[Any]:
@@ -131,6 +131,8 @@ class ServedShards:
             raise self._lost(call.shard) from None
         except BackPressureError:
             raise busy() from None
+        except ApiError as error:
+            raise getattr(error, "cause", error) from None  # as the shard raised it, not as Ray brought it
 
     async def _called(self, call: Call) -> Any:
         response = self._handles[call.shard].answer.remote(self._identities[call.shard], call.method, call.arguments)
@@ -142,6 +144,14 @@ class ServedShards:
     def _lost(self, shard: int) -> ApiError:
         message = f"shard {shard + 1} of {len(self)} of the index does not answer; try again"
         return ApiError(503, message, code="restarting", retry_after_s=2)
+
+
+def _is_in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class ShardedRetriever(Retriever):

@@ -124,6 +124,30 @@ def test_a_remote_build_gives_the_same_bytes(ray_local: None, tmp_path: Path, pa
     assert all((here / name).read_bytes() == (there / name).read_bytes() for name in names)
 
 
+def test_segments_are_the_same_bytes_wherever_they_are_made(ray_local: None, tmp_path: Path) -> None:
+    passages = table_of(Passage, index_stage.faq_passages(records(), withhold_test=False))
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, write in ((here, index_stage._write_here), (there, index_stage._write_remotely)):
+        folder.mkdir()
+        counts = index_stage.build_segments(passages, RetrievalConfig(segments=3), folder, write)
+        assert (counts["documents"], counts["segments"]) == (len(passages), 3)
+    names = files_below(here)
+    assert names == files_below(there)
+    assert all((here / name).read_bytes() == (there / name).read_bytes() for name in names)
+
+
+def test_the_stage_makes_as_many_segments_as_it_is_told(
+    store: Store, inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    one = build(index_stage.STAGE, config_of(tmp_path), inputs, store, "e1".ljust(16, "0"))
+    config = config_of(tmp_path, retrieval={"segments": 4})
+    four = build(index_stage.STAGE, config, inputs, store, "e4".ljust(16, "0"))
+    assert (one.manifest.counts["segments"], four.manifest.counts["segments"]) == (1, 4)
+    whole, parts = HybridIndex.open(one.folder), HybridIndex.open(four.folder)
+    for record in records()[::5]:
+        assert parts.search(record.question, 20) == whole.search(record.question, 20)
+
+
 def test_the_same_id_in_two_parts_is_found(ray_local: None, tmp_path: Path) -> None:
     passages = table_of(
         Passage, [*index_stage.faq_passages(records(), withhold_test=False), DOCUMENTS[0], DOCUMENTS[0]]

@@ -7,33 +7,17 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from segmented import PASSAGES, index_of  # type: ignore[import-not-found]
 
-from ragray.artifact import Artifact, Draft, Store
+from ragray.artifact import Artifact
 from ragray.config import EngineConfig, RetrievalConfig, ServeConfig
 from ragray.distributed.index import _build_segments
 from ragray.errors import ConfigError, DataError
 from ragray.retrieval.index import HybridIndex
-from ragray.retrieval.writing import build_index
-from ragray.schema import Passage
 from ragray.serve.artifacts import Served
 from ragray.serve.deployments import application
 
-TEXTS = [f"word{n % 5} word{n % 11} text {n}" for n in range(40)]
-PASSAGES = [Passage(f"d{n}", f"Title {n % 7}", text, "en", "x", "faq") for n, text in enumerate(TEXTS)]
 APART = {"retriever": "deployment", "retriever_shards": 3}
-
-
-def index_of(store: Path, segments: int | None) -> Artifact:
-    settings = RetrievalConfig(segments=segments)
-
-    def fill(draft: Draft) -> None:
-        (_build_segments if segments else build_index)(PASSAGES, settings, draft.folder)
-
-    name = f"segments{segments}".ljust(64, "0")
-    with Store(str(store)).draft("index", name, format_version=2, inputs={}, config={}, code="") as draft:
-        fill(draft)
-    assert draft.result is not None
-    return draft.result
 
 
 @pytest.mark.parametrize(

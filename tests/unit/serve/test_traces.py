@@ -1,4 +1,4 @@
-"""Traces over the HTTP API and a real collector: a tree for each request, without what was said, never in the way."""
+"""Traces over the HTTP API and a real collector: a tree for each request, without what was said."""
 
 from __future__ import annotations
 
@@ -7,33 +7,28 @@ import json
 import logging
 import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import pytest
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="pip install 'ragray[traces]'")
 
 from otlp_receiver import Got, Receiver, receiving  # type: ignore[import-not-found]
-from starlette.types import ASGIApp
+from traced import QUESTION, app_of, call, chat, tracing  # type: ignore[import-not-found]
 
 from ragray.config import ServeConfig
 from ragray.config_limits import LimitsConfig
 from ragray.config_traces import TracesConfig
 from ragray.engine.protocol import SamplingParams
 from ragray.errors import ConfigError
-from ragray.serve.answers import AnswerCache, Caches, KeptRetrievals
-from ragray.serve.chat import Chat
 from ragray.serve.current import Current
-from ragray.serve.ingress import Door, http_api
+from ragray.serve.ingress import Door
 from ragray.serve.spans import TracedGeneration, Traces
-from ragray.serve.traces import carrying, joining, open_traces, traced, traced_app, traced_caches
+from ragray.serve.traces import carrying, joining, open_traces
 
-QUESTION = "How do I install ragray?"
 CALLER = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
 
@@ -42,36 +37,6 @@ PARENT = "00f067aa0ba902b7"
 def collector() -> Iterator[Receiver]:
     with receiving() as receiver:
         yield receiver
-
-
-@contextmanager
-def tracing(collector: Receiver, **settings: Any) -> Iterator[Traces]:
-    traces = open_traces(TracesConfig(endpoint=collector.url, **settings), "Ingress")
-    assert traces is not None
-    yield traces
-    traces.close()
-
-
-def app_of(door: Door, traces: Traces | None) -> ASGIApp:
-    """The API over a door's own retriever and generator, wired as `Ingress` does it."""
-    caches = Caches(AnswerCache(door.limits.cache), KeptRetrievals(door.limits.cache))
-    current = Current(traced(traces, door.current.now, (False, False), door.model))
-    chat = Chat(current, traced_caches(traces, caches))
-    return traced_app(http_api(replace(door, current=current, chat=chat)), traces)
-
-
-def call(app: ASGIApp, path: str, body: Any = None, method: str = "POST", **headers: str) -> httpx.Response:
-    async def send() -> httpx.Response:
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.request(method, path, json=body, headers=headers)
-
-    return asyncio.run(send())
-
-
-def chat(app: ASGIApp, question: str = QUESTION, stream: bool = False, **headers: str) -> httpx.Response:
-    body = {"messages": [{"role": "user", "content": question}], "stream": stream}
-    return call(app, "/v1/chat/completions", body, **headers)
 
 
 def names_under(spans: list[Got], parent: Got) -> list[str]:
@@ -267,80 +232,6 @@ def test_a_part_that_does_not_trace_yet_takes_calls_that_do(collector: Receiver)
     with tracing(collector) as traces:
         asyncio.run(run(traces))
     assert [span.name for span in collector.spans] == ["outer"]
-
-
-def test_a_collector_that_hangs_delays_and_loses_no_request(
-    door: Door, collector: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ragray.serve.span_outbox._BATCH", 4)
-    collector.gate.clear()
-    with tracing(collector, queue_spans=6) as traces, caplog.at_level(logging.WARNING, "ray.serve"):
-        app = app_of(door, traces)
-        begun = time.monotonic()
-        for _ in range(20):  # 40 spans: 4 on their way, 6 wait
-            assert call(app, "/v1/search", {"query": QUESTION}).status_code == 200
-        assert time.monotonic() - begun < 10
-        collector.gate.set()
-    lines = [record.getMessage() for record in caplog.records]
-    assert lines[0] == "traces: spans are dropped, as too many wait; requests go on"
-    assert sum("spans are dropped" in line for line in lines) == 1
-    got = len(collector.spans)
-    assert 10 <= got < 40
-    assert lines[-1] == f"traces: {40 - got} spans were dropped in all, {got} sent"
-
-
-def test_a_collector_that_refuses_is_told_once_and_its_return_too(
-    door: Door, collector: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ragray.serve.span_outbox._BATCH", 2)
-    collector.status = 400  # not tried again, by OTLP
-    with tracing(collector) as traces, caplog.at_level(logging.WARNING):
-        app = app_of(door, traces)
-        for _ in range(3):
-            assert call(app, "/v1/search", {"query": QUESTION}).status_code == 200
-        deadline = time.monotonic() + 20
-        while not caplog.records:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        collector.status = 200
-        call(app, "/v1/search", {"query": QUESTION})
-    lines = [record.getMessage() for record in caplog.records]
-    assert lines[0] == "traces: spans are dropped, as the collector does not take them; requests go on"
-    assert sum("requests go on" in line for line in lines) == 1
-    assert sum("arrive again" in line for line in lines) == 1
-
-
-def test_nothing_listens_there(door: Door) -> None:
-    traces = open_traces(TracesConfig(endpoint="http://127.0.0.1:9"), "Ingress")
-    assert traces is not None
-    assert chat(app_of(door, traces)).status_code == 200
-    begun = time.monotonic()
-    traces.close()
-    assert time.monotonic() - begun < 8
-
-
-def test_the_end_of_the_application_sends_what_waits(door: Door, collector: Receiver) -> None:
-    traces = open_traces(TracesConfig(endpoint=collector.url), "Ingress")
-    app = app_of(door, traces)
-
-    async def live() -> list[str]:
-        asked: asyncio.Queue[Any] = asyncio.Queue()
-        said: list[str] = []
-
-        async def send(message: Any) -> None:
-            said.append(message["type"])
-
-        running = asyncio.create_task(app({"type": "lifespan", "state": {}}, asked.get, send))
-        await asked.put({"type": "lifespan.startup"})
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            await client.post("/v1/search", json={"query": QUESTION})
-        await asked.put({"type": "lifespan.shutdown"})
-        await running
-        return said
-
-    assert asyncio.run(live()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-    assert {span.name for span in collector.spans} == {"POST /v1/search", "retrieval"}
 
 
 OFF = """
