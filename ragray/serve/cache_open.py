@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ragray.config_cache import CacheConfig
 from ragray.errors import ConfigError
+from ragray.retrieval.agreement import READING_VERSION
 from ragray.retrieval.false_hits import FalseHits
 from ragray.serve.answers import MIB, AnswerCache, Caches, KeptRetrievals
 from ragray.serve.artifacts import open_artifact
@@ -48,7 +49,9 @@ def thresholds(settings: CacheConfig, confidence_uri: str | None) -> dict[str, f
         return {}
     false_hits = FalseHits.open(open_artifact(confidence_uri, "calibrate").folder)
     found = {} if false_hits is None else false_hits.thresholds(settings.false_hit_budget)
-    if not found:
+    if false_hits is not None and false_hits.reading != READING_VERSION:
+        logger.info("the semantic cache is off: another version of ragray calibrated it; `ragray run` does it again")
+    elif not found:
         logger.info(
             "the semantic cache is off: calibrate had too few questions to show a false-hit rate of at most %g",
             settings.false_hit_budget,

@@ -68,6 +68,15 @@ def settings(folder: Path | None) -> dict[str, str]:
     }
 
 
+def missing_settings(folder: Path | None) -> dict[str, str]:
+    """Those of `settings` that the user has not set; the user's own win.
+
+    Raises:
+        WorkError: the program that starts HAProxy cannot be run.
+    """
+    return {name: value for name, value in settings(folder).items() if name not in os.environ}
+
+
 def apply() -> Callable[[], None]:
     """Set the variables in this process, for the Ray that it starts; the user's own win. The result takes them back.
 
@@ -75,7 +84,7 @@ def apply() -> Callable[[], None]:
         WorkError: the program that starts HAProxy cannot be run.
     """
     folder = tempfile.mkdtemp(prefix="ragray-", dir="/tmp")
-    missing = {name: value for name, value in settings(Path(folder)).items() if name not in os.environ}
+    missing = missing_settings(Path(folder))
     os.environ.update(missing)
 
     def undo() -> None:
@@ -106,9 +115,9 @@ def _free_ports(count: int) -> list[int]:
 
 
 def main() -> None:
-    """Print the variables for a shell; HAProxy's folder stays until it is removed by hand."""
+    """Print the variables that are not set for a shell; HAProxy's folder stays until it is removed by hand."""
     folder = Path(tempfile.mkdtemp(prefix="ragray-", dir="/tmp"))
-    for name, value in settings(folder).items():
+    for name, value in missing_settings(folder).items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
 
 
