@@ -8,8 +8,8 @@ A question counts as falsely hit when the most similar question with another ans
 (`agreement`) and reaches the threshold. The own questions of an index lie further apart than what people ask about
 them, so no threshold goes below `LEAST`, which was measured on labelled pairs (benchmarks/results/semantic_cache.md).
 
-Source: the one-sided bound of Clopper and Pearson 1934, "The use of confidence or fiducial limits"; the choice of the lowest
-threshold that passes is fixed-sequence testing, Angelopoulos et al. 2021, "Learn then Test", arXiv 2110.01052.
+Source: the bound is that of Clopper and Pearson 1934, "The use of confidence or fiducial limits"; the choice of the
+lowest threshold that passes is fixed-sequence testing, Angelopoulos et al. 2021, "Learn then Test", arXiv 2110.01052.
 """
 
 from __future__ import annotations

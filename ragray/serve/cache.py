@@ -2,7 +2,8 @@
 
 In: JSON texts under keys. Out: the same texts with their age. The key is a digest of all that a result depends on:
 question, parameters, the lineage of what answers and the release of ragray; a new index, model, engine or release has
-other digests, so nothing stale is found. Everything is bounded by the bytes that it takes and by age; what was not used for longest leaves first.
+other digests, so nothing stale is found. Everything is bounded by the bytes that it takes and by age; what was not used
+for longest leaves first.
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ragray.config import EngineConfig, ServeConfig
+from ragray.config_limits import MOST_OPEN_REQUESTS
 from ragray.config_replicas import AutoscaleConfig, Part, PlacementConfig
 from ragray.serve.artifacts import Served
 
 if TYPE_CHECKING:
     from ray.serve import Application, Deployment
 
-_REQUESTS_PER_INGRESS = 1000  # open at once; streams wait for the engine most of the time
 _SEARCHES_PER_RETRIEVER, _WAITING_SEARCHES = 64, 256
 _CPUS: dict[Part, float] = {"ingress": 0.0, "retriever": 0.0, "generator": 1.0}  # searches share the cores of a node
 
@@ -34,7 +34,7 @@ def application(served: Served, model: str, settings: ServeConfig, engine: Engin
     from ragray.serve.ingress import Ingress
 
     settings = with_keys_checked(with_absolute_folder(settings))
-    ingress = _deployed(serve.ingress()(Ingress), "ingress", settings, _REQUESTS_PER_INGRESS, _REQUESTS_PER_INGRESS)
+    ingress = _deployed(serve.ingress()(Ingress), "ingress", settings, MOST_OPEN_REQUESTS, MOST_OPEN_REQUESTS)
     searches_apart = settings.retriever == "deployment" and served.index is not None
     writes_apart = settings.generator == "deployment" and served.engine is not None
     return ingress.bind(
