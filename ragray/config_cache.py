@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ragray.config_data import Section
 
@@ -30,7 +30,8 @@ class CacheConfig(Section):
         0.01,
         gt=0.0,
         le=0.1,
-        description="highest share of new questions that may get another question's answer, at 95 % confidence",
+        description="highest share of new questions that may get another question's answer: the one-sided 95 % bound "
+        "of what calibrate counted",
     )
     store: Literal["auto", "process", "actor", "redis"] = Field(
         "auto",
@@ -56,3 +57,19 @@ class CacheConfig(Section):
         if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
             raise ValueError(f"serve.cache.redis_url: write redis://HOST:PORT/DB or rediss://HOST:PORT/DB, not {url!r}")
         return url
+
+    @model_validator(mode="after")
+    def _check_store(self) -> CacheConfig:
+        if self.store == "redis" and self.redis_url is None:
+            raise ValueError("serve.cache.store: redis needs serve.cache.redis_url; write redis://HOST:PORT/DB there")
+        if self.redis_url is not None and self.store in {"process", "actor"}:
+            raise ValueError(
+                f"serve.cache.redis_url: not used with serve.cache.store: {self.store}; write redis or auto there, or "
+                "leave the URL out"
+            )
+        if self.exact_mib == 0 and (self.store in {"actor", "redis"} or self.redis_url is not None):
+            raise ValueError(
+                "serve.cache.exact_mib: 0 keeps no answers, so there are none to share; write more, or leave "
+                "serve.cache.store and serve.cache.redis_url out"
+            )
+        return self

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ragray.config_data import Positive, Section
+
+MOST_OPEN_REQUESTS = 1000  # that Serve gives to one replica of the ingress; streams wait for the engine mostly
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}  # browsers leave them out of an origin
 
 
 class LimitsConfig(Section):
@@ -34,8 +37,11 @@ class LimitsConfig(Section):
         None, description="replicas of the ingress count callers together, in an actor; false: each for itself; "
         "none: together where there may be several",
     )  # fmt: skip
-    max_open_requests: Positive = Field(
-        512, description="requests at once in one replica of the ingress; further ones get 503 with Retry-After"
+    max_open_requests: int = Field(
+        512,
+        ge=1,
+        le=MOST_OPEN_REQUESTS,
+        description="requests at once in one replica of the ingress; further ones get 503 with Retry-After",
     )
     deadline_s: float = Field(
         120.0,
@@ -59,11 +65,22 @@ class LimitsConfig(Section):
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        found = []
         for origin in origins:
-            scheme, separator, host = origin.partition("://")
+            scheme, separator, host = origin.lower().partition("://")  # as browsers send it
             if origin != "*" and not (scheme in ("http", "https") and separator and host and "/" not in host):
                 raise ValueError(
                     f"serve.limits.cors_origins: {origin!r} is no origin; write scheme and host, "
                     "such as https://intranet.example, or * for all"
                 )
-        return origins
+            found.append(f"{scheme}{separator}{host.removesuffix(_DEFAULT_PORTS.get(scheme, ''))}")
+        return tuple(found)
+
+    @model_validator(mode="after")
+    def _check_log(self) -> LimitsConfig:
+        if self.log_prompts and self.log_requests == "none":
+            raise ValueError(
+                "serve.limits.log_prompts: no request gets a line with serve.limits.log_requests: none; write all or "
+                "failed there, or leave log_prompts out"
+            )
+        return self

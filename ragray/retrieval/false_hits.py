@@ -1,15 +1,15 @@
 """How similar two questions must be before one may get the other's answer: a threshold that keeps to an error budget.
 
 In: questions with their answers' identity. Out: for each language a similarity from which on at most a given share of
-the questions that nobody asked before would get a wrong answer. The share is not what was counted but the upper end of
-its 95 % confidence interval, so too few questions give no threshold at all and the semantic cache stays off.
+the questions that nobody asked before would get a wrong answer. The share is not what was counted but its
+one-sided 95 % upper bound, so too few questions give no threshold at all and the semantic cache stays off.
 
 A question counts as falsely hit when the most similar question with another answer, among all of them, agrees with it
 (`agreement`) and reaches the threshold. The own questions of an index lie further apart than what people ask about
-them, so no threshold goes below `LEAST`, which was measured on labelled pairs (benchmarks/results/semantic_cache.md).
+them, so no threshold goes below `LEAST`, which is above what labelled pairs need (benchmarks/results/semantic_cache.md).
 
-Source: the interval of Clopper and Pearson 1934, "The use of confidence or fiducial limits"; the choice of the lowest
-threshold that passes is fixed-sequence testing, Angelopoulos et al. 2021, "Learn then Test", arXiv 2110.01052.
+Source: the bound is that of Clopper and Pearson 1934, "The use of confidence or fiducial limits"; the choice of the
+lowest threshold that passes is fixed-sequence testing, Angelopoulos et al. 2021, "Learn then Test", arXiv 2110.01052.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ragray.errors import ArtifactError
+from ragray.retrieval.agreement import READING_VERSION
 from ragray.retrieval.similar import PastQuestions, Wording, similarity
 
 FORMAT_VERSION = 1
@@ -40,10 +41,11 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class FalseHits:
-    """The measured similarities of an index's questions, by language."""
+    """The measured similarities of an index's questions, by language; another reading's show no threshold."""
 
     languages: Mapping[str, Scores]
     format_version: int = FORMAT_VERSION
+    reading: int = READING_VERSION  # of the questions that were compared
 
     @classmethod
     def open(cls, folder: Path) -> FalseHits | None:
@@ -61,7 +63,7 @@ class FalseHits:
                 str(lang): Scores(tuple(map(float, of["others"])), tuple(map(float, of["same"])))
                 for lang, of in tree["languages"].items()
             }
-            return cls(scores)
+            return cls(scores, reading=int(tree.get("reading", 1)))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -77,6 +79,8 @@ class FalseHits:
         Args:
             budget: highest share of questions, 0 to 1, that may get another question's answer.
         """
+        if self.reading != READING_VERSION:  # questions agree otherwise than they did
+            return {}
         found = {lang: threshold(scores.others, budget) for lang, scores in self.languages.items() if lang in LEAST}
         return {lang: max(value, LEAST[lang]) for lang, value in found.items() if value is not None and value <= 1.0}
 

@@ -1,8 +1,9 @@
 """What is kept in memory: answers and retrieval results by exact key, and past questions that may stand for new ones.
 
 In: JSON texts under keys. Out: the same texts with their age. The key is a digest of all that a result depends on:
-question, parameters and the lineage of what answers; a new index, model or engine has other digests, so nothing stale
-is found. Everything is bounded by the bytes that it takes and by age; what was not used for longest leaves first.
+question, parameters, the lineage of what answers and the release of ragray; a new index, model, engine or release has
+other digests, so nothing stale is found. Everything is bounded by the bytes that it takes and by age; what was not used
+for longest leaves first.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ragray import __version__
+from ragray.retrieval.agreement import READING_VERSION
 from ragray.retrieval.similar import PastQuestions, Wording
 
 _ENTRY_BYTES = 600  # measured: an entry, its places in dictionaries and sets, and the smallest question
@@ -36,14 +39,14 @@ def digest(tree: Mapping[str, Any]) -> str:
 class Place(NamedTuple):
     """Where an answer belongs."""
 
-    scope: str  # digest of the lineage; all of it is dropped together
+    scope: str  # digest of the lineage and of the release; all of it is dropped together
     room: str  # digest of lineage and parameters: questions of one room may share answers
     key: str  # digest of lineage, parameters and question
 
 
 def place_of(question: str, parameters: Mapping[str, Any], lineage: Mapping[str, str]) -> Place:
-    """The digests of all that an answer depends on; `question` is already normalised."""
-    scope = digest(lineage)
+    """The digests of all that an answer depends on, this release too; `question` is already normalised."""
+    scope = digest({**lineage, "ragray": __version__, "reading": READING_VERSION})
     room = digest({"scope": scope, "parameters": dict(parameters)})
     return Place(scope, room, digest({"room": room, "question": question}))
 

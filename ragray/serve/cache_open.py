@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ragray.config_cache import CacheConfig
-from ragray.errors import ConfigError
+from ragray.retrieval.agreement import READING_VERSION
 from ragray.retrieval.false_hits import FalseHits
 from ragray.serve.answers import MIB, AnswerCache, Caches, KeptRetrievals
 from ragray.serve.artifacts import open_artifact
@@ -34,7 +34,7 @@ def open_caches(settings: CacheConfig, served: Served, replicas: int) -> Caches:
 
     Raises:
         ArtifactError: the calibration is damaged.
-        ConfigError: Redis is asked for without its URL or package.
+        ConfigError: Redis is asked for without its package.
     """
     count = serving_metrics().looked
     shared = shared_store(settings, served, replicas)
@@ -48,7 +48,9 @@ def thresholds(settings: CacheConfig, confidence_uri: str | None) -> dict[str, f
         return {}
     false_hits = FalseHits.open(open_artifact(confidence_uri, "calibrate").folder)
     found = {} if false_hits is None else false_hits.thresholds(settings.false_hit_budget)
-    if not found:
+    if false_hits is not None and false_hits.reading != READING_VERSION:
+        logger.info("the semantic cache is off: another version of ragray calibrated it; `ragray run` does it again")
+    elif not found:
         logger.info(
             "the semantic cache is off: calibrate had too few questions to show a false-hit rate of at most %g",
             settings.false_hit_budget,
@@ -60,13 +62,11 @@ def shared_store(settings: CacheConfig, served: Served, replicas: int) -> Store 
     """What replicas share their answers in; None: nothing.
 
     Raises:
-        ConfigError: Redis is asked for without its URL or package.
+        ConfigError: Redis is asked for without its package.
     """
     if settings.exact_mib == 0:
         return None
-    if settings.store == "redis" or (settings.store == "auto" and settings.redis_url):
-        if settings.redis_url is None:
-            raise ConfigError("serve.cache.store is redis, and serve.cache.redis_url is not set", "set it")
+    if settings.redis_url is not None:
         from ragray.serve.cache_redis import RedisStore
 
         return RedisStore(settings.redis_url, settings.ttl_s)

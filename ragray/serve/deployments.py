@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ragray.config import EngineConfig, ServeConfig
+from ragray.config_limits import MOST_OPEN_REQUESTS
 from ragray.config_replicas import AutoscaleConfig, Part, PlacementConfig
 from ragray.errors import ConfigError
 from ragray.serve.artifacts import Served
@@ -17,7 +18,6 @@ from ragray.serve.traces import joining
 if TYPE_CHECKING:
     from ray.serve import Application, Deployment
 
-_REQUESTS_PER_INGRESS = 1000  # open at once; streams wait for the engine most of the time
 _SEARCHES_PER_RETRIEVER, _WAITING_SEARCHES = 64, 256
 _LOOK_EVERY_S = 2.0  # whether a replica was lost: requests wait for a new one where it was the only one; 10 in Serve
 # searches share the cores of a node
@@ -41,7 +41,7 @@ def application(served: Served, model: str, settings: ServeConfig, engine: Engin
     settings = with_keys_checked(with_absolute_folder(settings))
     if served.engine is None:  # else the ingress would reserve for an engine that it does not hold
         settings = settings.model_copy(update={"generator": "deployment"})
-    ingress = _deployed(serve.ingress()(Ingress), "ingress", settings, _REQUESTS_PER_INGRESS, _REQUESTS_PER_INGRESS)
+    ingress = _deployed(serve.ingress()(Ingress), "ingress", settings, MOST_OPEN_REQUESTS, MOST_OPEN_REQUESTS)
     searches_apart = settings.retriever == "deployment" and served.index is not None
     writes_apart = settings.generator == "deployment" and served.engine is not None
     return ingress.bind(

@@ -74,6 +74,15 @@ def settings(folder: Path | None, body_timeout_s: float = LimitsConfig().body_ti
     }
 
 
+def missing_settings(folder: Path | None, body_timeout_s: float = LimitsConfig().body_timeout_s) -> dict[str, str]:
+    """Those of `settings` that the user has not set; the user's own win.
+
+    Raises:
+        WorkError: the program that starts HAProxy cannot be run.
+    """
+    return {name: value for name, value in settings(folder, body_timeout_s).items() if name not in os.environ}
+
+
 def apply(body_timeout_s: float) -> Callable[[], None]:
     """Set the variables in this process, for the Ray that it starts; the user's own win. The result takes them back.
 
@@ -84,7 +93,7 @@ def apply(body_timeout_s: float) -> Callable[[], None]:
         WorkError: the program that starts HAProxy cannot be run.
     """
     folder = tempfile.mkdtemp(prefix="ragray-", dir="/tmp")
-    missing = {name: value for name, value in settings(Path(folder), body_timeout_s).items() if name not in os.environ}
+    missing = missing_settings(Path(folder), body_timeout_s)
     os.environ.update(missing)
 
     def undo() -> None:
@@ -115,9 +124,9 @@ def _free_ports(count: int) -> list[int]:
 
 
 def main() -> None:
-    """Print the variables for a shell; HAProxy's folder stays until it is removed by hand."""
+    """Print the variables that are not set for a shell; HAProxy's folder stays until it is removed by hand."""
     folder = Path(tempfile.mkdtemp(prefix="ragray-", dir="/tmp"))
-    for name, value in settings(folder).items():
+    for name, value in missing_settings(folder).items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
 
 

@@ -37,6 +37,22 @@ def test_limits_are_checked(wrong: dict[str, object]) -> None:
         CacheConfig.model_validate(wrong)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"store": "redis"}, "needs serve.cache.redis_url"),
+        ({"store": "process", "redis_url": "redis://host"}, "not used with serve.cache.store: process"),
+        ({"store": "actor", "redis_url": "redis://host"}, "not used with serve.cache.store: actor"),
+        ({"store": "actor", "exact_mib": 0}, "keeps no answers"),
+        ({"store": "redis", "redis_url": "redis://host", "exact_mib": 0}, "keeps no answers"),
+        ({"redis_url": "redis://host", "exact_mib": 0}, "keeps no answers"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        CacheConfig.model_validate(wrong)
+
+
 def test_the_former_setting_is_refused() -> None:
     with pytest.raises(ValidationError, match="answer_cache_entries"):
         ServeConfig.model_validate({"answer_cache_entries": 5})

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from ragray.errors import ArtifactError
-from ragray.retrieval.agreement import Reading
+from ragray.retrieval.agreement import READING_VERSION, Reading
 from ragray.retrieval.false_hits import FILE, LEAST, FalseHits, Scores, measure, threshold, upper_bound
 from ragray.retrieval.similar import Wording
 
@@ -56,6 +56,18 @@ def test_questions_are_measured_against_those_of_other_answers() -> None:
     scores = measure(questions, [(wording("a", "b"), 0), (wording("q"), 3)])
     assert scores.others == pytest.approx((0.5, 0.5, 0.5, 0.0), abs=2e-6)
     assert scores.same == pytest.approx((1.0, 0.0), abs=2e-6)
+
+
+def test_what_another_reading_of_questions_measured_shows_nothing(tmp_path: Path) -> None:
+    fitted = FalseHits({"en": Scores((0.1,) * 400, (1.0,))})
+    fitted.write(tmp_path)
+    tree = json.loads((tmp_path / FILE).read_text())
+    assert tree.pop("reading") == READING_VERSION
+    (tmp_path / FILE).write_text(json.dumps(tree))  # as it was before readings had a number
+    older = FalseHits.open(tmp_path)
+    assert older is not None and older.reading == 1
+    assert (older.thresholds(0.01), older.hit_rates(0.01)) == ({}, {})
+    assert fitted.thresholds(0.01) == {"en": LEAST["en"]}
 
 
 def test_it_is_kept_as_json_and_read_again(tmp_path: Path) -> None:

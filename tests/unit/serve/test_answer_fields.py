@@ -21,12 +21,18 @@ def test_the_answer_ends_before_a_stop_string_streamed_or_not(client: Client, en
         assert whole["choices"][0]["message"]["content"] == text
         assert whole["choices"][0]["finish_reason"] == "stop" and whole["cache"] == "miss"
         assert not whole["declined"]
-        chunks = sse(client.chat(stop=stop, stream=True))
+        written = len(engine.handles)
+        chunks = sse(client.chat(stop=stop, stream=True, cache=False))
+        assert len(engine.handles) == written + 1  # not the first answer again
         assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == text
     assert all(handle.cancelled.is_set() for handle in engine.handles)
     assert client.chat(stop=["zz"]).json()["choices"][0]["message"]["content"] == "Run make demo. [1]"
-    for nothing in (None, "", []):
-        assert client.chat(stop=nothing).json()["cache"] in ("miss", "hit")
+    assert [client.chat(stop=nothing).json()["cache"] for nothing in (None, "", [])] == ["miss", "hit", "hit"]
+
+
+def test_an_answer_is_kept_under_its_stop_strings(client: Client) -> None:
+    asked = (" demo", " demo", [" demo"], "zz", None)
+    assert [client.chat(stop=stop).json()["cache"] for stop in asked] == ["miss", "hit", "hit", "miss", "miss"]
 
 
 def test_a_follow_up_is_searched_with_the_words_of_the_question_before(client: Client, engine: Any) -> None:

@@ -4,11 +4,13 @@ import gc
 import tracemalloc
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragray.retrieval.agreement import Reading
 from ragray.retrieval.similar import Wording
+from ragray.serve import cache as cache_module
 from ragray.serve.cache import Entry, MemoryCache, Place, normalise_question, place_of
 
 LINEAGE = {"index": "a", "engine": "b"}
@@ -58,6 +60,15 @@ def test_every_part_of_the_key_counts() -> None:
     assert len({place.key for place in keys}) == 5
     assert len({place.room for place in keys}) == 4  # another question is of the same room
     assert len({place.scope for place in keys}) == 2  # only the lineage makes another scope
+
+
+@pytest.mark.parametrize(("name", "value"), [("__version__", "99"), ("READING_VERSION", 99)])
+def test_another_release_finds_nothing(name: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = place_of("q", PARAMETERS, LINEAGE)
+    assert place_of("q", PARAMETERS, LINEAGE) == before
+    monkeypatch.setattr(cache_module, name, value)
+    after = place_of("q", PARAMETERS, LINEAGE)
+    assert not set(before) & set(after)
 
 
 def test_the_one_not_used_for_longest_leaves_first() -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from ragray.artifact import Artifact, Store
 from ragray.config_cache import CacheConfig
-from ragray.errors import ConfigError
+from ragray.retrieval import false_hits
 from ragray.retrieval.false_hits import LEAST, FalseHits, Scores
+from ragray.serve import cache_open
 from ragray.serve.artifacts import Served
 from ragray.serve.cache_open import shared_store, thresholds
 
@@ -51,12 +52,26 @@ def test_where_it_is_not_shown_the_log_says_so(
     assert "the semantic cache is off" in caplog.text
 
 
+def test_a_calibration_by_another_reading_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = calibrated(tmp_path, 299).uri
+    for module in (cache_open, false_hits):
+        monkeypatch.setattr(module, "READING_VERSION", 99)
+    logger = logging.getLogger("ray.serve")
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO, "ray.serve")
+    try:
+        assert thresholds(CacheConfig(), uri) == {}
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "another version of ragray calibrated it" in caplog.text
+
+
 def test_one_replica_shares_with_nobody_unless_it_is_told_to() -> None:
     assert shared_store(CacheConfig(), served(), replicas=1) is None
     assert shared_store(CacheConfig(store="process"), served(), replicas=3) is None
-    assert shared_store(CacheConfig(store="actor", exact_mib=0), served(), replicas=3) is None
-    with pytest.raises(ConfigError, match="redis_url is not set"):
-        shared_store(CacheConfig(store="redis"), served(), replicas=1)
+    assert shared_store(CacheConfig(exact_mib=0), served(), replicas=3) is None
 
 
 def test_a_url_is_enough_for_redis() -> None:
@@ -65,4 +80,4 @@ def test_a_url_is_enough_for_redis() -> None:
 
     url = "redis://127.0.0.1:1/0"
     assert isinstance(shared_store(CacheConfig(redis_url=url), served(), replicas=1), RedisStore)
-    assert shared_store(CacheConfig(redis_url=url, store="process"), served(), replicas=1) is None
+    assert isinstance(shared_store(CacheConfig(redis_url=url, store="redis"), served(), replicas=1), RedisStore)

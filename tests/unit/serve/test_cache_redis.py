@@ -9,13 +9,16 @@ import socket
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from ragray.errors import ConfigError
 from ragray.retrieval.agreement import Reading
 from ragray.retrieval.similar import Wording
+from ragray.serve import cache_redis
 from ragray.serve.cache import Entry, MemoryCache, Place
 from ragray.serve.cache_redis import PREFIX, RedisStore
 from ragray.serve.cache_store import Layers, StoreError
@@ -35,36 +38,32 @@ def entry(key: str, *terms: str, scope: str = "s", age_s: float = 0.0) -> Entry:
     return Entry(Place(scope, f"room of {scope}", key), f'{{"答": "{key}"}}'.encode(), time.time() - age_s, kept)
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@contextmanager
+def running(folder: Path, *options: str) -> Iterator[int]:
+    """A Redis on a free port of loopback, which it gives; with a certificate it speaks TLS there."""
     assert SERVER is not None
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    options = [
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--dir",
-        str(folder),
-        "--requirepass",
-        PASSWORD,
-    ]
+    listens = ["--port", "0", "--tls-port"] if "--tls-cert-file" in options else ["--port"]
+    fixed = [*listens, str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), "--requirepass", PASSWORD]
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen([SERVER, *options], stdout=log, stderr=log)
+        server = subprocess.Popen([SERVER, *fixed, *options], stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 20
         while "Ready to accept" not in (folder / "log").read_text():
             assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.02)
-        yield f"redis://127.0.0.1:{port}/0"
+        yield port
     finally:
         server.terminate()
         server.wait()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running(tmp_path_factory.mktemp("redis")) as port:
+        yield f"redis://127.0.0.1:{port}/0"
 
 
 @pytest.fixture
@@ -169,6 +168,32 @@ def test_a_wrong_password_is_a_failed_cache_and_is_not_shown(
         logger.removeHandler(caplog.handler)
     assert failures == [1] and "AuthenticationError" in caplog.text
     assert "secret" not in caplog.text and "127.0.0.1" not in caplog.text
+
+
+@needs_server
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl: apt-get install openssl")
+@pytest.mark.usefixtures("secret")
+def test_over_tls_a_server_is_trusted_by_its_certificate_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_redis, "TIMEOUT_S", 30.0)  # a busy machine's name lookup is no refusal
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject]
+    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    tls = ["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no"]
+
+    async def story(store: RedisStore) -> None:
+        await store.put(entry("k", "x"))
+        assert await store.get("k") is not None
+
+    with running(tmp_path, *tls) as port:
+        with_store(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}", story)
+        for stranger in (
+            f"rediss://localhost:{port}/0",  # the system knows no such authority
+            f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}",  # not the name that it certifies
+            f"redis://localhost:{port}/0",
+        ):
+            with pytest.raises(StoreError, match="redis: ConnectionError"):
+                asyncio.run(RedisStore(stranger, 60.0).get("k"))
 
 
 def test_a_redis_that_is_not_there_is_a_miss() -> None:

@@ -15,6 +15,23 @@ from ragray.serve.exposure import check_exposure, is_loopback, with_keys_checked
 from ragray.serve.keys import write_keys
 
 
+@pytest.mark.parametrize("origin", ["https://Intranet.Example", "HTTPS://intranet.example:443"])
+def test_an_origin_is_compared_as_browsers_send_it(origin: str) -> None:
+    assert LimitsConfig(cors_origins=(origin, "http://a.example:81")).cors_origins == (
+        "https://intranet.example",
+        "http://a.example:81",
+    )
+
+
+def test_log_prompts_without_lines_and_more_open_requests_than_serve_gives_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"log_prompts: no request gets a line"):
+        LimitsConfig(log_prompts=True, log_requests="none")
+    assert LimitsConfig(log_prompts=True, log_requests="failed").log_prompts
+    with pytest.raises(ValueError, match="less than or equal to 1000"):
+        LimitsConfig(max_open_requests=1001)
+    assert LimitsConfig(max_open_requests=1000).max_open_requests == 1000
+
+
 def test_only_addresses_of_this_machine_are_loopback() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost")))
     others = ("0.0.0.0", "::", "", "10.0.0.7", "fe80::1", "example.com", "localhost.example.com", "1.0.0.127")

@@ -300,7 +300,7 @@ def test_only_named_pages_may_call() -> None:
     preflight = [origin, *asks]
     closed = guarded(Echo(), LimitsConfig())
     assert not [h for h in request(closed, headers=[origin]).headers if h[0].startswith(b"access-control")]
-    named = guarded(Echo(), LimitsConfig(cors_origins=("https://intranet.example",)))
+    named = guarded(Echo(), LimitsConfig(cors_origins=("https://Intranet.Example",)))
     sent = request(named, method="OPTIONS", headers=preflight)
     assert sent.status == 200 and sent.header("access-control-allow-origin") == ["https://intranet.example"]
     assert request(named, headers=[origin]).header("access-control-allow-origin") == ["https://intranet.example"]

@@ -43,7 +43,7 @@ def test_requests_are_lines_of_json_in_a_file_of_their_own(replicas_log: Path) -
         time.sleep(0.01)
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert [(line["request_id"], line["status"]) for line in lines] == [("one", 200), ("zwei-二", 503)]
-    assert set(lines[0]) == {"time", "request_id", "key", "method", "path", "status", "ms", "complete"}
+    assert set(lines[0]) == {"time", "request_id", "key", "method", "path", "status", "ms", "complete", "code"}
     assert lines[0]["ms"] == 1.235
     assert replicas_log.read_text(encoding="utf-8") == ""
 

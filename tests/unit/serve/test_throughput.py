@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -89,6 +90,21 @@ def test_the_user_s_own_variables_win_and_the_others_are_taken_back(monkeypatch:
     assert os.environ["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] == "0"
     undo()
     assert dict(os.environ) == before and not folder.exists()
+
+
+def test_what_is_printed_for_a_shell_leaves_the_user_s_own_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in list(os.environ):
+        if name.startswith("RAY_SERVE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_SERVE_USE_GRPC_BY_DEFAULT", "0")
+    throughput.main()
+    printed = capsys.readouterr().out
+    folder = printed.partition("RAY_SERVE_HAPROXY_SOCKET_PATH=")[2].split("/s\n")[0]
+    shutil.rmtree(folder)
+    assert "RAY_SERVE_USE_GRPC_BY_DEFAULT" not in printed
+    assert "export RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0\n" in printed
 
 
 def test_without_haproxy_the_settings_are_those_of_serve_s_own_proxy(
