@@ -41,15 +41,22 @@ class Outcome:
 
 @dataclass
 class Known:
-    """What answers are judged by."""
+    """What answers are judged by, and what is judged at the end, as an answer may come before its version is known."""
 
-    lineages: list[Mapping[str, str]]  # of all versions that were served, newest last
+    indexes: list[dict[str, str]]  # the lineage of each version of the index that was served
+    releases: list[dict[str, str]]  # and of each version of what else answers
     texts: dict[str, str] = field(default_factory=dict)  # by question and lineage, of greedy answers
+    named: set[tuple[tuple[str, str], ...]] = field(default_factory=set)  # lineages of answers
+
+    def strangers(self) -> list[dict[str, str]]:
+        """Lineages of answers that never were served."""
+        served = [{**release, **index} for release in self.releases for index in self.indexes]
+        found = [dict(items) for items in self.named]
+        return [one for one in found if not any(one.items() <= lineage.items() for lineage in served)]
 
     def judge(self, asked: str, lineage: Mapping[str, str], text: str | None) -> str:
         """What is wrong with an answer; empty where nothing is. `text`: of a greedy one, which is always the same."""
-        if not any(lineage.items() <= known.items() for known in self.lineages):
-            return f"of a version that never was: {dict(lineage)}"
+        self.named.add(tuple(sorted(lineage.items())))
         if text is not None:
             place = json.dumps([asked, dict(lineage)], sort_keys=True)
             if self.texts.setdefault(place, text) != text:
