@@ -170,15 +170,10 @@ class User:
         async with self._session.post(CHAT, json=body) as response:
             if response.status != 200:
                 await _expect(response, 200)
-            try:
-                async for event in _events(response):
-                    if "error" in event:
-                        raise Wrong(200, f"{BROKEN}: {event['error']['code']}")
-                    choice = event["choices"][0]
-                    pieces.append(choice["delta"].get("content", ""))
-                    last = event if choice["finish_reason"] else last
-            except aiohttp.ClientError as error:
-                raise Wrong(200, f"{CUT}: {type(error).__name__}") from None
+            async for event in _events(response):
+                choice = event["choices"][0]
+                pieces.append(choice["delta"].get("content", ""))
+                last = event if choice["finish_reason"] else last
             if last is None:
                 raise Wrong(200, CUT)
             self._check(last, body, "".join(pieces))
@@ -195,10 +190,8 @@ class User:
             if response.status != 200:
                 await _expect(response, 200)
             wanted = self._chance.randint(1, 6)
-            async for event in _events(response):
+            async for _ in _events(response):
                 wanted -= 1
-                if "error" in event:
-                    raise Wrong(200, f"{BROKEN}: {event['error']['code']}")
                 if wanted == 0:
                     break
             response.close()
@@ -259,11 +252,17 @@ async def _events(response: aiohttp.ClientResponse) -> Any:
     """The events of a stream up to `[DONE]`.
 
     Raises:
-        Wrong: it ended without.
+        Wrong: it ended without, or with an error.
     """
-    async for line in response.content:
-        if line.startswith(b"data: [DONE]"):
-            return
-        if line.startswith(b"data: "):
-            yield json.loads(line[6:])
+    try:
+        async for line in response.content:
+            if line.startswith(b"data: [DONE]"):
+                return
+            if line.startswith(b"data: "):
+                event = json.loads(line[6:])
+                if "error" in event:
+                    raise Wrong(200, f"{BROKEN}: {event['error']['code']}")
+                yield event
+    except aiohttp.ClientError as error:
+        raise Wrong(200, f"{CUT}: {type(error).__name__}") from None
     raise Wrong(200, CUT)
