@@ -299,6 +299,9 @@ async def _sse(
             yield _event(error.body())
         except RagrayError as error:
             yield _event(_failure(error).body())
+        except Exception:
+            logger.exception("a stream failed")
+            yield _event(_defect().body())
     yield "data: [DONE]\n\n"
 
 
@@ -310,6 +313,10 @@ def _failure(error: RagrayError) -> ApiError:
     """The client learns that it is not its fault; the cause is for the log."""
     logger.error("answering failed: %s", error)
     return ApiError(500, "the engine could not answer; the server's log says why", code="engine_error")
+
+
+def _defect() -> ApiError:
+    return ApiError(500, "the server failed; its log says why", code="internal_error")
 
 
 def _handle_errors(api: FastAPI) -> None:
@@ -339,4 +346,4 @@ def _handle_errors(api: FastAPI) -> None:
 
     @api.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
-        return await refused(request, ApiError(500, "the server failed; its log says why", code="internal_error"))
+        return await refused(request, _defect())
