@@ -81,7 +81,7 @@ def service(args: argparse.Namespace, settings: dict[str, Any], store: Path | No
         lineage = dict(served.lineage)
         of_index = {"index": lineage.pop("index")}
         if store is not None:
-            of_index["index_version"] = str(IndexStore(store).version())
+            of_index["index_version"] = str(IndexStore(store).version)
         log = args.keep_log or folder / "said.txt"
         with (
             log.open("w") as said,

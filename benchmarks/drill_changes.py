@@ -58,7 +58,7 @@ class Changes:
         passage = Passage(_PASSAGE, "What is a drill?", "An exercise under load.", "en", "drill.jsonl", "faq")
         store.update([passage] if comes else [], [] if comes else [_PASSAGE])
         opened = store.open()
-        self._of.known.indexes.append({"index": opened.digest, "index_version": str(store.version())})
+        self._of.known.indexes.append({"index": opened.digest, "index_version": str(store.version)})
         self.updates += 1
 
     async def _swap(self, overrides: list[str]) -> None:
