@@ -135,7 +135,7 @@ def main() -> None:
     bad, strangers = unexcused(seen, kills), of.known.strangers()
     setting = (
         f"{args.minutes:g} minutes, {args.users} users who think {args.think:g} s, {args.replicas} replicas of each "
-        f"part, a kill about every {args.every:g} s, seed {args.seed}; "
+        f"part, a kill about every {args.every:g} s, seed {args.seed}"
         f"{changes.told()}; {len(bad)} requests failed without excuse, {len(strangers)} answers of unknown versions"
     )
     publish("chaos", setting, COLUMNS, outcome_rows(seen), not args.no_record)
