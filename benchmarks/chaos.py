@@ -2,10 +2,14 @@
 
 In: a finished run, see `drill.py`. Out: the outcomes of all requests, and for each part how often one of its replicas
 got SIGKILL and when it was back. All three parts run apart, `--replicas` of each. The script ends with 1 if a good
-request that is not streamed failed, or a stream ended neither whole, nor with an error event, nor with its ingress.
+request that is not streamed failed, or a stream ended neither whole, nor with an error event, nor with its ingress,
+or an answer's lineage names a version that never was. With `--change-index` a passage comes or goes every
+`--swap-every` seconds, with `--swap-to` the service is swapped to the run with that override and back (`ragray serve
+--swap`; the run with it has to be finished).
 
   python benchmarks/chaos.py --minutes 6
   python benchmarks/chaos.py --minutes 6 --replicas 1
+  python benchmarks/chaos.py --minutes 6 --change-index --swap-to engine.weights=fp32
 """
 
 from __future__ import annotations
@@ -14,14 +18,17 @@ import argparse
 import asyncio
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import psutil
 from drill import COLUMNS, Service, drive, faults, is_broken, options, outcome_rows, service
+from drill_changes import Changes
 from drill_client import BROKEN, CUT, Outcome
 from harness import publish
 
@@ -109,22 +116,33 @@ def main() -> None:
     parser = options(__doc__, minutes=6)
     parser.add_argument("--replicas", type=int, default=2, help="of each part")
     parser.add_argument("--every", type=float, default=10.0, help="seconds between two kills, on average")
+    parser.add_argument("--change-index", action="store_true", help="serve an index that changes, and change it")
+    parser.add_argument("--swap-to", metavar="SET", help="a.b=c override of the configuration to swap to")
+    parser.add_argument("--swap-every", type=float, default=20.0, help="seconds between two changes or swaps")
     parser.set_defaults(users=12, think=0.1)
     args = parser.parse_args()
     seen: list[Outcome] = []
     kills: list[Kill] = []
-    with service(args, settings(args)) as of:
-        asyncio.run(drive(of, args, lambda until: kill_replicas(of, args, until, kills), seen))
-    bad = unexcused(seen, kills)
+    with tempfile.TemporaryDirectory(prefix="ragray-drill-") as name:
+        store = Path(name) / "store" if args.change_index else None
+        with service(args, settings(args), store) as of:
+            changes = Changes(of, args, store)
+
+            async def trouble(until: float) -> None:
+                await asyncio.gather(kill_replicas(of, args, until, kills), changes.run(until))
+
+            asyncio.run(drive(of, args, trouble, seen))
+    bad, strangers = unexcused(seen, kills), of.known.strangers()
     setting = (
         f"{args.minutes:g} minutes, {args.users} users who think {args.think:g} s, {args.replicas} replicas of each "
-        f"part, a kill about every {args.every:g} s, seed {args.seed}; {len(bad)} requests failed without excuse"
+        f"part, a kill about every {args.every:g} s, seed {args.seed}"
+        f"{changes.told()}; {len(bad)} requests failed without excuse, {len(strangers)} answers of unknown versions"
     )
     publish("chaos", setting, COLUMNS, outcome_rows(seen), not args.no_record)
     publish("chaos", "the replicas that were killed", KILL_COLUMNS, kill_rows(seen, kills), not args.no_record)
-    for line in faults(seen):
+    for line in [*faults(seen), *changes.failed]:
         print(line)
-    sys.exit(1 if bad else 0)
+    sys.exit(1 if bad or strangers or changes.failed else 0)
 
 
 if __name__ == "__main__":

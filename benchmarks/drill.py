@@ -62,22 +62,32 @@ class Service:
 
 
 @contextmanager
-def service(args: argparse.Namespace, settings: dict[str, Any]) -> Iterator[Service]:
-    """A run's artifacts served with these fields of `serve`."""
+def service(args: argparse.Namespace, settings: dict[str, Any], store: Path | None = None) -> Iterator[Service]:
+    """A run's artifacts served with these fields of `serve`; `store`: where a changing index is made of its index."""
     from ragray.retrieval.index import HybridIndex
+    from ragray.retrieval.store import IndexStore
+    from ragray.serve.artifacts import Served, open_artifact
 
     with tempfile.TemporaryDirectory(prefix="ragray-drill-") as name:
         folder = Path(name)
         served, engine = served_of(args, folder)
+        index = index_folder(served.index or "")
+        if store is not None:
+            opened = open_artifact(served.confidence or "", "calibrate"), open_artifact(served.engine or "", "engine")
+            served = Served.of(IndexStore.create(store, index), *opened)
         told = {"served": asdict(served), "settings": settings, "engine": engine.model_dump()}
         (folder / "served.json").write_text(json.dumps(told), encoding="utf-8")
-        questions = questions_of(args, HybridIndex.open(index_folder(served.index or "")))
+        questions = questions_of(args, HybridIndex.open(index))
+        lineage = dict(served.lineage)
+        of_index = {"index": lineage.pop("index")}
+        if store is not None:
+            of_index["index_version"] = str(IndexStore(store).version)
         log = args.keep_log or folder / "said.txt"
         with (
             log.open("w") as said,
             server("ragray", "--served", str(folder / "served.json"), port=args.port, said=said) as (port, pid),
         ):
-            yield Service(port, pid, questions, Known([served.lineage]))
+            yield Service(port, pid, questions, Known([of_index], [lineage]))
 
 
 def titled(pid: int) -> Iterator[tuple[psutil.Process, str]]:
@@ -129,7 +139,7 @@ def outcome_rows(seen: Sequence[Outcome]) -> list[str]:
 def faults(seen: Sequence[Outcome]) -> list[str]:
     """What went wrong, how often."""
     counted = Counter((one.kind, one.fault) for one in seen if one.fault)
-    return [f"{kind}: {fault}: {times}" for (kind, fault), times in counted.most_common()]
+    return [f"{times} times {kind}: {fault}" for (kind, fault), times in counted.most_common()]
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,9 @@ def main() -> None:
     for name in growing:
         print(f"grows: {name}")
     ours = {"Ingress", "Retriever", "Generator"}
-    sys.exit(1 if failed or ours & set(growing) else 0)
+    for lineage in of.known.strangers():
+        print(f"an answer of a version that never was: {lineage}")
+    sys.exit(1 if failed or of.known.strangers() or ours & set(growing) else 0)
 
 
 if __name__ == "__main__":

@@ -266,6 +266,7 @@ async def _sse(
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return _event({**envelope, "choices": [choice], **more})
 
+    failed: ApiError | None = None
     async with aclosing(events):
         yield chunk({"role": "assistant", "content": ""})
         try:
@@ -281,10 +282,14 @@ async def _sse(
                     yield chunk({"content": event})
                 event = await anext(events, None)
         except (ApiError, RagrayError) as error:
-            told = error if isinstance(error, ApiError) else _failure(error)
-            context.code = told.code
+            failed = error if isinstance(error, ApiError) else _failure(error)
+        except Exception:
+            logger.exception("a stream failed")
+            failed = _defect()
+        if failed is not None:
+            context.code = failed.code
             await context.refund()
-            yield _event(told.body())
+            yield _event(failed.body())
     yield "data: [DONE]\n\n"
 
 
@@ -296,6 +301,10 @@ def _failure(error: RagrayError) -> ApiError:
     """The client learns that it is not its fault; the cause is for the log."""
     logger.error("answering failed: %s", error)
     return ApiError(500, "the engine could not answer; the server's log says why", code="engine_error")
+
+
+def _defect() -> ApiError:
+    return ApiError(500, "the server failed; its log says why", code="internal_error")
 
 
 def _handle_errors(api: FastAPI) -> None:
@@ -325,4 +334,4 @@ def _handle_errors(api: FastAPI) -> None:
 
     @api.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
-        return await refused(request, ApiError(500, "the server failed; its log says why", code="internal_error"))
+        return await refused(request, _defect())

@@ -15,6 +15,7 @@ import pytest
 from ragray.config import ServeConfig
 from ragray.config_cache import CacheConfig
 from ragray.config_limits import LimitsConfig
+from ragray.errors import EngineError
 from ragray.prompt import DECLINE
 from ragray.retrieval.index import HybridIndex
 from ragray.serve import ingress
@@ -94,6 +95,28 @@ def test_a_stream_gives_the_same_text_in_openai_s_chunks(client: Client) -> None
     assert last["lineage"] and last["timings_ms"]["first_token"] > 0
     assert usage["choices"] == [] and usage["usage"]["prompt_tokens"] > 0
     assert len({chunk["id"] for chunk in chunks}) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [(EngineError("broken"), "engine_error"), (ValueError("a defect"), "internal_error")]
+)
+def test_whatever_fails_after_the_first_piece_is_an_event(
+    client: Client, engine: Any, monkeypatch: pytest.MonkeyPatch, fault: Exception, code: str
+) -> None:
+    submit = engine.submit
+
+    def failing(*args: Any) -> Any:
+        def completion() -> Any:
+            raise fault
+
+        handle = submit(*args)
+        handle.completion = completion
+        return handle
+
+    monkeypatch.setattr(engine, "submit", failing)
+    first, piece, *_, last = sse(client.chat(stream=True))
+    assert first["choices"] and piece["choices"][0]["delta"]["content"]
+    assert last["error"]["code"] == code
 
 
 def test_without_the_option_no_usage_chunk_is_sent(client: Client) -> None:
