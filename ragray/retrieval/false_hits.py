@@ -6,8 +6,7 @@ one-sided 95 % upper bound, so too few questions give no threshold at all and th
 
 A question counts as falsely hit when the most similar question with another answer, among all of them, agrees with it
 (`agreement`) and reaches the threshold. The own questions of an index lie further apart than what people ask about
-them, so no threshold goes below `LEAST`, which is above what labelled pairs need
-(benchmarks/results/semantic_cache.md).
+them, so no threshold goes below `LEAST`, above what labelled pairs need (benchmarks/results/semantic_cache.md).
 
 Source: the bound is that of Clopper and Pearson 1934, "The use of confidence or fiducial limits"; the choice of the
 lowest threshold that passes is fixed-sequence testing, Angelopoulos et al. 2021, "Learn then Test", arXiv 2110.01052.
