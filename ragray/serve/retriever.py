@@ -13,6 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -42,40 +43,29 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+_OF_HIT = tuple(field.name for field in fields(Hit) if field.name != "doc_id")  # the passage has it, too
+_OF_PASSAGE = tuple(field.name for field in fields(Passage))
+_hit_values, _passage_values = attrgetter(*_OF_HIT), attrgetter(*_OF_PASSAGE)
+
+
 @dataclass(frozen=True, slots=True)
 class FoundPassage:
-    """One search hit with its passage: fused rank and score, and those of each list."""
+    """One search hit with its passage."""
 
-    rank: int
-    score: float
-    prior: float  # the part of the score that a learned prior gave
-    bm25_rank: int | None
-    bm25_score: float
-    tfidf_rank: int | None
-    tfidf_score: float
-    doc_id: str
-    title: str
-    text: str
-    source: str
-    kind: str
-    lang: str
-    dense_rank: int | None = None  # of embeddings, where the index has them
-    dense_score: float | None = None
-    rerank_score: float | None = None  # of the cross-encoder, where the index has one
+    hit: Hit
+    passage: Passage
     terms: tuple[TermContribution, ...] | None = None  # what each adds to the scores, where that was asked for
 
     def to_json(self) -> dict[str, Any]:
-        """The hit as a JSON object."""
-        tree = {name: getattr(self, name) for name in _PLAIN}
+        """The hit as a JSON object: ranks and scores, then the passage."""
+        tree: dict[str, Any] = dict(zip(_OF_HIT, _hit_values(self.hit), strict=True))
+        tree.update(zip(_OF_PASSAGE, _passage_values(self.passage), strict=True))
         if self.terms is not None:
             tree["terms"] = [{"term": one.term, "bm25": one.bm25, "tfidf": one.tfidf} for one in self.terms]
         return tree
 
 
-_PLAIN = tuple(field.name for field in fields(FoundPassage) if field.name != "terms")
-_OF_PASSAGE = tuple(field.name for field in fields(Passage))
-_OF_HIT = tuple(field.name for field in fields(Hit) if field.name != "doc_id")  # the passage has it, too
-_KEPT_PASSAGES = 4096
+_KEPT_PASSAGES = 16_384  # some tens of MB with passages of a few hundred words
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +146,8 @@ class Retriever:
         terms = index.query_terms(query) if explain else None
         if self._passages.index is not index:
             self._passages = _Passages(index)
-        told = self._passages.told
-        return Found(tuple(found_passage(index, hit, told(hit.doc_id), terms) for hit in hits), self._lineage(index))
+        read = self._passages.read
+        return Found(tuple(found_passage(index, hit, read(hit.doc_id), terms) for hit in hits), self._lineage(index))
 
     async def followed(self) -> Followed | None:
         """The version that the next question is answered from; None for an index that never changes."""
@@ -227,21 +217,16 @@ async def _aside(index: HybridIndex, call: Callable[P, R], *args: P.args, **kwar
 
 
 class _Passages:
-    """The passages of an index as a hit shows them. Those found last are kept: ten cost half as much as the search."""
+    """The passages of an index. Those found last are kept: to read ten of them costs half as much as the search."""
 
     def __init__(self, index: HybridIndex) -> None:
         self.index = index
-        self.told = lru_cache(_KEPT_PASSAGES)(self._read)
-
-    def _read(self, doc_id: str) -> dict[str, Any]:
-        passage = self.index.passage(doc_id)
-        return {name: getattr(passage, name) for name in _OF_PASSAGE}
+        self.read = lru_cache(_KEPT_PASSAGES)(index.passage)
 
 
-def found_passage(index: HybridIndex, hit: Hit, passage: dict[str, Any], query: QueryTerms | None) -> FoundPassage:
+def found_passage(index: HybridIndex, hit: Hit, passage: Passage, query: QueryTerms | None) -> FoundPassage:
     """A hit with its passage, and with what each term adds where a query is given."""
-    terms = None if query is None else tuple(index.contributions(query, hit.doc_id))
-    return FoundPassage(**passage, **{name: getattr(hit, name) for name in _OF_HIT}, terms=terms)
+    return FoundPassage(hit, passage, None if query is None else tuple(index.contributions(query, hit.doc_id)))
 
 
 class Batches(NamedTuple):

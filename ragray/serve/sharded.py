@@ -210,7 +210,7 @@ class ShardedRetriever(Retriever):
     def _told(self, query: str, hits: Sequence[Hit], explain: bool) -> tuple[FoundPassage, ...]:
         index = self._sharded
         terms = index.query_terms(query) if explain else None
-        return tuple(found_passage(index, hit, self._passages.told(hit.doc_id), terms) for hit in hits)
+        return tuple(found_passage(index, hit, self._passages.read(hit.doc_id), terms) for hit in hits)
 
     def _weighed(self, texts: Sequence[str]) -> list[list[Word]]:
         self._sharded.sharded.places(term for text in texts for term in self._sharded.terms(text))  # at once

@@ -166,7 +166,7 @@ def test_the_command_line_and_the_service_show_cosines(model: Path, tmp_path: Pa
     lines = search_lines(index, "stop training", [replace(hits[0], dense_score=0.0), *hits[1:]], False, False)
     assert "embeddings rank " in lines[0] and "cosine 0.000" in lines[0] and len(lines) == 3
     found = asyncio.run(Retriever(index, cast(Confidence, None)).search("stop training", 3, explain=True))
-    assert [one.dense_score for one in found.hits] == [hit.dense_score for hit in hits]
+    assert [one.hit.dense_score for one in found.hits] == [hit.dense_score for hit in hits]
     shown = found.hits[0].to_json()
     assert sum(term["bm25"] for term in shown["terms"]) == pytest.approx(hits[0].bm25_score)
 
