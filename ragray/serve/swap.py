@@ -28,13 +28,13 @@ _CALL_S = 15.0
 Show = Callable[[str], None]
 
 
-def swap_app(config: RunConfig, application: str | None = None, report: Show | None = None) -> Release:
+def swap_app(config: RunConfig, application: str | None, show: Show) -> Release:
     """Have a running application answer from a run's finished artifacts.
 
     Args:
         config: the run; `serve.port` says which service, unless RAY_ADDRESS names a cluster.
         application: its name in Serve; None: "ragray", or the only one.
-        report: shows one line; by default printed.
+        show: gets each line of progress.
 
     Raises:
         ArtifactError: an artifact is missing, or two do not belong together.
@@ -56,7 +56,7 @@ def swap_app(config: RunConfig, application: str | None = None, report: Show | N
         def opened(parts: Parts) -> Served:
             return served_by(config, config.serve.index_store, parts)
 
-        return swap(opened, application, config.serve.swap_timeout_s, report or _print)
+        return swap(opened, application, config.serve.swap_timeout_s, show)
     finally:
         ray.shutdown()
 
@@ -178,9 +178,3 @@ def _asked(reference: Any) -> Any:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _print(line: str) -> None:
-    from ragray.terminal import out
-
-    out.print(line, markup=False, soft_wrap=True)

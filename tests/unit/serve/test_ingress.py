@@ -209,7 +209,7 @@ def test_models_are_listed(client: Client) -> None:
 
 def test_health(client: Client) -> None:
     assert client("GET", "/healthz").json() == {"status": "ok"}
-    assert client("GET", "/readyz").json() == {"status": "ready", "retriever": True, "generator": True}
+    assert client("GET", "/readyz").json() == {"status": "ready", "retriever": True, "generator": True, "release": 1}
 
 
 @pytest.mark.parametrize(
