@@ -297,8 +297,9 @@ def serve(
     settings = load_config(config, overrides)
     if swap:
         from ragray.serve.swap import swap_app
+        from ragray.terminal import out
 
-        swap_app(settings, application)
+        swap_app(settings, application, lambda line: out.print(line, markup=False, soft_wrap=True))
     else:
         from ragray.serve.app import serve_app
 

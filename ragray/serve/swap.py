@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 from ragray.errors import ConfigError, WorkError
-from ragray.serve.app import APP_NAME, print_line, served_by
+from ragray.serve.app import APP_NAME, served_by
 from ragray.serve.releases import NAME, NAMESPACE, Progress, Release
 from ragray.serve.running import join_service
 
@@ -28,13 +28,13 @@ _CALL_S = 15.0
 Show = Callable[[str], None]
 
 
-def swap_app(config: RunConfig, application: str | None = None, report: Show | None = None) -> Release:
+def swap_app(config: RunConfig, application: str | None, show: Show) -> Release:
     """Have a running application answer from a run's finished artifacts.
 
     Args:
         config: the run; `serve.port` says which service, unless RAY_ADDRESS names a cluster.
         application: its name in Serve; None: "ragray", or the only one.
-        report: shows one line; by default printed.
+        show: gets each line of progress.
 
     Raises:
         ArtifactError: an artifact is missing, or two do not belong together.
@@ -56,7 +56,7 @@ def swap_app(config: RunConfig, application: str | None = None, report: Show | N
         def opened(parts: Parts) -> Served:
             return served_by(config, config.serve.index_store, parts, config.serve.adapters)
 
-        return swap(opened, application, config.serve.swap_timeout_s, report or print_line)
+        return swap(opened, application, config.serve.swap_timeout_s, show)
     finally:
         ray.shutdown()
 

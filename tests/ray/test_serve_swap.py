@@ -22,7 +22,7 @@ from ragray.serve.app import build
 from ragray.serve.artifacts import Served
 from ragray.serve.swap import swap
 
-Seen = list[tuple[str, int, dict[str, str]]]  # what was asked, status, lineage
+Seen = list[tuple[str, float, dict[str, str]]]  # what was asked, when, lineage
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +86,16 @@ def serving(
 @contextmanager
 def asked_on(url: str) -> Iterator[Callable[[], Seen]]:
     """Searches and chats without a pause, some of them streamed; what they gave so far."""
-    done, seen = threading.Event(), list[tuple[str, int, dict[str, str]]]()
+    done, seen = threading.Event(), list[tuple[str, float, dict[str, str]]]()
     body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 6}
 
     def ask_on(path: str, more: dict[str, Any]) -> None:
         with httpx.Client(timeout=60) as client:
             while not done.is_set():
+                begun = time.monotonic()
                 response = client.post(f"{url}{path}", json=more)
                 assert response.status_code == 200, response.text
-                seen.append((path, response.status_code, response.json()["lineage"]))
+                seen.append((path, begun, response.json()["lineage"]))
 
     asking = [("/v1/search", {"query": QUESTION}), ("/v1/chat/completions", {**body, "cache": False}),
               ("/v1/chat/completions", body)]  # fmt: skip
@@ -131,9 +132,10 @@ def test_a_swap_and_the_way_back_fail_no_request(
         for number, (following, of_them) in enumerate([(second, others), (first, artifacts)], start=2):
             said = swapped(name, of_them)
             assert said[-1].startswith(f"release {number} answers: index {following.lineage['index'][:12]}")
-            before = len(seen())
-            wait(lambda count=before: len(seen()) >= count + 12)
-            after = seen()[before + 3 :]  # what ran when the command returned may still be of the former
+            since = time.monotonic()  # what ran when the command returned may still be of the former
+            for path in ("/v1/search", "/v1/chat/completions"):
+                wait(lambda path=path, since=since: sum(one[0] == path and one[1] >= since for one in seen()) >= 4)
+            after = [one for one in seen() if one[1] >= since]
             assert lineages(after, "/v1/chat/completions") == {told(following)}
             assert lineages(after, "/v1/search") == {told(following, "index")}
             assert release_of(place) == number
