@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import statistics
 import sys
 import time
@@ -40,7 +41,7 @@ Samples = dict[str, list[tuple[float, float]]]  # MiB by minute since the start,
 def role(title: str) -> str:
     """What a process is, by its title."""
     if title.startswith(REPLICA):
-        return title.removeprefix(REPLICA).split()[0].rstrip(":")
+        return re.split(r"\W", title.removeprefix(REPLICA), maxsplit=1)[0]  # what it does now may follow
     return next((name for part, name in _NAMES.items() if part in title), _OTHERS)
 
 
