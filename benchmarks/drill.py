@@ -103,16 +103,25 @@ def titled(pid: int) -> Iterator[tuple[psutil.Process, str]]:
 
 
 async def drive(
-    of: Service, args: argparse.Namespace, beside: Callable[[float], Awaitable[None]], seen: list[Outcome]
+    of: Service,
+    args: argparse.Namespace,
+    beside: Callable[[float], Awaitable[None]],
+    seen: list[Outcome],
+    warm_up_s: float = 0.0,
 ) -> None:
-    """Send the load for `--minutes`, with `beside` running beside it; it is given the time to end."""
-    until = time.monotonic() + args.minutes * 60
+    """Send the load for `--minutes`, with `beside` running beside it; it is given the time to end.
+
+    Before, the users send for `warm_up_s` without thinking; that counts, too.
+    """
     timeout = aiohttp.ClientTimeout(total=150, sock_connect=10)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{of.port}", timeout=timeout) as session:
         users = [
             User(session, of.questions, Random(f"{args.seed} {number}"), of.known, seen.append)
             for number in range(args.users)
         ]
+        warm = time.monotonic() + warm_up_s
+        await asyncio.gather(*(user.run(warm, 0.0) for user in users))
+        until = time.monotonic() + args.minutes * 60
         await asyncio.gather(*(user.run(until, args.think) for user in users), beside(until))
 
 

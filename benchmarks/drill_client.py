@@ -120,7 +120,7 @@ class User:
             except (aiohttp.ClientError, TimeoutError) as error:
                 fault = f"{type(error).__name__}: {error}"
             self._report(Outcome(kind, begun, time.monotonic() - begun, status, fault))
-            await asyncio.sleep(self._chance.expovariate(1 / think_s))
+            await asyncio.sleep(self._chance.expovariate(1.0) * think_s)
 
     def _question(self) -> str:
         """Some are asked often, so that the cache has them."""

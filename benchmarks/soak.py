@@ -2,10 +2,11 @@
 
 In: a finished run, see `drill.py`. Out: the outcomes of all requests, and for each kind of process its memory over the
 time. Memory is anonymous (`Pss_Anon`): what a process can leak. Pages of files count for whoever maps them, also for
-other programs of the machine, so they are left out. Caches fill during `--warm-up`, above all that of attention keys
-and values, up to `engine.kv_cache_gib`. The means of each minute after it are fitted by a straight line; a process
-grows where the 95 % interval of the slope lies above zero and the growth of the whole time is more than twice the
-spread of the minutes about the line. The script ends with 1 if a request failed or a process of ragray grows.
+other programs of the machine, so they are left out. Caches and the allocator's pools fill during `--warm-up`, when the
+users do not think, above all the cache of attention keys and values (`engine.kv_cache_gib`). The means of each minute
+after it are fitted by a straight line; a process grows where the 95 % interval of the slope lies above zero and the
+growth of the whole time is more than twice the spread of the minutes about the line. The script ends with 1 if a
+request failed or a process of ragray grows.
 
   python benchmarks/soak.py --minutes 30
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import statistics
 import sys
 import time
@@ -39,7 +41,7 @@ Samples = dict[str, list[tuple[float, float]]]  # MiB by minute since the start,
 def role(title: str) -> str:
     """What a process is, by its title."""
     if title.startswith(REPLICA):
-        return title.removeprefix(REPLICA).split()[0].rstrip(":")
+        return re.split(r"\W", title.removeprefix(REPLICA), maxsplit=1)[0]  # what it does now may follow
     return next((name for part, name in _NAMES.items() if part in title), _OTHERS)
 
 
@@ -66,20 +68,19 @@ async def watch(of: Service, until: float, samples: Samples) -> None:
         await asyncio.sleep(_SAMPLE_EVERY_S)
 
 
-def means(samples: Sequence[tuple[float, float]], warm_up: float) -> tuple[list[float], list[float]]:
-    """(minutes, the mean of each) after the warm-up."""
+def means(samples: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """(minutes, the mean of each)."""
     by_minute: dict[int, list[float]] = defaultdict(list)
     for minute, mib in samples:
-        if minute >= warm_up:
-            by_minute[int(minute)].append(mib)
+        by_minute[int(minute)].append(mib)
     return [minute + 0.5 for minute in by_minute], [statistics.mean(values) for values in by_minute.values()]
 
 
-def memory_rows(samples: Samples, warm_up: float) -> tuple[list[str], list[str]]:
+def memory_rows(samples: Samples) -> tuple[list[str], list[str]]:
     """(a row for each kind of process, those that grow)."""
     rows, growing = [], []
     for name in sorted(samples, key=lambda name: (name == _OTHERS, name)):
-        minutes, mib = means(samples[name], warm_up)
+        minutes, mib = means(samples[name])
         line = fit(minutes, mib)
         growth = line.slope * (minutes[-1] - minutes[0])
         grows = line.slope > line.error and growth > 2 * line.spread
@@ -107,26 +108,27 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Serve, send, watch, judge."""
     parser = options(__doc__, minutes=30)
-    parser.add_argument("--warm-up", type=float, default=8.0, help="minutes before, whose memory is not judged")
+    parser.add_argument(
+        "--warm-up", type=float, default=8.0, help="minutes before, without thinking; their memory is not judged"
+    )
     parser.add_argument("--samples", type=Path, help="where all samples of the memory are written, as CSV")
     parser.add_argument("--apart", action="store_true", help="the retriever in a deployment of its own, too")
     args = parser.parse_args()
     seen: list[Outcome] = []
     samples: Samples = defaultdict(list)
-    judged, args.minutes = args.minutes, args.minutes + args.warm_up
     with service(args, settings(args)) as of:
-        asyncio.run(drive(of, args, lambda until: watch(of, until, samples), seen))
+        asyncio.run(drive(of, args, lambda until: watch(of, until, samples), seen, args.warm_up * 60))
     if args.samples is not None:
         lines = (f"{name},{minute:.3f},{mib:.3f}\n" for name, taken in samples.items() for minute, mib in taken)
         args.samples.write_text("process,minute,mib\n" + "".join(lines), encoding="utf-8")
-    rows, growing = memory_rows(samples, args.warm_up)
+    rows, growing = memory_rows(samples)
     failed = sum(bool(one.fault) for one in seen)
     setting = (
-        f"{args.warm_up:g} minutes and then {judged:g}, {args.users} users who think {args.think:g} s on average, "
-        f"seed {args.seed}; {len(seen):,} requests, {failed} failed"
+        f"{args.warm_up:g} minutes without pauses and then {args.minutes:g}, {args.users} users who think "
+        f"{args.think:g} s on average, seed {args.seed}; {len(seen):,} requests, {failed} failed"
     )
     publish("soak", setting, COLUMNS, outcome_rows(seen), not args.no_record)
-    watched = f"anonymous memory every {_SAMPLE_EVERY_S:g} s, means of the last {judged:g} minutes"
+    watched = f"anonymous memory every {_SAMPLE_EVERY_S:g} s, means of the last {args.minutes:g} minutes"
     publish("soak", watched, MEMORY_COLUMNS, rows, not args.no_record)
     for line in faults(seen):
         print(line)

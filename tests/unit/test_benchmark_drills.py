@@ -8,7 +8,7 @@ import pytest
 from chaos import Kill, unexcused
 from drill import fit
 from drill_client import BROKEN, CUT, Known, Outcome
-from soak import memory_rows
+from soak import memory_rows, role
 
 
 def test_the_line_of_least_squares_and_its_interval() -> None:
@@ -26,7 +26,7 @@ def samples(per_minute: float) -> list[tuple[float, float]]:
 
 
 def test_a_leak_is_told_from_noise() -> None:
-    rows, growing = memory_rows({"Generator": samples(0.0), "Ingress": samples(0.2)}, warm_up=5)
+    rows, growing = memory_rows({"Generator": samples(0.0), "Ingress": samples(0.2)})
     assert growing == ["Ingress"]
     assert [row.split(" | ")[-1] for row in rows] == ["flat |", "grows |"]
 
@@ -60,3 +60,9 @@ def test_what_a_lost_replica_excuses() -> None:
     good = Outcome("ask", 9.0, 2.0, 200)
     seen = [cut_with_it, cut_later, cut_with_a_generator, broken, failed, good]
     assert unexcused(seen, kills) == [cut_later, cut_with_a_generator, failed]
+
+
+def test_a_process_is_named_by_what_it_is_and_not_by_what_it_does() -> None:
+    assert role("ray::ServeReplica:ragray:Generator") == role("ray::ServeReplica:ragray:Generator.check_health")
+    assert role("/x/haproxy -db -f /tmp/haproxy.cfg") == "HAProxy"
+    assert role("python worker.py") == "all others"
