@@ -7,12 +7,15 @@ without a model of it that would be checked again.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import to_json
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from ragray.serve.api import ApiError, ChatRequest, SearchRequest, check_text
 from ragray.serve.generator import no_generator
@@ -20,6 +23,7 @@ from ragray.serve.generator import no_generator
 if TYPE_CHECKING:
     from ragray.serve.ingress import Door
 
+_PATH = "/v1/search"
 _TAKES = {
     "requestBody": {
         "required": True,
@@ -29,12 +33,30 @@ _TAKES = {
 
 
 def add_search(api: FastAPI, door: Door) -> None:
-    """The route that finds passages."""
+    """The route that finds passages. FastAPI's is for the OpenAPI document: the one before it answers."""
 
-    @api.post("/v1/search", response_model=None, openapi_extra=_TAKES)
+    @api.post(_PATH, response_model=None, openapi_extra=_TAKES)
     async def search(http: Request) -> Response:
         """Find passages, with their rank and score in each list, and what each term adds if that is asked for."""
         return Response(to_json(await found(door, await _read(http))), media_type="application/json")
+
+    api.router.routes.insert(0, Route(_PATH, _Search(search), methods=["POST"], include_in_schema=False))
+
+
+class _Search:
+    """A route's function as ASGI, past FastAPI's way to call one, which costs a fifth of HTTP.
+
+    Args:
+        answer: the function.
+    """
+
+    def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; what it raises is answered by the application's handlers."""
+        response = await self._answer(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 async def _read(http: Request) -> SearchRequest:
