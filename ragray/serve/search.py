@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import to_json
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from ragray.serve.api import ApiError, ChatRequest, SearchRequest, check_text
@@ -40,7 +40,7 @@ def add_search(api: FastAPI, door: Door) -> None:
         """Find passages, with their rank and score in each list, and what each term adds if that is asked for."""
         return Response(to_json(await found(door, await _read(http))), media_type="application/json")
 
-    api.router.routes.insert(0, Route(_PATH, _Search(search), methods=["POST"], include_in_schema=False))
+    api.router.routes.insert(0, Route(_PATH, _Search(search, api.router.routes[-1]), methods=["POST"]))
 
 
 class _Search:
@@ -48,13 +48,15 @@ class _Search:
 
     Args:
         answer: the function.
+        route: its route, by which traces name requests.
     """
 
-    def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
-        self._answer = answer
+    def __init__(self, answer: Callable[[Request], Awaitable[Response]], route: BaseRoute) -> None:
+        self._answer, self._route = answer, route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; what it raises is answered by the application's handlers."""
+        scope["route"] = self._route
         response = await self._answer(Request(scope, receive, send))
         await response(scope, receive, send)
 
