@@ -27,13 +27,12 @@ def tree(spans: list[Got], parent: str) -> dict[str, object]:
 
 
 def logged() -> list[dict[str, object]]:
-    """The lines of requests in the logs of Serve's replicas."""
+    """The lines that ingresses wrote of these requests."""
     import ray
 
     folder = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs" / "serve"  # type: ignore[attr-defined]
-    lines = [line for file in folder.glob("*.log") for line in file.read_text(errors="replace").splitlines()]
-    trees = [json.loads(line) for line in lines if '"traced-1"' in line and line.startswith("{")]
-    return [tree for tree in trees if tree["message"].startswith("request ")]
+    lines = [line for file in folder.glob("*.requests.log") for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in lines if '"traced-1"' in line]
 
 
 def test_a_trace_goes_through_all_parts(url: str, artifacts: dict[str, Artifact]) -> None:
