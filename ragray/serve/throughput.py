@@ -11,13 +11,13 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import random
 import shlex
 import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 from ragray.config_limits import LimitsConfig
@@ -38,6 +38,7 @@ _BEHIND_HAPROXY = {
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",  # bytes; a larger request is not asked again
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # for HAProxy to hear of it; 30 s of Ctrl-C otherwise
 }
+_PORT_RANGE = range(20_000, 30_000)  # above Ray's workers, below Serve's replicas and the kernel's own choice
 _PORTS = (
     "RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
@@ -115,12 +116,18 @@ def haproxy() -> str | None:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    """Ports of loopback that nobody listens on now, from a range of which neither Ray nor the kernel takes any."""
+    found: list[int] = []
+    for port in random.sample(_PORT_RANGE, len(_PORT_RANGE)):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:  # in use
+                continue
+        found.append(port)
+        if len(found) == count:
+            break
+    return found
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
 import subprocess
 from pathlib import Path
@@ -121,3 +122,17 @@ def test_a_wrapper_that_cannot_be_run_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(throughput, "WRAPPER", broken)
     with pytest.raises(WorkError, match=r"chmod \+x.*serve.fast_http=false"):
         throughput.settings(tmp_path)
+
+
+def test_haproxys_ports_are_free_and_out_of_the_range_that_others_draw_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        first = taken.getsockname()[1]
+        monkeypatch.setattr(throughput, "_PORT_RANGE", range(first, first + 20))
+        ports = [int(throughput.settings(tmp_path)[name]) for name in throughput._PORTS]
+    assert len(set(ports)) == len(ports) == 4 and first not in ports
+    monkeypatch.undo()
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert min(throughput._PORT_RANGE) >= 20_000 and max(throughput._PORT_RANGE) < min(30_000, lowest)
