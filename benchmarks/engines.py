@@ -39,7 +39,7 @@ _SHAPES: dict[str, dict[str, int]] = {  # of Qwen2.5-0.5B: its configuration on 
     }
 }
 _SEED = 17
-_LOOKUP = 12  # the default of engine.prompt_lookup_tokens
+_LOOKUP = 12  # the default of engine.prompt_lookup_tokens with a small model
 
 
 def model_of(args: argparse.Namespace, folder: Path) -> Path:

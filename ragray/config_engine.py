@@ -55,9 +55,10 @@ class EngineConfig(Section):
     weights: Literal["fp32", "int8", "int4"] = Field("int8", description="weight format of an openvino engine")
     cpu_threads: int = Field(0, ge=0, description="0: as many as there are cores")
     max_batch_size: Positive = Field(64, description="sequences generated at once")
-    prompt_lookup_tokens: int = Field(
-        12, ge=0, le=32, description="an openvino engine guesses this many tokens from repeated words and confirms "
-        "them in one step; the answers stay the same; 0: one token a step",
+    prompt_lookup_tokens: int | None = Field(
+        None, ge=0, le=32, description="an openvino engine guesses this many tokens from repeated words and confirms "
+        "them in one step; the answers stay the same; 0: one token a step; by default 12 with a model of less than 100 "
+        "million parameters, else 4",
     )  # fmt: skip
     kv_cache_gib: Positive = Field(1, description="memory for attention keys and values, GiB")
     max_input_tokens: Positive = Field(2048, description="longest prompt that a compiled engine takes, tokens")

@@ -27,6 +27,8 @@ from ragray.engine.tokens import load_tokenizer, stop_tokens
 from ragray.errors import EngineError
 
 _LOOKUP_NGRAM = 2  # tokens that must repeat before those behind them are taken for a guess
+_LARGE = 100_000_000  # parameters, from which a wrong guess costs more than a token's fixed costs
+_MANY_GUESSES, _FEW_GUESSES = 12, 4
 _STEP_TOKENS = 512  # of prompts, read in one step at most: a usual one whole; running answers wait for no longer one
 _GUESSED_BESIDE = 5  # tokens that the pipeline reserves for an answer's step beside the guesses, rounded up
 
@@ -51,8 +53,11 @@ class OpenVinoEngine:
             digest=manifest.digest,
         )
         self._context = manifest.model.context_tokens
-        pipeline = _pipeline(files, manifest.kv_cache, settings)
-        decoder = PipelineDecoder(pipeline, stop_tokens(files, self.tokenizer), settings.prompt_lookup_tokens)
+        lookup = settings.prompt_lookup_tokens
+        if lookup is None:
+            lookup = _FEW_GUESSES if manifest.model.parameters >= _LARGE else _MANY_GUESSES
+        pipeline = _pipeline(files, manifest.kv_cache, settings, lookup)
+        decoder = PipelineDecoder(pipeline, stop_tokens(files, self.tokenizer), lookup)
         self._loop = BatchingLoop(decoder, self.tokenizer, settings.max_batch_size)
 
     def submit(self, token_ids: Sequence[int], params: SamplingParams) -> RequestHandle:
@@ -138,11 +143,11 @@ class PipelineDecoder:
         return config
 
 
-def _pipeline(files: Path, kv_cache: str, settings: EngineConfig) -> genai.ContinuousBatchingPipeline:
+def _pipeline(files: Path, kv_cache: str, settings: EngineConfig, lookup: int) -> genai.ContinuousBatchingPipeline:
     scheduler = genai.SchedulerConfig()
     scheduler.enable_prefix_caching = True
     scheduler.cache_size = settings.kv_cache_gib
-    guessed = settings.prompt_lookup_tokens + _GUESSED_BESIDE if settings.prompt_lookup_tokens else 0
+    guessed = lookup + _GUESSED_BESIDE if lookup else 0
     scheduler.max_num_batched_tokens = _STEP_TOKENS + settings.max_batch_size * guessed
     scheduler.max_num_seqs = settings.max_batch_size
     properties: dict[str, str | int | bool] = {
@@ -150,7 +155,7 @@ def _pipeline(files: Path, kv_cache: str, settings: EngineConfig) -> genai.Conti
         **CPU_PROPERTIES,
         "INFERENCE_NUM_THREADS": settings.cpu_threads or os.cpu_count() or 1,
     }
-    if settings.prompt_lookup_tokens:
+    if lookup:
         properties["prompt_lookup"] = True
     try:
         with kept_signal_stack():
