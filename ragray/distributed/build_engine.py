@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ragray.ancestry import ancestor
 from ragray.artifact import Artifact, Store
 from ragray.config import EngineConfig, RunConfig
 from ragray.distributed.devices import ask_device, chosen_types, no_place, placement
@@ -162,17 +163,11 @@ def _reference(merged: Artifact, config: RunConfig, report: Report) -> Reference
 
 def _augmented(merged: Artifact, report: Report) -> Artifact | None:
     """The artifact with the examples that the model was trained on; None where its lineage does not lead there."""
-    found = merged
     try:
-        for kind in ("train", "augment"):
-            source = found.manifest.inputs[kind]
-            found = Store(source.uri.rsplit("/", 2)[0]).open(source.uri)
-            if found.digest != source.digest:
-                raise ArtifactError(f"{source.uri}: changed since then", "run the chain again")
-    except (ArtifactError, KeyError) as error:
+        return ancestor(merged, "train", "augment")
+    except ArtifactError as error:
         report(f"builders calibrate on the fixed prompts, as the training examples are not there: {error}")
         return None
-    return found
 
 
 def _reference_here(merged: Artifact, augmented: Artifact | None, config: RunConfig, out: Path) -> Reference:
@@ -281,7 +276,7 @@ STAGE = Stage(
     format_version=2,
     needs=("merge",),
     code=(
-        "prompt", "schema", "dataprep.normalize",
+        "ancestry", "prompt", "schema", "dataprep.normalize",
         "engine.batching", "engine.build", "engine.builders", "engine.device", "engine.environment",
         "engine.manifest", "engine.openvino_export", "engine.openvino_runtime", "engine.openvino_settings",
         "engine.adapter_rows", "engine.protocol", "engine.runtime",

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ragray.artifact import Artifact, Store
+from ragray.ancestry import ancestor
+from ragray.artifact import Artifact
 from ragray.config import EngineConfig
 from ragray.engine.adapters import Trained, check_engine, fitted, write_layers
 from ragray.engine.protocol import Engine
@@ -66,16 +67,10 @@ def check_ids(model: str, adapters: Mapping[str, str]) -> None:
 
 def merged_into(engine: Artifact) -> Trained | None:
     """The adapter in the engine's model; None where the lineage does not lead there any more."""
-    found = engine
     try:
-        for kind in ("merge", "train"):
-            source = found.manifest.inputs[kind]
-            found = Store(source.uri.rsplit("/", 2)[0]).open(source.uri)
-            if found.digest != source.digest:
-                return None
-    except (ArtifactError, KeyError):  # removed, on another machine, or not of ragray's chain
+        return _trained(ancestor(engine, "merge", "train"))
+    except ArtifactError:
         return None
-    return _trained(found)
 
 
 def load_adapted(engine: Artifact, settings: EngineConfig, uris: Mapping[str, str]) -> Engine:

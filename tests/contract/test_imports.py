@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2] / "ragray"
 ORDER = [
     "errors", "compiled", "schema", "config_words", "config_data", "config_cache", "config_engine",
     "config_evaluate", "config_feedback", "config_limits", "config_quantize", "config_replicas", "config_speed",
-    "config_traces", "config_train", "config", "config_loading", "manifest", "locks", "artifact", "dataprep",
-    "retrieval", "prompt", "evaluation", "train", "engine", "distributed", "serve", "terminal", "config_reference",
-    "cli_inspect", "cli_against", "cli_live", "cli_tune", "cli_run", "cli_engine", "cli_keys", "cli",
+    "config_traces", "config_train", "config", "config_loading", "manifest", "locks", "artifact", "ancestry",
+    "dataprep", "retrieval", "prompt", "evaluation", "train", "engine", "distributed", "serve", "terminal",
+    "config_reference", "cli_inspect", "cli_against", "cli_live", "cli_tune", "cli_run", "cli_engine", "cli_keys", "cli",
 ]  # fmt: skip
 MAY_IMPORT_RAY = {"distributed", "serve", "cli"}
 HEAVY = {"ray", "torch", "transformers", "tensorrt_llm", "deepspeed", "peft", "openvino", "openvino_genai", "nncf",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgi_caller import ring_in  # type: ignore[import-not-found]
 
 from ragray.config import RetrievalConfig, ServeConfig
 from ragray.engine.protocol import Completion, EngineInfo, SamplingParams
@@ -21,6 +22,7 @@ from ragray.serve.chat import Chat
 from ragray.serve.current import Behind, Current
 from ragray.serve.generator import Generator
 from ragray.serve.ingress import Door
+from ragray.serve.keys import KeyRing
 from ragray.serve.retriever import Retriever
 
 PASSAGES = [
@@ -196,3 +198,9 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
 
     with visits(browser) as open_page:
         yield open_page
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> KeyRing:
+    """The keys of some people, see `asgi_caller.ring_in`."""
+    return ring_in(tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from asgi_caller import (  # type: ignore[import-not-found]
@@ -16,7 +15,6 @@ from asgi_caller import (  # type: ignore[import-not-found]
     bearer,
     never,
     request,
-    ring_in,
 )
 from starlette.types import Message, Receive, Scope, Send
 
@@ -25,11 +23,6 @@ from ragray.serve.api import ApiError
 from ragray.serve.guard import SECURITY_HEADERS, Guard, guarded
 from ragray.serve.keys import KeyRing, hash_of
 from ragray.serve.limits import Ledger, LocalAccounts, Quota, Refusal
-
-
-@pytest.fixture
-def ring(tmp_path: Path) -> KeyRing:
-    return ring_in(tmp_path)
 
 
 def test_every_answer_has_the_security_headers_and_an_id() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,18 +17,12 @@ from asgi_caller import (  # type: ignore[import-not-found]
     bearer,
     never,
     request,
-    ring_in,
 )
 from starlette.types import Receive, Send
 
 from ragray.config_limits import LimitsConfig
 from ragray.serve.guard import Guard
 from ragray.serve.keys import KeyRing
-
-
-@pytest.fixture
-def ring(tmp_path: Path) -> KeyRing:
-    return ring_in(tmp_path)
 
 
 def test_a_body_that_does_not_end_is_not_waited_for() -> None:
