@@ -5,7 +5,8 @@ finds for them, each answered until a stop token or `--new-tokens` tokens.
 Else a model of transformers, a folder or `--shape 0.5b` for random weights of that shape, and random prompts of
 `--prompt-tokens` tokens; they share no prefix, and stop tokens end no answer, so all cases generate as many tokens.
 Each case loads and warms up on other prompts before its clock starts, then answers `--prompts` of them, `--batch` at a
-time. Greedy throughout. `ragray_int8_stepwise` guesses no tokens; `transformers_lookup` guesses as many as ragray does.
+time. Greedy throughout. `ragray_int8_stepwise` guesses no tokens; `transformers_lookup` guesses 12, as ragray
+does with a model of that size.
 
   python benchmarks/engines.py --config configs/demo.yaml --batch 1 --threads 2
   python benchmarks/engines.py --config configs/demo.yaml --batch 16 --threads 2

@@ -53,9 +53,7 @@ class OpenVinoEngine:
             digest=manifest.digest,
         )
         self._context = manifest.model.context_tokens
-        lookup = settings.prompt_lookup_tokens
-        if lookup is None:
-            lookup = _FEW_GUESSES if manifest.model.parameters >= _LARGE else _MANY_GUESSES
+        lookup = guesses(settings, manifest.model.parameters)
         pipeline = _pipeline(files, manifest.kv_cache, settings, lookup)
         decoder = PipelineDecoder(pipeline, stop_tokens(files, self.tokenizer), lookup)
         self._loop = BatchingLoop(decoder, self.tokenizer, settings.max_batch_size)
@@ -76,6 +74,13 @@ class OpenVinoEngine:
     def close(self) -> None:
         """End all requests; those unfinished raise in their readers."""
         self._loop.close()
+
+
+def guesses(settings: EngineConfig, parameters: int) -> int:
+    """Tokens to guess in a step: what is set, else fewer with a large model, whose wrong guesses cost more."""
+    if settings.prompt_lookup_tokens is not None:
+        return settings.prompt_lookup_tokens
+    return _FEW_GUESSES if parameters >= _LARGE else _MANY_GUESSES
 
 
 class PipelineDecoder:

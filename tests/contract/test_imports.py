@@ -15,7 +15,8 @@ ORDER = [
     "config_evaluate", "config_feedback", "config_limits", "config_quantize", "config_replicas", "config_speed",
     "config_traces", "config_train", "config", "config_loading", "manifest", "locks", "artifact", "ancestry",
     "dataprep", "retrieval", "prompt", "evaluation", "train", "engine", "distributed", "serve", "terminal",
-    "config_reference", "cli_inspect", "cli_against", "cli_live", "cli_tune", "cli_run", "cli_engine", "cli_keys", "cli",
+    "config_reference", "cli_inspect", "cli_against", "cli_live", "cli_tune", "cli_run", "cli_engine", "cli_keys",
+    "cli",
 ]  # fmt: skip
 MAY_IMPORT_RAY = {"distributed", "serve", "cli"}
 HEAVY = {"ray", "torch", "transformers", "tensorrt_llm", "deepspeed", "peft", "openvino", "openvino_genai", "nncf",

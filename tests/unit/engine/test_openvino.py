@@ -13,6 +13,7 @@ from ragray.artifact import folder_digest
 from ragray.config import EngineConfig
 from ragray.engine.build import Build, build_engine
 from ragray.engine.openvino_export import export
+from ragray.engine.openvino_runtime import guesses
 from ragray.engine.protocol import Completion, Engine, SamplingParams
 from ragray.engine.runtime import load_engine
 from ragray.engine.transformers_runtime import load_model_folder
@@ -86,6 +87,14 @@ def test_a_full_batch_of_guesses_leaves_room_to_read_prompts(folder: Path, promp
     timings = [one.timing for one in given if one.timing is not None]
     assert len(timings) == 64
     assert max(one.first_token_s for one in timings) < min(one.last_token_s for one in timings)
+
+
+@pytest.mark.parametrize(
+    ("setting", "parameters", "tokens"),
+    [(None, 99_999_999, 12), (None, 100_000_000, 4), (0, 1, 0), (0, 10**9, 0), (7, 10**9, 7)],
+)
+def test_a_large_model_guesses_fewer_tokens_unless_it_is_set(setting: int | None, parameters: int, tokens: int) -> None:
+    assert guesses(EngineConfig(prompt_lookup_tokens=setting), parameters) == tokens
 
 
 def count_steps(engine: Engine, prompt: list[int], params: SamplingParams) -> int:
